@@ -1,0 +1,56 @@
+"""Weakly-supervised semantic segmentation: image tags in, masks out, by DSCNet on a CAM baseline.
+
+The names below are imported when first used, so that ``import dscnet`` and the command line's
+``--help`` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dscnet.context import DualStreamContext as DualStreamContext
+    from dscnet.data import open_dataset as open_dataset
+    from dscnet.data import write_scenes as write_scenes
+    from dscnet.labels.cam import multi_scale_cam as multi_scale_cam
+    from dscnet.models import create_model as create_model
+    from dscnet.models.backbones import create_backbone as create_backbone
+    from dscnet.models.segmenter import create_segmenter as create_segmenter
+    from dscnet.pipeline import run as run
+    from dscnet.types import Batch as Batch
+    from dscnet.types import LossTerms as LossTerms
+    from dscnet.types import ModelOutput as ModelOutput
+
+try:
+    __version__ = metadata.version("dscnet")
+except metadata.PackageNotFoundError:  # a source tree on the path, never installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "Batch": "dscnet.types",
+    "DualStreamContext": "dscnet.context",
+    "LossTerms": "dscnet.types",
+    "ModelOutput": "dscnet.types",
+    "create_backbone": "dscnet.models.backbones",
+    "create_model": "dscnet.models",
+    "create_segmenter": "dscnet.models.segmenter",
+    "multi_scale_cam": "dscnet.labels.cam",
+    "open_dataset": "dscnet.data",
+    "run": "dscnet.pipeline",
+    "write_scenes": "dscnet.data",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dscnet' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,118 @@
+"""From settings to objects: the only place below the pipeline that reads the config."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dscnet.config import AugmentConfig, Config, MethodConfig, SegmentConfig, TrainConfig
+from dscnet.context import DualStreamContext
+from dscnet.data import EvalTransform, TrainTransform
+from dscnet.models import create_model
+from dscnet.models.backbones import create_backbone
+from dscnet.models.segmenter import Segmenter, create_segmenter
+from dscnet.objective import CamObjective, ContrastObjective
+
+
+def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualStreamContext | None:
+    """DSCNet's streams as the variant asks for them; None for the baseline."""
+    if method.variant == "baseline":
+        return None
+    return DualStreamContext(
+        channels,
+        num_labels,
+        semantic=method.sgcl,
+        fuse=method.dscl,
+        fusion=method.fusion,
+        grouping=method.grouping,
+        starts=method.starts,
+        num_groups=method.num_groups,
+        embedding_dim=method.embedding_dim,
+        node_dim=method.node_dim,
+        temperature=method.temperature,
+        residual=method.residual,
+        zero_init=method.zero_init,
+        bg_score=method.bg_score,
+    )
+
+
+def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+    """The CAM network; ``pretrained=False`` when weights are loaded right after."""
+    model = config.model
+    backbone = create_backbone(
+        model.backbone,
+        output_stride=model.output_stride,
+        weights=model.weights if pretrained else "none",
+        frozen_stages=model.frozen_stages,
+    )
+    context = build_context(config.method, backbone.channels[-1], num_classes + 1)
+    options = {"view_scale": model.view_scale} if model.name == "seam" else {}
+    return create_model(model.name, backbone, num_classes, context=context, **options)
+
+
+def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
+    """Eq. (13) as the variant asks for it."""
+    if method.variant == "baseline":
+        return CamObjective()
+    contrast = ContrastObjective(
+        num_labels,
+        embedding_dim=method.embedding_dim,
+        pgcl=method.pgcl,
+        sgcl=method.sgcl,
+        contrast=method.contrast,
+        pgcl_weight=method.pgcl_weight,
+        sgcl_weight=method.sgcl_weight,
+        temperature=method.temperature,
+        memory_size=method.memory_size,
+        bg_score=method.bg_score,
+        hard_targets=method.hard_targets,
+        warmup=method.warmup,
+    )
+    return CamObjective(contrast, plain_weight=method.plain_weight)
+
+
+def build_segmenter(config: Config, num_labels: int, *, pretrained: bool = True) -> Segmenter:
+    """The segmentation network, on the CAM network's backbone."""
+    model = config.model
+    return create_segmenter(
+        model.backbone,
+        num_labels,
+        output_stride=model.output_stride,
+        weights=model.weights if pretrained else "none",
+        decoder_channels=config.segment.decoder_channels,
+        frozen_stages=config.segment.frozen_stages,
+    )
+
+
+def build_train_transform(
+    augment: AugmentConfig, mean: tuple[float, ...], std: tuple[float, ...]
+) -> TrainTransform:
+    """Augmentation of training photos."""
+    low, high = augment.long_side
+    return TrainTransform(
+        augment.crop_size, long_side=(low, high), jitter=tuple(augment.jitter), mean=mean, std=std
+    )
+
+
+def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> EvalTransform:
+    """Normalisation alone: photos keep their size."""
+    return EvalTransform(mean=mean, std=std)
+
+
+def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, float | str]:
+    """Arguments of ``TrainingModule``; the published momentum quirk is resolved here."""
+    return {
+        "optimizer": train.optimizer,
+        "lr": train.lr,
+        "new_lr_factor": train.new_lr_factor,
+        "momentum": train.weight_decay if train.published_momentum_quirk else train.momentum,
+        "weight_decay": train.weight_decay,
+        "poly_power": train.poly_power,
+    }
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that inference runs on, as Lightning would choose it for training."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")

@@ -1,0 +1,266 @@
+"""The verbs. No logic: each reads its arguments and calls the part of the package that does the work."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dscnet.config import Config, dotted_names, from_dict, to_dict
+from dscnet.recipes import find_recipe, list_recipes, summary
+
+STAGE_VERBS = {
+    "train": "train the CAM network",
+    "cam": "write the maps of the training photos",
+    "label": "write pseudo labels",
+    "segment": "train the segmentation network",
+    "report": "write report.html",
+}
+
+
+class Parser(ArgumentParser):
+    """Names the nearest right setting or verb when a wrong one is given."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one readable line and exit with 2."""
+        names = [f"--{name}" for name in (*dotted_names(to_dict(Config())), "config", "out", "resume", "force")]
+        wrong = re.findall(r"--[\w.]+|'([\w.]+)'|([\w]+\.[\w.]+)", message)
+        tokens = re.findall(r"--[\w.]+", message) + [f"--{a or b}" for a, b in wrong if a or b]
+        hints = []
+        for token in tokens:
+            if token not in names:
+                hints += get_close_matches(token, names, n=1, cutoff=0.6)
+        hint = f" (did you mean {hints[0]}?)" if hints else ""
+        self.exit(2, f"{self.prog}: {message}{hint}\n")
+
+
+def build_parser() -> Parser:
+    """The parser of every verb."""
+    parser = Parser(prog="dscnet", description="Photos and image-level tags in, pixel masks out.", default_meta=False)
+    parser.add_argument("--version", action="version", version=f"dscnet {_version()}")
+    verbs = parser.add_subcommands(metavar="VERB", title="verbs", description="one of")
+
+    def add(name: str, text: str) -> Parser:
+        sub = Parser(description=text, default_meta=False)
+        verbs.add_subcommand(name, sub, help=text)
+        return sub
+
+    demo = add("demo", "the whole pipeline on generated scenes, minutes on a CPU, ends with report.html")
+    demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
+    demo.add_argument("--force", action="store_true", help="delete what the folder holds")
+    demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
+    check = add("check", "what is wrong with a data set, before hours are spent")
+    check.add_argument("data_set", type=str, metavar="DATA", help="folder, or YAML that names its parts")
+    check.add_argument("--split", type=str | None, default=None, help="only these photos")
+    _add_run_arguments(add("run", "all stages: train, cam, label, segment, evaluate, report"))
+    for name, text in STAGE_VERBS.items():
+        _add_run_arguments(add(name, text))
+    evaluate = add("evaluate", "measure masks against true ones, or a run's stages")
+    evaluate.add_argument("--pred", type=str | None, default=None, help="folder of predicted PNG masks")
+    evaluate.add_argument("--gt", type=str | None, default=None, help="folder of true PNG masks")
+    evaluate.add_argument("--classes", type=str | None, default=None, help="class names, one a line, background first")
+    evaluate.add_argument("--json", type=str | None, default=None, help="write the numbers to this file")
+    evaluate.add_argument("--out", type=str | None, default=None, help="measure this run folder instead")
+    predict = add("predict", "masks for new photos, no tags, no ground truth")
+    predict.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
+    predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    export = add("export", "a run's segmentation network for use elsewhere, checked against the original")
+    export.add_argument("--model", type=str, required=True, help="run folder of a trained network")
+    export.add_argument("--format", type=Literal["onnx", "safetensors"], default="onnx", help="what to write")
+    export.add_argument("--out", type=str, required=True, help="file (onnx) or folder (safetensors)")
+    add("recipes", "list the recipes that come with the package")
+    return parser
+
+
+def _add_run_arguments(parser: Parser) -> None:
+    parser.add_argument("--config", action="config", help="recipe name or YAML file of settings")
+    parser.add_argument("--out", type=str, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on in a run folder")
+    parser.add_argument("--force", action="store_true", help="delete what the run folder holds")
+    parser.add_class_arguments(Config)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = build_parser()
+    if not arguments:
+        parser.print_help()
+        return 2
+    parsed = parser.parse_args(_with_config_file(arguments))
+    verb = parsed.subcommand
+    return VERBS[verb](parsed[verb])
+
+
+def _with_config_file(arguments: list[str]) -> list[str]:
+    """Recipe names become their files; a stage run alone takes the settings of its run folder."""
+    verb, rest = arguments[0], list(arguments[1:])
+    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if "--config" in rest[:-1]:
+        place = rest.index("--config") + 1
+        rest[place] = str(find_recipe(rest[place]))
+    elif (verb in STAGE_VERBS or (verb == "run" and "--resume" in rest)) and "--out" in rest[:-1]:
+        stored = Path(rest[rest.index("--out") + 1]) / "config.yaml"
+        if stored.is_file():
+            rest = ["--config", str(stored), *rest]
+    return [verb, *rest]
+
+
+def _settings(parsed: Namespace) -> Config:
+    values = parsed.as_dict()
+    return from_dict(Config, {name: values[name] for name in to_dict(Config())})
+
+
+def _do_run(parsed: Namespace) -> int:
+    from dscnet.pipeline import run
+
+    metrics = run(_settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
+    print(metrics_table(metrics))
+    print(f"report: {Path(parsed.out) / 'report.html'}")
+    return 0
+
+
+def _do_stage(name: str) -> Callable[[Namespace], int]:
+    def do(parsed: Namespace) -> int:
+        from dscnet.pipeline import run_single
+
+        run_single(name, _settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
+        return 0
+
+    return do
+
+
+def _do_demo(parsed: Namespace) -> int:
+    from dscnet.demo import demo
+
+    metrics = demo(parsed.out, force=parsed.force, seed=parsed.seed)
+    print(metrics_table(metrics))
+    print(f"report: {Path(parsed.out) / 'report.html'}")
+    return 0
+
+
+def _do_check(parsed: Namespace) -> int:
+    from dscnet.data import check_dataset, open_dataset
+
+    report = check_dataset(open_dataset(parsed.data_set, parsed.split))
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+def _do_evaluate(parsed: Namespace) -> int:
+    if parsed.out is not None:
+        from dscnet.pipeline import run_single
+        from dscnet.run_folder import RunFolder
+
+        folder = RunFolder(Path(parsed.out))
+        run_single("evaluate", folder.read_config(), parsed.out)
+        print(folder.metrics.read_text())
+        return 0
+    missing = [f"--{name}" for name in ("pred", "gt", "classes") if parsed[name] is None]
+    if missing:
+        print(f"dscnet evaluate: needs {', '.join(missing)}, or --out RUN", file=sys.stderr)
+        return 2
+    from dscnet.evaluation import evaluate_folders, read_classes, section_text, write_section
+
+    section = evaluate_folders(Path(parsed.pred), Path(parsed.gt), read_classes(Path(parsed.classes)))
+    print(section_text(section))
+    if parsed.json is not None:
+        write_section(Path(parsed.json), section)
+    return 0
+
+
+def _do_predict(parsed: Namespace) -> int:
+    from dscnet.predictor import predict
+
+    failures = predict(parsed.photos, parsed.model, parsed.out)
+    for line in failures:
+        print(f"not predicted: {line}", file=sys.stderr)
+    print(f"masks: {Path(parsed.out) / 'masks'}")
+    return 1 if failures else 0
+
+
+def _do_export(parsed: Namespace) -> int:
+    from dscnet.export import export
+
+    print(export(parsed.model, Path(parsed.out), parsed.format))
+    return 0
+
+
+def _do_recipes(parsed: Namespace) -> int:
+    for name, path in list_recipes().items():
+        print(f"{name:32} {summary(path)}")
+    return 0
+
+
+VERBS: dict[str, Callable[[Namespace], int]] = {
+    "demo": _do_demo,
+    "check": _do_check,
+    "run": _do_run,
+    "evaluate": _do_evaluate,
+    "predict": _do_predict,
+    "export": _do_export,
+    "recipes": _do_recipes,
+    **{name: _do_stage(name) for name in STAGE_VERBS},
+}
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """What each stage reached, a line each."""
+    lines = [f"{'stage':14}{'split':8}{'photos':>7}{'mIoU':>8}{'best bg':>9}"]
+    for name in ("cam", "pseudo_label", "segmenter"):
+        section = metrics.get(name)
+        if section is None:
+            lines.append(f"{name:14}not measured")
+            continue
+        best = section["miou_best_bg"]
+        shown = "" if best is None else f"{100 * best:.1f}"
+        lines.append(
+            f"{name:14}{section['split'] or '':8}{section['num_images']:>7}{100 * section['miou']:>8.1f}{shown:>9}"
+        )
+    score = metrics.get("tags", {}).get("map")
+    if score is not None:
+        lines.append(f"{'tags (mAP)':29}{100 * score:>8.1f}")
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dscnet")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 = done, 1 = failed, 2 = wrong usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dscnet").setLevel(logging.INFO)
+    try:
+        return _run([word for word in arguments if word != "--debug"])
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on", file=sys.stderr)
+        return 1
+    except Exception as error:
+        from dscnet.types import DscnetError
+
+        if debug or not isinstance(error, (DscnetError, ValueError, OSError)):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""Settings, one dataclass a stage. Standard library only: the CLI reads this without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+Variant = Literal["baseline", "M1", "M2", "M3", "M4"]
+
+
+@dataclass
+class AugmentConfig:
+    """How training photos are varied (``long_side``, then a random crop).
+
+    Args:
+        crop_size: Side of the square training crop, pixels.
+        long_side: The photo's longer side is drawn uniformly from this closed range, pixels.
+        jitter: Brightness, contrast, saturation and hue jitter.
+        num_workers: Loader processes; results do not depend on it.
+    """
+
+    crop_size: int = 224
+    long_side: list[int] = field(default_factory=lambda: [224, 384])
+    jitter: list[float] = field(default_factory=lambda: [0.3, 0.3, 0.3, 0.0])
+    num_workers: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """The CAM network.
+
+    Args:
+        name: Baseline: ``seam`` or ``cam`` (plain CAM).
+        backbone: Name of a timm model that offers feature maps.
+        output_stride: Photo pixels a feature pixel: 8, 16 or 32.
+        weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file, or ``none``.
+        frozen_stages: The stem and this many early stages are not trained.
+        view_scale: Size of SEAM's second view relative to the crop (published: 0.3 of 448).
+    """
+
+    name: str = "seam"
+    backbone: str = "tf_efficientnet_lite0"
+    output_stride: int = 16
+    weights: str = "packaged"
+    frozen_stages: int = 2
+    view_scale: float = 0.5
+
+
+@dataclass
+class MethodConfig:
+    """DSCNet: which of its modules run and how (``docs/method.md`` lists every reading).
+
+    Args:
+        variant: ``baseline``, ``M1`` (PGCL), ``M2`` (SGCL), ``M3`` (both) or ``M4`` (both, and DSCL).
+        pgcl_weight: Weight of Eq. (7), the paper's alpha.
+        sgcl_weight: Weight of Eq. (9), the paper's beta.
+        contrast: ``groups`` (PGCL) or ``pixels`` (Eq. 3, the comparison of Table V).
+        grouping: Reading of Eq. (4), (5): ``pearson`` or ``context_rows``.
+        starts: k-means starts: ``cam`` or ``kmeans++``.
+        num_groups: Groups a photo; null = its categories and background.
+        fusion: Reading of Eq. (10): ``groups`` or ``categories``.
+        zero_init: The half of Eq. (11) that reads the context starts at zero.
+        residual: The graph convolution adds its input.
+        hard_targets: SGCL's target is a group's majority label instead of its shares.
+        embedding_dim: Channels of the contrasted embeddings.
+        node_dim: Channels of the graph's nodes.
+        temperature: Divides the cosine similarities.
+        memory_size: Past groups kept a category; 0 = off.
+        warmup: Share of training before the contrasts start.
+        plain_weight: Weight of the tag loss on Eq. (1)'s CAM where Eq. (11) replaces it.
+        bg_score: Background score of Eq. (2) and (12) during training.
+    """
+
+    variant: Variant = "M4"
+    pgcl_weight: float = 0.6
+    sgcl_weight: float = 0.4
+    contrast: Literal["groups", "pixels"] = "groups"
+    grouping: Literal["pearson", "context_rows"] = "pearson"
+    starts: Literal["cam", "kmeans++"] = "cam"
+    num_groups: int | None = None
+    fusion: Literal["groups", "categories"] = "groups"
+    zero_init: bool = True
+    residual: bool = True
+    hard_targets: bool = False
+    embedding_dim: int = 128
+    node_dim: int = 128
+    temperature: float = 0.1
+    memory_size: int = 64
+    warmup: float = 0.25
+    plain_weight: float = 0.4
+    bg_score: float = 0.25
+
+    @property
+    def pgcl(self) -> bool:
+        """Whether Eq. (7) is part of the objective."""
+        return self.variant in ("M1", "M3", "M4")
+
+    @property
+    def sgcl(self) -> bool:
+        """Whether Eq. (9) is part of the objective."""
+        return self.variant in ("M2", "M3", "M4")
+
+    @property
+    def dscl(self) -> bool:
+        """Whether Eq. (10) to (12) refine the CAM."""
+        return self.variant == "M4"
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation of a network.
+
+    Args:
+        epochs: Passes over the photos.
+        batch_size: Photos a step.
+        optimizer: ``sgd`` or ``adamw``.
+        lr: Learning rate of the pretrained trunk.
+        new_lr_factor: New layers learn this many times faster; biases twice their layer's rate (SGD).
+        momentum: SGD momentum.
+        published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does as it does.
+        weight_decay: L2 penalty; none on biases.
+        poly_power: Exponent of the polynomial decay.
+        clip: Upper bound of the gradient norm; 0 = none.
+        precision: Lightning precision, e.g. ``32``, ``bf16-mixed``.
+        accelerator: ``auto``, ``cpu``, ``gpu`` ...
+    """
+
+    epochs: int = 10
+    batch_size: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    new_lr_factor: float = 10.0
+    momentum: float = 0.9
+    published_momentum_quirk: bool = False
+    weight_decay: float = 5e-4
+    poly_power: float = 0.9
+    clip: float = 10.0
+    precision: str = "32"
+    accelerator: str = "auto"
+
+
+@dataclass
+class CamConfig:
+    """Inference of the maps that labels are made from.
+
+    Args:
+        scales: Photo scales whose maps are summed.
+        flip: Each scale also mirrored.
+        batch_size: Photos of one size a forward pass.
+    """
+
+    scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
+    flip: bool = True
+    batch_size: int = 8
+
+
+@dataclass
+class LabelConfig:
+    """From maps to pseudo labels.
+
+    Args:
+        bg_score: Score of the background, in [0, 1]; fixed beforehand, never chosen on masks.
+        ignore_band: Two scores; pixels whose best map lies between them become 255.
+        cams: Folder of maps made elsewhere; null = the run's own.
+    """
+
+    bg_score: float = 0.26
+    ignore_band: list[float] | None = None
+    cams: str | None = None
+
+
+@dataclass
+class SegmentConfig(TrainConfig):
+    """The segmentation network that learns from the pseudo labels.
+
+    Args:
+        supervision: ``pseudo`` (labels of this run) or ``full`` (true masks: the ceiling).
+        labels: Folder of pseudo labels made elsewhere; null = the run's own.
+        decoder_channels: Width of DeepLabV3+'s decoder.
+        frozen_stages: The stem and this many early stages are not trained.
+        flip_test: Average a photo with its mirror image at inference.
+    """
+
+    epochs: int = 15
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = 2e-4
+    new_lr_factor: float = 5.0
+    weight_decay: float = 1e-2
+    supervision: Literal["pseudo", "full"] = "pseudo"
+    labels: str | None = None
+    decoder_channels: int = 128
+    frozen_stages: int = 1
+    flip_test: bool = True
+
+
+@dataclass
+class Config:
+    """Everything a run needs; ``config.yaml`` of a run folder is one of these.
+
+    Args:
+        data: Data set: a folder, or a YAML that names its parts.
+        seed: Seed of every random choice.
+        train_split: Photos to learn from and to label.
+        val_split: Photos to measure the segmentation network on.
+    """
+
+    data: str = ""
+    seed: int = 0
+    train_split: str = "train"
+    val_split: str = "val"
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    cam: CamConfig = field(default_factory=CamConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries, lists and scalars of a config: what ``config.yaml`` holds."""
+    return asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build a (nested) config from plain dictionaries.
+
+    Raises:
+        ValueError: If a key is no setting; the message names the nearest one.
+    """
+    hints = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ValueError(unknown_setting(key, names))
+        nested = is_dataclass(hints[key]) and isinstance(value, Mapping)
+        arguments[key] = from_dict(hints[key], value) if nested else value
+    return cls(**arguments)
+
+
+def unknown_setting(key: str, names: list[str]) -> str:
+    """Error text for a setting that does not exist, with the nearest that does."""
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"the settings are: {', '.join(names)}"
+    return f"unknown setting '{key}': {hint}"
+
+
+def replace_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A copy of ``config`` with dotted settings replaced, e.g. ``{"method.variant": "M1"}``."""
+    values = to_dict(config)
+    for dotted, value in settings.items():
+        *path, last = dotted.split(".")
+        section = values
+        for part in path:
+            section = section.get(part, {})
+        if last not in section:
+            raise ValueError(unknown_setting(dotted, dotted_names(values)))
+        section[last] = value
+    return from_dict(Config, values)
+
+
+def dotted_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of every setting of nested dictionaries."""
+    names: list[str] = []
+    for key, value in values.items():
+        deeper = dotted_names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
+        names += deeper or [f"{prefix}{key}"]
+    return names

@@ -1,0 +1,58 @@
+"""The paper's mathematics, without losses: PGCL's groups, SGCL's graph, and DSCL's fusion."""
+
+from dscnet.context.categories import (
+    RULES,
+    group_categories,
+    normalise_cam,
+    predicted_labels,
+    present_labels,
+    pseudo_labels,
+)
+from dscnet.context.clustering import kmeans
+from dscnet.context.fusion import (
+    FUSIONS,
+    ROW_NORMS,
+    ContextOutput,
+    DualStreamContext,
+    normalise_rows,
+)
+from dscnet.context.memory import GroupMemory
+from dscnet.context.pixel_groups import (
+    GROUPINGS,
+    STARTS,
+    PixelGroups,
+    cam_starts,
+    context_row_factor,
+    correlate_groups,
+    group_mean,
+    group_pixels,
+    standardise,
+)
+from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
+
+__all__ = [
+    "FUSIONS",
+    "GROUPINGS",
+    "ROW_NORMS",
+    "RULES",
+    "STARTS",
+    "ContextOutput",
+    "DualStreamContext",
+    "GroupMemory",
+    "PixelGroups",
+    "SemanticGraph",
+    "SemanticNodes",
+    "cam_starts",
+    "context_row_factor",
+    "correlate_groups",
+    "group_categories",
+    "group_mean",
+    "group_pixels",
+    "kmeans",
+    "normalise_cam",
+    "normalise_rows",
+    "predicted_labels",
+    "present_labels",
+    "pseudo_labels",
+    "standardise",
+]

@@ -1,0 +1,126 @@
+"""Batched k-means: every image of a batch at once, each with its own number of groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dscnet.context.numerics import full_precision
+
+
+@torch.no_grad()
+@full_precision
+def kmeans(
+    points: Tensor,
+    num_groups: Tensor,
+    *,
+    starts: Tensor | None = None,
+    restarts: int = 3,
+    max_iter: int = 20,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Partition the points of each image into groups by Lloyd's algorithm.
+
+    No gradient. A group that runs empty keeps its centre, so it may win points back; groups beyond
+    an image's number stay empty, and so do the surplus ones where there are more groups than
+    distinct points.
+
+    Args:
+        points: ``(B, N, D)``; float32 inside, float64 stays.
+        num_groups: Groups of each image, ``(B,)`` int64, >= 1. K is their maximum.
+        starts: First centres, ``(B, K, D)``; None draws them by k-means++.
+        restarts: Draws of k-means++ per image, >= 1; the one with the least inertia is kept.
+        max_iter: Most iterations, >= 1; stops earlier once no assignment changes.
+        generator: Source of the random starts; it may live on another device than the points.
+
+    Returns:
+        Group of each point, ``(B, N)`` int64 in ``[0, num_groups)``.
+
+    Raises:
+        ValueError: If shapes do not fit, or a count is below 1.
+    """
+    _check(points, num_groups, starts, restarts, max_iter)
+    size = int(num_groups.max())
+    allowed = torch.arange(size, device=points.device) < num_groups[:, None]
+    squared_norms = points.pow(2).sum(-1)[:, None]
+    if starts is not None:
+        centres = starts.to(points)[:, :size]
+        return _lloyd(points, squared_norms, centres, allowed, max_iter)[0]
+
+    best_ids, best_inertia = None, None
+    for _ in range(restarts):
+        centres = _plus_plus(points, size, generator)
+        ids, inertia = _lloyd(points, squared_norms, centres, allowed, max_iter)
+        if best_ids is None or best_inertia is None:
+            best_ids, best_inertia = ids, inertia
+        else:
+            best_ids = torch.where((inertia < best_inertia)[:, None], ids, best_ids)
+            best_inertia = torch.minimum(inertia, best_inertia)
+    assert best_ids is not None
+    return best_ids
+
+
+def _lloyd(
+    points: Tensor, squared_norms: Tensor, centres: Tensor, allowed: Tensor, max_iter: int
+) -> tuple[Tensor, Tensor]:
+    """Assignments ``(B, N)`` and inertia ``(B,)`` from given first centres."""
+    ids: Tensor | None = None
+    for _ in range(max_iter):
+        offsets = centres.pow(2).sum(-1).masked_fill(~allowed, torch.inf)[..., None]
+        # One row a group: fast whether the points lie pixel by pixel or channel by channel.
+        distances = torch.baddbmm(squared_norms + offsets, centres, points.mT, alpha=-2)
+        nearest, new_ids = distances.min(1)
+        if ids is not None and torch.equal(ids, new_ids):
+            break
+        ids = new_ids
+        members = F.one_hot(ids, centres.shape[1]).to(points)
+        counts = members.sum(1)[..., None]
+        centres = torch.where(counts > 0, members.mT @ points / counts.clamp_min(1), centres)
+    assert ids is not None
+    return ids, nearest.sum(-1)
+
+
+def _plus_plus(points: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+    """Draw ``(B, size, D)`` centres, each in proportion to the squared distance to those before.
+
+    The masked images simply ignore their last centres: the first k of a draw are a draw of k.
+    """
+    batch, num_points, _ = points.shape
+    device = points.device if generator is None else generator.device
+    rows = torch.arange(batch, device=points.device)
+    weights = torch.ones_like(points[..., 0])
+    nearest = torch.full_like(weights, torch.inf)
+    centres = []
+    for _ in range(size):
+        cumulative = weights.cumsum(-1)
+        draw = torch.rand(batch, 1, generator=generator, device=device).to(points)
+        index = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)
+        centre = points[rows, index.squeeze(1).clamp_max(num_points - 1)]
+        centres.append(centre)
+        nearest = torch.minimum(nearest, (points - centre[:, None]).pow(2).sum(-1))
+        # Where every point is already a centre any further one will do: it stays empty.
+        weights = torch.where(nearest.sum(-1, keepdim=True) > 0, nearest, torch.ones_like(nearest))
+    return torch.stack(centres, dim=1)
+
+
+def _check(
+    points: Tensor, num_groups: Tensor, starts: Tensor | None, restarts: int, max_iter: int
+) -> None:
+    if points.ndim != 3 or points.shape[1] == 0:
+        raise ValueError(f"points must be (B, N, D) with N >= 1, got {tuple(points.shape)}")
+    if num_groups.shape != points.shape[:1]:
+        raise ValueError(
+            f"num_groups must be ({points.shape[0]},), one per image, got {tuple(num_groups.shape)}"
+        )
+    if restarts < 1 or max_iter < 1:
+        raise ValueError(f"restarts and max_iter must be >= 1, got {restarts} and {max_iter}")
+    if int(num_groups.min()) < 1:
+        raise ValueError(f"num_groups must be >= 1 for every image, got {num_groups.tolist()}")
+    if starts is not None:
+        batch, _, dim = points.shape
+        size = int(num_groups.max())
+        if starts.ndim != 3 or (starts.shape[0], starts.shape[2]) != (batch, dim):
+            raise ValueError(f"starts must be ({batch}, K, {dim}), got {tuple(starts.shape)}")
+        if starts.shape[1] < size:
+            raise ValueError(f"starts must give {size} centres an image, got {starts.shape[1]}")

@@ -1,0 +1,238 @@
+"""DSCNet's two streams on one view of a batch, and their fusion into the refined CAM, DSCL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscnet.context.categories import normalise_cam, predicted_labels, present_labels
+from dscnet.context.numerics import full_precision, unit
+from dscnet.context.pixel_groups import (
+    PixelGroups,
+    check_grouping,
+    correlate_groups,
+    group_mean,
+    group_pixels,
+    standardise,
+)
+from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
+
+FUSIONS = ("groups", "categories")
+"""What re-expresses a pixel, Eq. (10): its groups' graph nodes, or their categories' nodes."""
+
+ROW_NORMS = ("softmax", "l1")
+"""norm() of Eq. (10): softmax with the temperature, or the positive part divided by its sum."""
+
+
+@dataclass
+class ContextOutput:
+    """What the two streams computed for one view.
+
+    Attributes:
+        embeddings: Projected pixels, unit vectors ``(B, N, E)``.
+        groups: The pixel groups, Eq. (5).
+        group_embeddings: Mean embedding of each group, scaled to unit length, ``(B, K, E)``; zero
+            for empty groups.
+        semantic_logits: Of each group for each label, ``(B, K, L)``, S of Eq. (8) before its
+            softmax; None without the semantic stream.
+        cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
+    """
+
+    embeddings: Tensor
+    groups: PixelGroups
+    group_embeddings: Tensor
+    semantic_logits: Tensor | None = None
+    cam_logits: Tensor | None = None
+
+
+class DualStreamContext(nn.Module):
+    """Group the pixels, relate the groups to categories, and refine the CAM with both.
+
+    The paper's variants are settings: M1 and M2 differ in the losses taken, M3 is ``semantic``, M4
+    is ``semantic`` and ``fuse``. The tags of an image decide how many groups it has and, with
+    ``starts="cam"``, where k-means starts; they touch the refined CAM in no other way.
+
+    Args:
+        in_channels: D, channels of the features.
+        num_labels: L, background included.
+        semantic: Whether to build the graph, Eq. (8).
+        fuse: Whether to make the refined CAM, Eq. (10) and (11); needs ``semantic``.
+        fusion: One of ``FUSIONS``.
+        row_norm: One of ``ROW_NORMS``.
+        grouping: One of ``pixel_groups.GROUPINGS``.
+        starts: One of ``pixel_groups.STARTS``.
+        num_groups: A fixed K; None = the present labels of each image. Needs ``"kmeans++"``.
+        embedding_dim: E, length of the embeddings.
+        node_dim: Length of the graph's nodes.
+        temperature: Of S and of norm(), > 0.
+        residual: Whether the graph convolution adds its input.
+        learned_prototypes: Whether the category nodes are trained.
+        zero_init: Whether the classifier's half that reads the context starts at zero, so that
+            training begins as a plain CAM.
+        bg_score: Background of the CAM that guides the groups, in [0, 1].
+
+    Raises:
+        ValueError: If an option is unknown or two do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_labels: int,
+        *,
+        semantic: bool,
+        fuse: bool,
+        fusion: str = "groups",
+        row_norm: str = "softmax",
+        grouping: str = "pearson",
+        starts: str = "cam",
+        num_groups: int | None = None,
+        embedding_dim: int = 128,
+        node_dim: int = 128,
+        temperature: float = 0.1,
+        residual: bool = True,
+        learned_prototypes: bool = True,
+        zero_init: bool = True,
+        bg_score: float = 0.2,
+    ) -> None:
+        super().__init__()
+        check_grouping(grouping, starts, num_groups)
+        _check_fusion(semantic, fuse, fusion, row_norm)
+        if num_labels < 2:
+            raise ValueError(f"num_labels must be >= 2, background included, got {num_labels}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        if not 0 <= bg_score <= 1:
+            raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
+        self.in_channels = in_channels
+        self.num_labels = num_labels
+        self.fuse = fuse
+        self.fusion = fusion
+        self.row_norm = row_norm
+        self.grouping = grouping
+        self.starts = starts
+        self.num_groups = num_groups
+        self.temperature = temperature
+        self.bg_score = bg_score
+        self.projection = nn.Conv2d(in_channels, embedding_dim, 1, bias=False)
+        self.graph: SemanticGraph | None = None
+        self.expand: nn.Linear | None = None
+        self.classifier: nn.Conv2d | None = None
+        if semantic:
+            self.graph = SemanticGraph(
+                in_channels,
+                num_labels,
+                node_dim=node_dim,
+                temperature=temperature,
+                residual=residual,
+                learned_prototypes=learned_prototypes,
+            )
+        if fuse:
+            self.expand = nn.Linear(node_dim, in_channels)
+            self.classifier = nn.Conv2d(2 * in_channels, num_labels, 1, bias=False)
+            plain, enriched = torch.split(self.classifier.weight.detach(), in_channels, dim=1)
+            nn.init.xavier_uniform_(plain)
+            if zero_init:
+                nn.init.zeros_(enriched)
+            else:
+                nn.init.xavier_uniform_(enriched)
+
+    def forward(
+        self,
+        features: Tensor,
+        cam_logits: Tensor,
+        tags: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ContextOutput:
+        """Run the streams on one view.
+
+        Args:
+            features: X, ``(B, D, h, w)``.
+            cam_logits: P of Eq. (1), ``(B, L, h, w)``; only guides the grouping, without gradient.
+            tags: ``(B, C)`` in {0, 1}; None = the classes that ``cam_logits`` predict.
+            generator: Source of random starts of k-means.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        self._check_shapes(features, cam_logits, tags)
+        present = predicted_labels(cam_logits) if tags is None else present_labels(tags)
+        groups = group_pixels(
+            features.detach(),
+            normalise_cam(cam_logits.detach(), present, self.bg_score),
+            present,
+            grouping=self.grouping,
+            starts=self.starts,
+            num_groups=self.num_groups,
+            generator=generator,
+        )
+        embeddings = unit(self.projection(features).flatten(2).mT.float())
+        output = ContextOutput(embeddings, groups, unit(group_mean(embeddings, groups)))
+        if self.graph is None:
+            return output
+        relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
+        output.semantic_logits = relations.logits
+        if self.classifier is not None:
+            context = self._context_features(features, groups, relations).to(features.dtype)
+            output.cam_logits = self.classifier(torch.cat([features, context], dim=1))
+        return output
+
+    @full_precision
+    def _context_features(
+        self, features: Tensor, groups: PixelGroups, relations: SemanticNodes
+    ) -> Tensor:
+        """X^ of Eq. (10), ``(B, D, h, w)``."""
+        assert self.expand is not None
+        context = correlate_groups(standardise(features), groups)
+        pointing = normalise_rows(context, groups.valid, self.row_norm, self.temperature)
+        if self.fusion == "groups":
+            values = self.expand(relations.nodes)
+        else:
+            # S is a softmax already: norm(S) = S.
+            values = relations.logits.softmax(-1) @ self.expand(relations.category_nodes)
+        enriched: Tensor = pointing.to(values.dtype) @ values
+        return enriched.mT.reshape(features.shape)
+
+    def _check_shapes(self, features: Tensor, cam_logits: Tensor, tags: Tensor | None) -> None:
+        if features.ndim != 4 or features.shape[1] != self.in_channels:
+            raise ValueError(
+                f"features must be (B, {self.in_channels}, h, w), got {tuple(features.shape)}"
+            )
+        batch, _, height, width = features.shape
+        wanted = (batch, self.num_labels, height, width)
+        if cam_logits.shape != wanted:
+            raise ValueError(f"cam_logits must be {wanted}, got {tuple(cam_logits.shape)}")
+        if tags is not None and tags.shape != (batch, self.num_labels - 1):
+            raise ValueError(
+                f"tags must be ({batch}, {self.num_labels - 1}), got {tuple(tags.shape)}"
+            )
+
+
+def normalise_rows(context: Tensor, valid: Tensor, row_norm: str, temperature: float) -> Tensor:
+    """norm() of Eq. (10): how much each pixel points to each group of its image.
+
+    Args:
+        context: A, the correlations, ``(B, N, K)``.
+        valid: Groups that have a pixel, ``(B, K)`` bool, at least one an image.
+        row_norm: One of ``ROW_NORMS``.
+        temperature: Of the softmax; ``l1`` has none.
+
+    Returns:
+        ``(B, N, K)``, rows that sum to one over the valid groups; with ``l1``, a row without a
+        positive entry is zero.
+    """
+    if row_norm == "softmax":
+        return (context / temperature).masked_fill(~valid[:, None], -torch.inf).softmax(-1)
+    return F.normalize(context.relu() * valid[:, None], p=1, dim=-1)
+
+
+def _check_fusion(semantic: bool, fuse: bool, fusion: str, row_norm: str) -> None:
+    if fuse and not semantic:
+        raise ValueError("fuse=True needs semantic=True: the refined CAM reads the graph")
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+    if row_norm not in ROW_NORMS:
+        raise ValueError(f"row_norm must be one of {', '.join(ROW_NORMS)}, got {row_norm!r}")

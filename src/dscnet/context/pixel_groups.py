@@ -1,0 +1,218 @@
+"""PGCL's pixel groups: Pearson context, Eq. (4), grouped by k-means, Eq. (5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dscnet.context.clustering import kmeans
+from dscnet.context.numerics import full_precision, unit
+
+GROUPINGS = ("pearson", "context_rows")
+"""What k-means compares: the pixels by Pearson distance, or their rows of correlations."""
+
+STARTS = ("cam", "kmeans++")
+"""Where k-means starts: at the CAM-weighted mean of each present label, or at random."""
+
+
+@dataclass(frozen=True)
+class PixelGroups:
+    """A partition of every image's pixels.
+
+    Attributes:
+        ids: Group of each pixel, ``(B, N)`` int64 in ``[0, num_groups)``; pixels row by row.
+        num_groups: K, the most groups an image of the batch may have. Some may be empty.
+
+    Example:
+        >>> groups = PixelGroups(torch.tensor([[0, 2, 2]]), num_groups=3)
+        >>> groups.counts
+        tensor([[1., 0., 2.]])
+        >>> groups.valid
+        tensor([[ True, False,  True]])
+    """
+
+    ids: Tensor
+    num_groups: int
+
+    def one_hot(self) -> Tensor:
+        """Membership, ``(B, N, K)`` float32."""
+        return F.one_hot(self.ids, self.num_groups).float()
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Pixels of each group, ``(B, K)`` float32."""
+        return self.one_hot().sum(1)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Groups that have a pixel, ``(B, K)`` bool."""
+        return self.counts > 0
+
+
+@full_precision
+def standardise(features: Tensor) -> Tensor:
+    """Centre each pixel's feature over the channels and scale it to unit length.
+
+    The dot product of two such pixels is their Pearson correlation rho(p, q), DSCNet Eq. (4), and
+    their squared distance is 2 - 2 rho(p, q).
+
+    Args:
+        features: ``(B, D, h, w)``.
+
+    Returns:
+        ``(B, N, D)`` with N = h * w, at least float32. A pixel whose channels are all equal has no
+        correlation with anything and becomes zero.
+    """
+    if features.ndim != 4:
+        raise ValueError(f"features must be (B, D, h, w), got {tuple(features.shape)}")
+    return _standardise_rows(features.flatten(2).mT)
+
+
+@full_precision
+def context_row_factor(z: Tensor) -> Tensor:
+    """Points whose distances are those of the rows of the N x N correlation matrix Z Z^T.
+
+    |row_p - row_q|^2 = (z_p - z_q)^T (Z^T Z) (z_p - z_q), so with Z = Q R the points Z R^T have
+    exactly these distances. QR, unlike Cholesky, takes the Gram matrix's rank as it comes (centred
+    vectors always leave it singular). Where N <= D the rows themselves are the smaller side.
+
+    Args:
+        z: Standardised pixels, ``(B, N, D)``.
+
+    Returns:
+        ``(B, N, min(N, D))``; k-means of these points is k-means of the rows.
+    """
+    factor = z if z.shape[1] <= z.shape[2] else torch.linalg.qr(z, mode="r").R
+    return z @ factor.mT
+
+
+@full_precision
+def cam_starts(points: Tensor, cam: Tensor, present: Tensor) -> Tensor:
+    """First centres of k-means: the CAM-weighted mean point of each present label.
+
+    Background is weighted by 1 - the largest foreground CAM, not by its own channel. A present
+    label without CAM mass starts at a single pixel, another one for every slot, so that it neither
+    divides by zero nor coincides with the mean that the background starts from.
+
+    Args:
+        points: ``(B, N, D)``.
+        cam: ``(B, L, h, w)`` in [0, 1], channel 0 = background; N = h * w.
+        present: Labels of each image, ``(B, L)`` bool.
+
+    Returns:
+        ``(B, K, D)``, K = the most labels an image has. An image's present labels come first, in
+        order; what stands in the slots after them has no meaning but is finite.
+    """
+    num_points = points.shape[1]
+    weights = cam.flatten(2) * present[..., None]
+    foreground = weights[:, 1:].amax(1, keepdim=True) if cam.shape[1] > 1 else 0.0
+    background = (torch.ones_like(weights[:, :1]) - foreground).clamp_min(0)
+    weights = torch.cat([background * present[:, :1, None], weights[:, 1:]], dim=1)
+
+    size = int(present.sum(1).max())
+    order = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :size]
+    weights = weights.gather(1, order[..., None].expand(-1, -1, num_points))
+    mass = weights.sum(-1, keepdim=True)
+    slots = torch.arange(size, device=points.device)
+    pixels = points[:, (2 * slots + 1) * num_points // (2 * size)]
+    means = weights @ points / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+    return torch.where(mass > torch.finfo(mass.dtype).eps, means, pixels)
+
+
+@torch.no_grad()
+@full_precision
+def group_pixels(
+    features: Tensor,
+    cam: Tensor,
+    present: Tensor,
+    *,
+    grouping: str = "pearson",
+    starts: str = "cam",
+    num_groups: int | None = None,
+    generator: torch.Generator | None = None,
+) -> PixelGroups:
+    """Split every image into groups of pixels with similar context, DSCNet Eq. (5).
+
+    No gradient. [Reading] the text leaves open what k-means compares (``grouping``), where it
+    starts (``starts``) and whether background counts as a category (here it does).
+
+    Args:
+        features: ``(B, D, h, w)``.
+        cam: ``(B, L, h, w)`` in [0, 1]; only read by ``starts="cam"``.
+        present: Labels of each image, ``(B, L)`` bool, background included, at least one an image.
+        grouping: One of ``GROUPINGS``.
+        starts: One of ``STARTS``; the random starts are the best of three.
+        num_groups: The same K for every image; None = as many as the image has present labels.
+        generator: Source of the random starts.
+
+    Returns:
+        The groups, at most K an image, some of them possibly empty.
+
+    Raises:
+        ValueError: If an option is unknown, an image has no present label, or a fixed
+            ``num_groups`` is asked for with ``starts="cam"``, which has one start a label.
+    """
+    check_grouping(grouping, starts, num_groups)
+    points = standardise(features)
+    if grouping == "context_rows":
+        points = context_row_factor(points)
+    if num_groups is None:
+        counts = present.sum(1)
+        if int(counts.min()) < 1:
+            raise ValueError(f"present must name a label in every image, got {counts.tolist()}")
+    else:
+        counts = torch.full(present.shape[:1], num_groups, device=points.device)
+    centres = cam_starts(points, cam, present) if starts == "cam" else None
+    ids = kmeans(points, counts, starts=centres, generator=generator)
+    return PixelGroups(ids, int(counts.max()))
+
+
+@full_precision
+def group_mean(values: Tensor, groups: PixelGroups) -> Tensor:
+    """Mean over the pixels of each group, ``(B, N, E)`` to ``(B, K, E)``; differentiable.
+
+    An empty group has mean zero.
+    """
+    members = groups.one_hot().to(values.dtype)
+    return members.mT @ values / members.sum(1).clamp_min(1)[..., None]
+
+
+@full_precision
+def correlate_groups(z: Tensor, groups: PixelGroups) -> Tensor:
+    """Pearson correlation A of every pixel with every group; differentiable.
+
+    Args:
+        z: Standardised pixels, ``(B, N, D)``.
+        groups: The groups; one is represented by the mean of its standardised pixels, which is the
+            centre that k-means gave it.
+
+    Returns:
+        ``(B, N, K)`` in [-1, 1]; 0 for an empty group.
+    """
+    return z @ _standardise_rows(group_mean(z, groups)).mT
+
+
+def check_grouping(grouping: str, starts: str, num_groups: int | None) -> None:
+    """Raise ValueError unless the three options are valid and fit together."""
+    if grouping not in GROUPINGS:
+        raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")
+    if starts not in STARTS:
+        raise ValueError(f"starts must be one of {', '.join(STARTS)}, got {starts!r}")
+    if num_groups is not None and num_groups < 1:
+        raise ValueError(f"num_groups must be >= 1 or None, got {num_groups}")
+    if num_groups is not None and starts == "cam":
+        raise ValueError(
+            f"num_groups={num_groups} needs starts='kmeans++', got 'cam', "
+            "which has one start a present label"
+        )
+
+
+def _standardise_rows(vectors: Tensor) -> Tensor:
+    """Centre and scale over the last dimension; what is constant but for rounding becomes zero."""
+    centred = vectors - vectors.mean(-1, keepdim=True)
+    size: Tensor = torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True)
+    return unit(centred, floor=16 * torch.finfo(vectors.dtype).eps * size)

@@ -1,0 +1,28 @@
+"""Photos, tags and masks: reading, checking, augmenting, batching."""
+
+from dscnet.data.check import CheckReport, check_dataset
+from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, open_photos
+from dscnet.data.io import image_size, read_image, read_mask, read_saliency
+from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
+from dscnet.data.transforms import EvalTransform, TrainTransform
+
+__all__ = [
+    "CheckReport",
+    "EvalTransform",
+    "Item",
+    "PhotoDataset",
+    "PhotoSet",
+    "Sample",
+    "SeededSampler",
+    "TrainTransform",
+    "available_splits",
+    "check_dataset",
+    "collate",
+    "image_size",
+    "make_loader",
+    "open_dataset",
+    "open_photos",
+    "read_image",
+    "read_mask",
+    "read_saliency",
+]

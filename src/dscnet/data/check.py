@@ -1,0 +1,170 @@
+"""What is wrong with a data set, before hours are spent on it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from dscnet.data.datasets import PhotoSet, Sample
+from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
+from dscnet.data.tag_files import first_few
+from dscnet.types import IGNORE_INDEX, DataError
+
+_SHOWN = 20
+
+
+@dataclass
+class CheckReport:
+    """Findings about a data set.
+
+    Attributes:
+        errors: What must be mended before training; each names the place and the remedy.
+        warnings: What will probably spoil the result.
+        info: Counts and conversions, worth a glance.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    info: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has to be mended."""
+        return not self.errors
+
+    def text(self) -> str:
+        """Give the findings as lines to print, the first twenty of each kind."""
+        lines = []
+        for kind, found in (("error", self.errors), ("warning", self.warnings), ("", self.info)):
+            prefix = f"{kind}: " if kind else ""
+            lines += [prefix + finding for finding in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                lines.append(f"{prefix}and {len(found) - _SHOWN} more")
+        lines.append("ok" if self.ok else f"{len(self.errors)} errors")
+        return "\n".join(lines)
+
+
+def check_dataset(photo_set: PhotoSet, *, min_size: int = 32) -> CheckReport:
+    """Open every file of a data set and say what cannot be used.
+
+    Whatever is wrong with the folder as a whole (unknown class, tag without photo, ...) was
+    already raised by ``open_dataset``.
+
+    Args:
+        photo_set: The data set; the tags of photos whose tags are unknown are not checked.
+        min_size: Least height and width of a photo, pixels.
+    """
+    report = CheckReport()
+    if not photo_set.samples:
+        report.errors.append(f"{photo_set.name}: there is no photo; add some")
+        return report
+    sizes = []
+    traits: dict[str, list[str]] = defaultdict(list)
+    for sample in photo_set.samples:
+        try:
+            size = image_size(sample.image_path)
+            read_image(sample.image_path)
+        except DataError as error:
+            report.errors.append(str(error))
+            continue
+        sizes.append(size)
+        for trait in photo_traits(sample.image_path):
+            traits[trait].append(sample.image_id)
+        report.errors += _size_errors(sample, size, min_size)
+        report.errors += _mask_errors(sample, size, photo_set.num_classes)
+        report.errors += _saliency_errors(sample, size)
+    report.info += _summary(photo_set, sizes)
+    _check_tags(photo_set, report)
+    report.info += photo_set.notes
+    for trait, ids in traits.items():
+        report.info.append(f"{len(ids)} photos are {trait} and will be converted: {first_few(ids)}")
+    return report
+
+
+def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[str]:
+    if min(size) >= min_size:
+        return []
+    return [
+        f"{sample.image_path}: is {size[1]} x {size[0]} pixels, less than {min_size} on one side; "
+        "replace it by a larger version or remove it"
+    ]
+
+
+def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> list[str]:
+    if sample.mask_path is None:
+        return []
+    try:
+        mask = read_mask(sample.mask_path)
+    except DataError as error:
+        return [str(error)]
+    errors = _shape_errors(sample, str(sample.mask_path), tuple(mask.shape), size)
+    labels = torch.unique(mask).tolist()
+    strange = [str(label) for label in labels if num_classes < label != IGNORE_INDEX]
+    if strange:
+        errors.append(
+            f"{sample.mask_path}: has labels {first_few(strange)}, but {num_classes} classes have "
+            f"labels up to {num_classes} ({IGNORE_INDEX} = ignore); correct the mask or the classes"
+        )
+    return errors
+
+
+def _saliency_errors(sample: Sample, size: tuple[int, int]) -> list[str]:
+    if sample.saliency_path is None:
+        return []
+    try:
+        shape = tuple(read_saliency(sample.saliency_path).shape[1:])
+    except DataError as error:
+        return [str(error)]
+    return _shape_errors(sample, str(sample.saliency_path), shape, size)
+
+
+def _shape_errors(
+    sample: Sample, file: str, shape: Sequence[int], size: tuple[int, int]
+) -> list[str]:
+    if tuple(shape) == size:
+        return []
+    return [
+        f"{file}: is {shape[1]} x {shape[0]} pixels, but its photo {sample.image_path} is "
+        f"{size[1]} x {size[0]}; re-export it at the photo's size"
+    ]
+
+
+def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
+    tagged = [sample.tags for sample in photo_set.samples if sample.tags is not None]
+    if not tagged:
+        return
+    counts = [sum(index in tags for tags in tagged) for index in range(photo_set.num_classes)]
+    trains = photo_set.split is None or photo_set.split.startswith("train")
+    for name, count in zip(photo_set.classes, counts, strict=True):
+        if count == 0 and trains:
+            report.errors.append(
+                f"{photo_set.name}: no photo carries {name!r}; tag some or remove it from "
+                "classes.txt"
+            )
+        if count == len(tagged) and trains:
+            report.warnings.append(
+                f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
+                "without it"
+            )
+    pairs = zip(photo_set.classes, counts, strict=True)
+    report.info.append("photos per class: " + ", ".join(f"{name} {count}" for name, count in pairs))
+
+
+def _summary(photo_set: PhotoSet, sizes: Sequence[tuple[int, int]]) -> list[str]:
+    samples = photo_set.samples
+    masks = sum(sample.mask_path is not None for sample in samples)
+    saliency = sum(sample.saliency_path is not None for sample in samples)
+    lines = [
+        f"{photo_set.name}: {len(samples)} photos, {photo_set.num_classes} classes, "
+        f"{masks} masks, {saliency} saliency maps"
+    ]
+    if sizes:
+        heights, widths = zip(*sizes, strict=True)
+        lines.append(
+            f"heights {min(heights)} to {max(heights)} pixels, "
+            f"widths {min(widths)} to {max(widths)} pixels"
+        )
+    return lines

@@ -1,0 +1,228 @@
+"""Photos with image-level tags: one record per photo, whatever the files look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dscnet.data.formats import (
+    IMAGE_SUFFIXES,
+    Layout,
+    find_layout,
+    is_photo,
+    join_id,
+    match_id,
+    photos_by_id,
+)
+from dscnet.data.tag_files import TagEntry, class_indices, first_few, read_text
+from dscnet.types import DataError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo and what is known of it.
+
+    Attributes:
+        image_id: Unique name that can be a file name.
+        image_path: The photo.
+        tags: Sorted 0-based foreground classes; ``()`` for a negative photo, None if unknown.
+        mask_path: Pixel labels, for evaluation; None if there are none.
+        saliency_path: Saliency map; None if there is none.
+    """
+
+    image_id: str
+    image_path: Path
+    tags: tuple[int, ...] | None = None
+    mask_path: Path | None = None
+    saliency_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos that belong together, and the names of their classes.
+
+    Attributes:
+        name: Name of the data set.
+        classes: Foreground class names; class ``c`` has label ``c + 1``.
+        samples: The photos, in the order of the split file or else sorted by id.
+        notes: Things the user should know, such as which photos are negatives.
+        split: Name of the split, or None for all photos.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+    split: str | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of foreground classes."""
+        return len(self.classes)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels: the foreground classes and the background."""
+        return len(self.classes) + 1
+
+
+def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
+    """Read what a data set holds; no photo is opened.
+
+    Known layouts: the VOC folders; ``images/`` beside ``tags.csv`` (``.json``, ``.jsonl``); one
+    sub-folder per class (``background``, ``negatives`` or ``_negative`` for photos of none); a
+    YAML file naming the parts. Without a list of classes, the sorted tags are the classes. A photo
+    that no tag entry names is a negative, which a note says.
+
+    Args:
+        path: Folder or YAML file.
+        split: Name of a split, or None for all photos. A data set without splits gives all its
+            photos for ``"train"``.
+
+    Raises:
+        DataError: If the layout is unknown, the set is empty, a tag has no photo or is no class,
+            ids are repeated, or the split or one of its photos is missing.
+    """
+    layout = find_layout(Path(path))
+    if not layout.photos:
+        endings = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{path}: no photo found; photos are files ending in {endings}")
+    entries = layout.read_tags(layout.classes or ())
+    classes = layout.classes or _classes_from(entries, layout)
+    tags = {
+        image_id: class_indices(entry, classes)
+        for image_id, entry in _entries_by_photo(entries, layout).items()
+    }
+    samples = tuple(
+        Sample(
+            image_id=image_id,
+            image_path=layout.photos[image_id],
+            tags=tags.get(image_id, ()),
+            mask_path=layout.masks.get(image_id),
+            saliency_path=layout.saliency.get(image_id),
+        )
+        for image_id in _ids_of_split(layout, split)
+    )
+    untagged = [sample.image_id for sample in samples if sample.image_id not in tags]
+    notes = (*layout.notes, *_notes(samples, classes, untagged))
+    if layout.classes is None and classes != layout.usual_classes and layout.masks:
+        notes += ("classes.txt is missing: mask labels are taken to follow the sorted tags",)
+    return PhotoSet(layout.name, classes, samples, notes, split)
+
+
+def available_splits(path: str | Path) -> tuple[str, ...]:
+    """Give the names of a data set's splits, sorted; empty if it has none.
+
+    Raises:
+        DataError: If the layout is unknown.
+    """
+    return tuple(sorted(find_layout(Path(path)).splits))
+
+
+def open_photos(folder: str | Path) -> PhotoSet:
+    """Collect photos whose tags are unknown, from a folder and its sub-folders or a single file.
+
+    A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``.
+
+    Raises:
+        DataError: If there is no photo, or two photos have the same id.
+    """
+    root = Path(folder)
+    if root.is_file() and is_photo(root):
+        return PhotoSet(root.stem, (), (Sample(root.stem, root),))
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder or photo; check the path")
+    found = sorted(path for path in root.rglob("*") if path.is_file() and is_photo(path))
+    if not found:
+        endings = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{root}: no photo found; photos are files ending in {endings}")
+    photos = photos_by_id(
+        (join_id(*path.relative_to(root).with_suffix("").parts), path) for path in found
+    )
+    samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
+    return PhotoSet(root.resolve().name, (), samples)
+
+
+def _classes_from(entries: Sequence[TagEntry], layout: Layout) -> tuple[str, ...]:
+    names = {name for entry in entries for name in entry.names}
+    if not names:
+        raise DataError(f"{layout.name}: no photo carries a tag; tag the photos first")
+    return layout.usual_classes if names <= set(layout.usual_classes) else tuple(sorted(names))
+
+
+def _entries_by_photo(entries: Sequence[TagEntry], layout: Layout) -> dict[str, TagEntry]:
+    found: dict[str, TagEntry] = {}
+    missing = []
+    for entry in entries:
+        image_id = match_id(entry.image_id, layout.photos)
+        if image_id is None:
+            missing.append(entry)
+        elif image_id in found:
+            raise DataError(
+                f"{entry.where}: photo {image_id!r} has tags already at {found[image_id].where}; "
+                "merge the two"
+            )
+        else:
+            found[image_id] = entry
+    if missing:
+        raise DataError(
+            f"{missing[0].where}: tags without a photo for "
+            f"{first_few([entry.image_id for entry in missing])}; add the photos to "
+            f"{_photo_folder(layout)} or remove their tags"
+        )
+    return found
+
+
+def _ids_of_split(layout: Layout, split: str | None) -> list[str]:
+    if split is None or (not layout.splits and split == "train"):
+        return list(layout.photos)
+    if split not in layout.splits:
+        has = f"its splits are {', '.join(sorted(layout.splits))}" if layout.splits else "no splits"
+        raise DataError(
+            f"{layout.name}: there is no split {split!r} ({has}); name another or add a file "
+            f"{split}.txt with one image id a line"
+        )
+    path = layout.splits[split]
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        name = line.strip()
+        if not name:
+            continue
+        image_id = match_id(name, layout.photos)
+        if image_id is None:
+            raise DataError(
+                f"{path}, line {number}: there is no photo {name!r} in {_photo_folder(layout)}; "
+                "add it or remove the line"
+            )
+        if image_id in lines:
+            raise DataError(
+                f"{path}, line {number}: photo {image_id!r} is in line {lines[image_id]} already; "
+                "remove one"
+            )
+        lines[image_id] = number
+    if not lines:
+        raise DataError(f"{path}: names no photo; write one image id a line")
+    return list(lines)
+
+
+def _photo_folder(layout: Layout) -> Path:
+    return next(iter(layout.photos.values())).parent
+
+
+def _notes(samples: Sequence[Sample], classes: Sequence[str], untagged: Sequence[str]) -> list[str]:
+    notes = []
+    without = set(untagged)
+    negatives = [s.image_id for s in samples if not s.tags and s.image_id not in without]
+    if negatives:
+        notes.append(f"{len(negatives)} photos carry no tag (negatives): {first_few(negatives)}")
+    if untagged:
+        notes.append(
+            f"{len(untagged)} photos have no tag entry and count as negatives: "
+            f"{first_few(untagged)}"
+        )
+    present = {index for sample in samples for index in sample.tags or ()}
+    absent = [name for index, name in enumerate(classes) if index not in present]
+    if absent:
+        notes.append(f"no photo carries {first_few(absent, 10)}")
+    return notes

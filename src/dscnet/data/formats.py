@@ -1,0 +1,287 @@
+"""The ways a data set may lie on disk, each turned into one ``Layout``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from dscnet.data.tag_files import (
+    TAG_SUFFIXES,
+    TagEntry,
+    clean_classes,
+    first_few,
+    read_annotations,
+    read_classes,
+    read_tag_file,
+    read_text,
+    suggestion,
+)
+from dscnet.types import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+NEGATIVE_FOLDERS = frozenset({"background", "_negative", "negatives"})
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+
+_YAML_KEYS = ("name", "images", "tags", "classes", "masks", "saliency", "splits")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a data set lie; tags are read on demand.
+
+    Attributes:
+        name: Name of the data set.
+        photos: Photo by image id.
+        read_tags: Gives all tag entries; takes class names that may contain spaces.
+        classes: Foreground class names, or None to take them from the tags.
+        usual_classes: Class names to use when ``classes`` is None and every tag is among them.
+        masks: Mask by image id, as far as there are any.
+        saliency: Saliency map by image id, as far as there are any.
+        splits: List file by split name; empty if the data set is not split.
+        notes: Things to tell the user.
+    """
+
+    name: str
+    photos: dict[str, Path]
+    read_tags: Callable[[Collection[str]], list[TagEntry]]
+    classes: tuple[str, ...] | None = None
+    usual_classes: tuple[str, ...] = ()
+    masks: dict[str, Path] = field(default_factory=dict)
+    saliency: dict[str, Path] = field(default_factory=dict)
+    splits: dict[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def find_layout(path: Path) -> Layout:
+    """Recognise the layout of a data set.
+
+    Args:
+        path: A folder, or a YAML file that names the parts.
+
+    Raises:
+        DataError: If nothing known is found; the message says what was looked for.
+    """
+    if path.is_file():
+        return _layout_of_file(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder; check the path")
+    if (path / "JPEGImages").is_dir():
+        return _voc(path)
+    if (path / "images").is_dir():
+        return _tag_file(path)
+    if any(_photos_in(folder) for folder in _class_folders(path)):
+        return _folders(path)
+    raise DataError(
+        f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
+        "or .jsonl, and for one sub-folder of photos per class; or give a YAML file that names "
+        f"the parts ({', '.join(_YAML_KEYS)})"
+    )
+
+
+def is_photo(path: Path) -> bool:
+    """Tell a photo by its file ending; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Collect photos under their ids, sorted by id.
+
+    Raises:
+        DataError: If two photos share an id.
+    """
+    found: dict[str, Path] = {}
+    for image_id, path in photos:
+        if image_id in found:
+            raise DataError(
+                f"{path} and {found[image_id]} have the same image id {image_id!r}; "
+                "rename or remove one of them"
+            )
+        found[image_id] = path
+    return dict(sorted(found.items()))
+
+
+def match_id(name: str, photos: Collection[str]) -> str | None:
+    """Find the image id that a name written with or without file ending means; None if absent."""
+    if name in photos:
+        return name
+    stem, _, ending = name.rpartition(".")
+    return stem if f".{ending.lower()}" in IMAGE_SUFFIXES and stem in photos else None
+
+
+def join_id(*parts: str) -> str:
+    """Join parts of a path into an id that can be a file name: ``("a", "b")`` gives ``a__b``."""
+    return "__".join(parts)
+
+
+def _layout_of_file(path: Path) -> Layout:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _yaml(path)
+    known = "a VOC folder, images/ with a tag file, one sub-folder per class, or a YAML file"
+    if path.suffix.lower() == ".json":
+        raise DataError(f"{path}: COCO JSON is not supported yet; give {known}")
+    raise DataError(f"{path}: not a data set; give {known}")
+
+
+def _voc(root: Path) -> Layout:
+    tag_file = _find_tag_file(root / "ImageSets") or _find_tag_file(root)
+    annotations = root / "Annotations"
+    if tag_file is not None:
+        read_tags: Callable[[Collection[str]], list[TagEntry]] = partial(read_tag_file, tag_file)
+    elif any(annotations.glob("*.xml")):
+
+        def read_tags(known: Collection[str]) -> list[TagEntry]:
+            return read_annotations(annotations)
+    else:
+        raise DataError(
+            f"{root}: no tags. Looked for tags.csv, tags.json and tags.jsonl in ImageSets/ and in "
+            "the folder itself, and for Annotations/*.xml; write ImageSets/tags.csv with the "
+            "header 'image_id,labels' and one line a photo"
+        )
+    return Layout(
+        name=root.resolve().name,
+        photos=_photos_in(root / "JPEGImages"),
+        read_tags=read_tags,
+        classes=_classes_of(root),
+        usual_classes=VOC_CLASSES if tag_file is None else (),
+        masks=_pngs_in(root / "SegmentationClass"),
+        saliency=_pngs_in(root / "saliency"),
+        splits=_split_files(root / "ImageSets" / "Segmentation"),
+    )
+
+
+def _tag_file(root: Path) -> Layout:
+    tag_file = _find_tag_file(root)
+    if tag_file is None:
+        raise DataError(
+            f"{root}: has images/ but no tags.csv, tags.json or tags.jsonl beside it; write "
+            "tags.csv with the header 'image_id,labels' and one line a photo"
+        )
+    return Layout(
+        name=root.resolve().name,
+        photos=_photos_in(root / "images"),
+        read_tags=partial(read_tag_file, tag_file),
+        classes=_classes_of(root),
+        masks=_pngs_in(root / "masks"),
+        saliency=_pngs_in(root / "saliency"),
+        splits=_split_files(root / "splits"),
+    )
+
+
+def _folders(root: Path) -> Layout:
+    photos: list[tuple[str, Path]] = []
+    entries: list[TagEntry] = []
+    file_names: Counter[str] = Counter()
+    classes = []
+    for folder in _class_folders(root):
+        found = _photos_in(folder)
+        negative = folder.name in NEGATIVE_FOLDERS
+        if found and not negative:
+            classes.append(folder.name)
+        for stem, path in found.items():
+            image_id = join_id(folder.name, stem)
+            photos.append((image_id, path))
+            names = () if negative else (folder.name,)
+            entries.append(TagEntry(image_id, names, str(path)))
+            file_names[path.name] += 1
+    shared = sorted(name for name, count in file_names.items() if count > 1)
+    notes = []
+    if shared:
+        notes.append(
+            f"{len(shared)} file names are in more than one class folder and count as separate "
+            f"photos of one tag each ({first_few(shared)}); for photos with several tags use "
+            "images/ and tags.csv"
+        )
+    return Layout(
+        name=root.resolve().name,
+        photos=photos_by_id(photos),
+        read_tags=lambda known: entries,
+        classes=clean_classes(classes, str(root)),
+        masks=_pngs_in(root / "masks"),
+        saliency=_pngs_in(root / "saliency"),
+        notes=tuple(notes),
+    )
+
+
+def _yaml(path: Path) -> Layout:
+    try:
+        parts = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML ({error}); repair it") from error
+    if not isinstance(parts, dict):
+        raise DataError(f"{path}: expected 'key: value' lines with {', '.join(_YAML_KEYS)}")
+    for key in parts:
+        if key not in _YAML_KEYS:
+            raise DataError(
+                f"{path}: unknown key {key!r}{suggestion(str(key), _YAML_KEYS)}; "
+                f"the keys are {', '.join(_YAML_KEYS)}"
+            )
+
+    def part(key: str, value: object) -> Path:
+        if not isinstance(value, str):
+            raise DataError(f"{path}: {key} must be a path, got {value!r}")
+        found = path.parent / value
+        if not found.exists():
+            raise DataError(f"{path}: {key} is {value!r}, but {found} does not exist")
+        return found
+
+    for key in ("images", "tags"):
+        if key not in parts:
+            raise DataError(f"{path}: the key {key!r} is missing; add '{key}: PATH'")
+    names = parts.get("classes")
+    if isinstance(names, list):
+        classes: tuple[str, ...] | None = clean_classes([str(name) for name in names], str(path))
+    else:
+        classes = None if names is None else read_classes(part("classes", names))
+    splits = parts.get("splits", {})
+    if not isinstance(splits, dict):
+        raise DataError(f"{path}: splits must map names to files, got {splits!r}")
+    return Layout(
+        name=str(parts.get("name", path.stem)),
+        photos=_photos_in(part("images", parts["images"])),
+        read_tags=partial(read_tag_file, part("tags", parts["tags"])),
+        classes=classes,
+        masks=_pngs_in(part("masks", parts["masks"])) if "masks" in parts else {},
+        saliency=_pngs_in(part("saliency", parts["saliency"])) if "saliency" in parts else {},
+        splits={str(name): part(f"splits.{name}", file) for name, file in splits.items()},
+    )
+
+
+def _class_folders(root: Path) -> list[Path]:
+    reserved = ("masks", "saliency")
+    folders = (path for path in root.iterdir() if path.is_dir() and path.name not in reserved)
+    return sorted(path for path in folders if not path.name.startswith("."))
+
+
+def _photos_in(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is not a folder of photos")
+    return photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
+
+
+def _pngs_in(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in folder.glob("*.png")}
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.txt"))}
+
+
+def _classes_of(root: Path) -> tuple[str, ...] | None:
+    path = root / "classes.txt"
+    return read_classes(path) if path.exists() else None
+
+
+def _find_tag_file(folder: Path) -> Path | None:
+    found = [path for path in (folder / f"tags{s}" for s in TAG_SUFFIXES) if path.is_file()]
+    if len(found) > 1:
+        raise DataError(f"{found[0]} and {found[1]} both hold tags; keep one of them")
+    return found[0] if found else None

@@ -1,0 +1,230 @@
+"""Batches whose content depends on the seed and the epoch, never on the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dscnet.data.datasets import PhotoSet, Sample
+from dscnet.data.io import read_image, read_mask
+from dscnet.types import IGNORE_INDEX, Batch, DataError
+
+Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+class Item(NamedTuple):
+    """One transformed photo: ``(3, H, W)``, tags ``(C,)``, its id and labels ``(H, W)`` or None."""
+
+    image: Tensor
+    tags: Tensor
+    image_id: str
+    mask: Tensor | None
+
+
+class PhotoDataset(Dataset[Item]):
+    """Photos of a set, read and transformed on demand.
+
+    Args:
+        photo_set: The photos. Unknown tags count as no tag.
+        transform: Maps a uint8 photo ``(3, H, W)`` and mask ``(H, W)`` or None to network input.
+        mask_dir: Folder of label maps ``<image id>.png`` to learn from.
+        use_masks: Take the data set's own masks instead; for evaluation.
+        cache_bytes: Decoded photos are kept in memory up to this bound, in each worker; 0 = none.
+
+    Raises:
+        ValueError: If both sources of masks are asked for.
+        DataError: If a photo has no mask there.
+    """
+
+    def __init__(
+        self,
+        photo_set: PhotoSet,
+        transform: Transform,
+        *,
+        mask_dir: Path | None = None,
+        use_masks: bool = False,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        if mask_dir is not None and use_masks:
+            raise ValueError("mask_dir and use_masks exclude each other, got both")
+        self.photo_set = photo_set
+        self.transform = transform
+        self.cache_bytes = cache_bytes
+        self._masks = [_mask_path(sample, mask_dir, use_masks) for sample in photo_set.samples]
+        self._cache: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        """Count the photos."""
+        return len(self.photo_set.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        """Read and transform one photo.
+
+        Args:
+            key: Index, or index and seed. With a seed the transform's random numbers depend on
+                it alone and torch's global generator is left as it was.
+
+        Raises:
+            DataError: If a file cannot be used, or photo and mask differ in size.
+        """
+        index, seed = (key, None) if isinstance(key, int) else key
+        sample = self.photo_set.samples[index]
+        image, mask = self._read(index)
+        if seed is None:
+            image, mask = self.transform(image, mask)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                # torch.manual_seed would reseed the accelerator too.
+                torch.default_generator.manual_seed(seed)
+                image, mask = self.transform(image, mask)
+        tags = torch.zeros(self.photo_set.num_classes)
+        tags[list(sample.tags or ())] = 1
+        return Item(image, tags, sample.image_id, mask)
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if index in self._cache:
+            return self._cache[index]
+        image = read_image(self.photo_set.samples[index].image_path)
+        pair = (image, self._read_mask(index, image))
+        size = sum(tensor.nbytes for tensor in pair if tensor is not None)
+        if self._cached_bytes + size <= self.cache_bytes:
+            self._cache[index] = pair
+            self._cached_bytes += size
+        return pair
+
+    def _read_mask(self, index: int, image: Tensor) -> Tensor | None:
+        path = self._masks[index]
+        if path is None:
+            return None
+        mask = read_mask(path)
+        if mask.shape != image.shape[1:]:
+            raise DataError(
+                f"{path} has {tuple(mask.shape)} rows and columns, but its photo "
+                f"{self.photo_set.samples[index].image_path} has {tuple(image.shape[1:])}; "
+                "make the mask again at the photo's size"
+            )
+        num_classes = self.photo_set.num_classes
+        strange = mask[(mask > num_classes) & (mask != IGNORE_INDEX)]
+        if strange.numel():
+            raise DataError(
+                f"{path}: has label {int(strange[0])}, but {num_classes} classes have labels up "
+                f"to {num_classes} ({IGNORE_INDEX} = ignore); correct the mask or the classes"
+            )
+        return mask
+
+
+class SeededSampler(Sampler[tuple[int, int]]):
+    """Photo indices, each with a seed for its augmentation.
+
+    Order and seeds are a function of ``seed`` and the epoch alone, so a run that is resumed with
+    ``set_epoch`` sees what an uninterrupted one would.
+
+    Args:
+        length: Number of photos.
+        seed: Seed of the run, >= 0.
+        shuffle: Whether the order is random.
+
+    Raises:
+        ValueError: If ``seed`` is negative.
+    """
+
+    def __init__(self, length: int, *, seed: int, shuffle: bool = True) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration belongs to."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Count the photos."""
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield ``(index, seed)`` for every photo once."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        seeds = rng.integers(2**62, size=self.length).tolist()
+        order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
+        return iter([(index, seeds[index]) for index in order.tolist()])
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Join photos of one size into a batch.
+
+    Raises:
+        ValueError: If there is no photo, sizes differ, or only some photos have masks.
+    """
+    sizes = {tuple(item.image.shape[1:]) for item in items}
+    if len(sizes) != 1:
+        raise ValueError(f"items must be photos of one size (or one photo), got {sorted(sizes)}")
+    masks = [item.mask for item in items if item.mask is not None]
+    if masks and len(masks) != len(items):
+        raise ValueError(f"items must all have a mask or none, got {len(masks)} of {len(items)}")
+    return Batch(
+        image=torch.stack([item.image for item in items]),
+        tags=torch.stack([item.tags for item in items]),
+        ids=[item.image_id for item in items],
+        mask=torch.stack(masks) if masks else None,
+    )
+
+
+def make_loader(
+    dataset: PhotoDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    num_workers: int = 0,
+    drop_last: bool = False,
+) -> DataLoader[Batch]:
+    """Load batches reproducibly; ``loader.sampler`` is a ``SeededSampler`` to set the epoch on.
+
+    Args:
+        dataset: The photos.
+        batch_size: Photos a batch.
+        seed: Seed of order and augmentation, >= 0.
+        shuffle: Whether the order is random.
+        num_workers: Processes that read photos; 0 reads in this one. The batches are the same.
+        drop_last: Whether a last, smaller batch is left out.
+
+    Raises:
+        DataError: If ``drop_last`` would leave no batch.
+    """
+    if drop_last and len(dataset) < batch_size:
+        raise DataError(
+            f"{dataset.photo_set.name}: {len(dataset)} photos do not fill one batch of "
+            f"{batch_size}; lower the batch size or add photos"
+        )
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        sampler=SeededSampler(len(dataset), seed=seed, shuffle=shuffle),
+        collate_fn=collate,
+        num_workers=num_workers,
+        drop_last=drop_last,
+        persistent_workers=num_workers > 0,
+        # Its own generator, so that starting an epoch draws nothing from the global one.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _mask_path(sample: Sample, mask_dir: Path | None, use_masks: bool) -> Path | None:
+    if mask_dir is None and not use_masks:
+        return None
+    path = sample.mask_path if mask_dir is None else mask_dir / f"{sample.image_id}.png"
+    if path is None:
+        raise DataError(f"{sample.image_path}: has no mask; add one or take another split")
+    if not path.is_file():
+        raise DataError(f"{path}: no mask for photo {sample.image_path}; make the masks first")
+    return path

@@ -1,0 +1,245 @@
+"""Image-level tags and class names as people write them: CSV, JSON, JSON lines, VOC annotations."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from dscnet.types import DataError
+
+TAG_SUFFIXES = (".csv", ".json", ".jsonl")
+BACKGROUND_NAMES = frozenset({"background", "_background_"})
+
+_CSV_HEADER = ["image_id", "labels"]
+_SEPARATORS = re.compile(r"[;|]")
+
+
+@dataclass(frozen=True)
+class TagEntry:
+    """The tags of one photo.
+
+    Attributes:
+        image_id: The photo's name as written, with or without its file ending.
+        names: Class names, each once, in the order of the file; empty for a negative photo.
+        where: File and line (or entry), for messages.
+    """
+
+    image_id: str
+    names: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a tag file before its labels are split; a list needs no splitting."""
+
+    image_id: str
+    labels: str | list[str]
+    where: str
+
+
+def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
+    """Read image-level tags from ``.csv``, ``.json`` or ``.jsonl``.
+
+    CSV has the header ``image_id,labels``. JSON is ``{"id": ["cat", "dog"]}`` or a list of
+    ``{"image_id": ..., "labels": ...}``; JSON lines holds one such object a line. Labels in one
+    string are split at ``;`` or ``|`` if it has any, else at spaces, unless the whole string is a
+    class name that is already known (so ``traffic light`` alone is one tag). The label
+    ``background`` says nothing and is dropped.
+
+    Args:
+        path: The file.
+        known: Class names that may contain spaces, usually those of ``classes.txt``.
+
+    Raises:
+        DataError: If the file is missing or does not have this form.
+    """
+    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: tags must be a file ending in {', '.join(TAG_SUFFIXES)}")
+    rows = reader(path)
+    names = set(known)
+    for row in rows:
+        if isinstance(row.labels, list) or _SEPARATORS.search(row.labels):
+            names.update(_split(row.labels, ()))
+    return [TagEntry(row.image_id, _split(row.labels, names), row.where) for row in rows]
+
+
+def read_annotations(folder: Path) -> list[TagEntry]:
+    """Read the object names of every VOC annotation in a folder, one ``.xml`` a photo.
+
+    Objects marked difficult count, as is usual for tags; parts of objects do not.
+
+    Raises:
+        DataError: If a file is not well-formed XML or an object has no name.
+    """
+    entries = []
+    for path in sorted(folder.glob("*.xml")):
+        try:
+            objects = ElementTree.parse(path).getroot().findall("object")
+        except ElementTree.ParseError as error:
+            raise DataError(f"{path}: not well-formed XML ({error}); repair it") from error
+        names = [(item.findtext("name") or "").strip() for item in objects]
+        if not all(names):
+            raise DataError(f"{path}: an object has no name; add one or remove the object")
+        entries.append(TagEntry(path.stem, tuple(dict.fromkeys(names)), str(path)))
+    return entries
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Read foreground class names, one a line; a first line ``background`` is dropped.
+
+    Raises:
+        DataError: If the file is missing or empty, or a name is repeated.
+    """
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return clean_classes(names, str(path))
+
+
+def clean_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Drop a leading background name and refuse an empty or ambiguous list of classes.
+
+    Raises:
+        DataError: If no class is left, or a name is repeated or is a misplaced background.
+    """
+    if names and names[0] in BACKGROUND_NAMES:
+        names = names[1:]
+    if not names:
+        raise DataError(f"{where}: names no class; write one class name a line")
+    for index, name in enumerate(names):
+        if name in BACKGROUND_NAMES:
+            raise DataError(f"{where}: {name!r} must come first or not at all; move or remove it")
+        if name in names[:index]:
+            raise DataError(f"{where}: class {name!r} is named twice; remove one")
+    return tuple(names)
+
+
+def class_indices(entry: TagEntry, classes: Sequence[str]) -> tuple[int, ...]:
+    """Give the sorted 0-based foreground indices of an entry's tags.
+
+    Raises:
+        DataError: If a tag is no known class; the message names the nearest one.
+    """
+    for name in entry.names:
+        if name not in classes:
+            raise DataError(
+                f"{entry.where}: {name!r} is not a class{suggestion(name, classes)}; correct the "
+                "tag or add it to the class names (separate names that contain spaces by ';')"
+            )
+    return tuple(sorted(classes.index(name) for name in entry.names))
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Say which choice is nearest to a mistyped word, as the end of a sentence; may be empty."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f", did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def first_few(names: Sequence[str], limit: int = 3) -> str:
+    """Name the first items of a list and count the rest: ``"a, b, c and 4 more"``."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        DataError: If the file is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+
+
+def _split(labels: str | list[str], known: Collection[str]) -> tuple[str, ...]:
+    if isinstance(labels, list):
+        parts = labels
+    elif _SEPARATORS.search(labels):
+        parts = _SEPARATORS.split(labels)
+    elif labels.strip() in known:
+        parts = [labels]
+    else:
+        parts = labels.split()
+    names = (part.strip() for part in parts)
+    return tuple(dict.fromkeys(name for name in names if name and name not in BACKGROUND_NAMES))
+
+
+def _csv_rows(path: Path) -> list[_Row]:
+    lines = csv.reader(read_text(path).splitlines())
+    header = [cell.strip() for cell in next(lines, [])]
+    if header != _CSV_HEADER:
+        raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
+    rows = []
+    for cells in lines:
+        where = f"{path}, line {lines.line_num}"
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != 2 or "," in cells[1]:
+            raise DataError(
+                f"{where}: expected an image id, one comma and the labels; separate several "
+                "labels by spaces, ';' or '|'"
+            )
+        if not cells[0].strip():
+            raise DataError(f"{where}: the image id is missing; add it or remove the line")
+        rows.append(_Row(cells[0].strip(), cells[1], where))
+    return rows
+
+
+def _json_rows(path: Path) -> list[_Row]:
+    content = _parse_json(read_text(path), str(path))
+    if isinstance(content, dict):
+        return [_row(key, value, f"{path}, entry {key!r}") for key, value in content.items()]
+    if isinstance(content, list):
+        return [_object_row(item, f"{path}, item {i}") for i, item in enumerate(content, 1)]
+    raise DataError(f"{path}: expected an object of id: labels, or a list of objects")
+
+
+def _jsonl_rows(path: Path) -> list[_Row]:
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            rows.append(_object_row(_parse_json(line, where), where))
+    return rows
+
+
+def _parse_json(text: str, where: str) -> object:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        seen = dict(pairs)
+        if len(seen) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise DataError(f"{where}: {twice!r} is named twice; merge the two")
+        return seen
+
+    try:
+        content: object = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); repair it") from error
+    return content
+
+
+def _object_row(item: object, where: str) -> _Row:
+    if not isinstance(item, dict) or set(item) != set(_CSV_HEADER):
+        raise DataError(f"{where}: expected an object with the keys 'image_id' and 'labels'")
+    return _row(item["image_id"], item["labels"], where)
+
+
+def _row(image_id: object, labels: object, where: str) -> _Row:
+    if not isinstance(image_id, str) or not image_id.strip():
+        raise DataError(f"{where}: the image id must be text, got {image_id!r}")
+    if not isinstance(labels, str | list) or not all(isinstance(name, str) for name in labels):
+        raise DataError(f"{where}: labels must be text or a list of texts, got {labels!r}")
+    return _Row(image_id.strip(), labels, where)

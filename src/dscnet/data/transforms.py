@@ -1,0 +1,192 @@
+"""How photos and their masks become network input, for training and for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as tvf
+
+from dscnet.types import IGNORE_INDEX
+
+
+class TrainTransform:
+    """Random scale, flip, colours and crop, as SEAM trains.
+
+    Random numbers come from torch's global generator. The photo's longer side is drawn uniformly,
+    the photo is flipped with probability 1/2 and cropped; where it is smaller than the crop it
+    lies at a random offset, surrounded by zeros (the mean colour, since normalisation comes
+    before) and, in the mask, by 255.
+
+    Deviation: bilinear instead of bicubic scaling, on 8-bit values, and the colours are varied
+    after the crop, so that contrast turns about the crop's mean grey: a third of the time.
+
+    Args:
+        crop_size: Side of the square crop, pixels.
+        long_side: Closed range of the longer side after scaling, pixels (SEAM: 448 to 768).
+        jitter: Strength of brightness, contrast, saturation and hue changes, each 0 or more, hue
+            at most 0.5; one number sets the first three. Hue takes most of the time.
+        flip: Whether photos are mirrored half of the time.
+        mean: Mean of red, green and blue, of values in [0, 1].
+        std: Their standard deviation.
+
+    Raises:
+        ValueError: If a size is not positive, the range is reversed or a colour is missing.
+    """
+
+    def __init__(
+        self,
+        crop_size: int,
+        *,
+        long_side: tuple[int, int],
+        jitter: float | Sequence[float] = (0.3, 0.3, 0.3, 0.1),
+        flip: bool = True,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        if crop_size < 1:
+            raise ValueError(f"crop_size must be at least 1, got {crop_size}")
+        low, high = long_side
+        if not 1 <= low <= high:
+            raise ValueError(f"long_side must be an ascending range from 1, got {long_side}")
+        strengths = (jitter, jitter, jitter, 0.0) if isinstance(jitter, int | float) else jitter
+        if len(strengths) != 4:
+            raise ValueError(f"jitter must be one number or four, got {jitter}")
+        self.crop_size = crop_size
+        self.long_side = (low, high)
+        self.flip = flip
+        self.jitter = v2.ColorJitter(*strengths) if any(strengths) else None
+        self._normalise = _Normalise(mean, std)
+
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Vary one photo.
+
+        Args:
+            image: uint8 ``(3, H, W)``.
+            mask: uint8 ``(H, W)``, or None.
+
+        Returns:
+            float32 ``(3, crop_size, crop_size)`` and int64 ``(crop_size, crop_size)`` or None.
+        """
+        _check_pair(image, mask)
+        low, high = self.long_side
+        size = _scaled_size(image, int(torch.randint(low, high + 1, ())))
+        rows, columns = (_draw_window(length, self.crop_size) for length in size)
+        mirrored = self.flip and bool(torch.rand(()) < 0.5)
+
+        def view(plane: Tensor) -> Tensor:
+            part = plane[:, rows.source, columns.source]
+            return part.flip(-1) if mirrored else part
+
+        crop = view(_resize_image(image, size))
+        crop = self._normalise(crop if self.jitter is None else self.jitter(crop))
+        crop = self._place(crop, rows, columns, fill=0.0)
+        if mask is None:
+            return crop, None
+        labels = view(_resize_mask(mask, size)[None])
+        return crop, self._place(labels, rows, columns, fill=IGNORE_INDEX)[0].long()
+
+    def _place(self, part: Tensor, rows: _Window, columns: _Window, fill: float) -> Tensor:
+        side = self.crop_size
+        if part.shape[-2:] == (side, side):
+            return part
+        canvas = part.new_full((len(part), side, side), fill)
+        canvas[:, rows.target, columns.target] = part
+        return canvas
+
+
+class EvalTransform:
+    """Normalise a photo and, if asked, scale it; nothing is random.
+
+    Args:
+        mean: Mean of red, green and blue, of values in [0, 1].
+        std: Their standard deviation.
+        long_side: Longer side after scaling, pixels; None keeps the size.
+
+    Raises:
+        ValueError: If ``long_side`` is not positive or a colour is missing.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], long_side: int | None = None
+    ) -> None:
+        if long_side is not None and long_side < 1:
+            raise ValueError(f"long_side must be at least 1, got {long_side}")
+        self.long_side = long_side
+        self._normalise = _Normalise(mean, std)
+
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Prepare one photo.
+
+        Args:
+            image: uint8 ``(3, H, W)``.
+            mask: uint8 ``(H, W)``, or None; scaled with the photo.
+
+        Returns:
+            float32 ``(3, H', W')`` and int64 ``(H', W')`` or None.
+        """
+        _check_pair(image, mask)
+        if self.long_side is not None:
+            size = _scaled_size(image, self.long_side)
+            image = _resize_image(image, size)
+            mask = None if mask is None else _resize_mask(mask, size)
+        return self._normalise(image), None if mask is None else mask.long()
+
+
+class _Normalise:
+    """From 8-bit colours to zero mean and unit deviation."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean and std must be three numbers, std > 0, got {mean} and {std}")
+        self.mean = torch.tensor(mean).view(3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(std).view(3, 1, 1) * 255)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.float().sub_(self.mean).mul_(self.scale)
+
+
+class _Window(NamedTuple):
+    """Which part of a side is kept, and where in the crop it goes."""
+
+    source: slice
+    target: slice
+
+
+def _draw_window(length: int, crop_size: int) -> _Window:
+    kept = min(length, crop_size)
+    offset = int(torch.randint(abs(length - crop_size) + 1, ()))
+    shifted, fixed = slice(offset, offset + kept), slice(0, kept)
+    return _Window(shifted, fixed) if length > crop_size else _Window(fixed, shifted)
+
+
+def _scaled_size(image: Tensor, long_side: int) -> tuple[int, int]:
+    height, width = image.shape[-2:]
+    scale = long_side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    resized: Tensor = tvf.resize_image(
+        image, list(size), InterpolationMode.BILINEAR, antialias=True
+    )
+    return resized
+
+
+def _resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    # Not NEAREST: its grid lies half a pixel off that of the bilinear photo.
+    resized: Tensor = tvf.resize_image(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
+    return resized[0]
+
+
+def _check_pair(image: Tensor, mask: Tensor | None) -> None:
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"image must be uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+    if mask is not None and (mask.dtype != torch.uint8 or mask.shape != image.shape[1:]):
+        raise ValueError(
+            f"mask must be uint8 of the image's size {tuple(image.shape[1:])}, "
+            f"got {mask.dtype} {tuple(mask.shape)}"
+        )

@@ -1,0 +1,17 @@
+"""From scores to masks: class activation maps, their files, and the pseudo labels made from them."""
+
+from __future__ import annotations
+
+from dscnet.labels.cam import multi_scale_cam, normalise_scores, read_cam, write_cam
+from dscnet.labels.pseudo_label import best_label, pseudo_label, read_label, write_label
+
+__all__ = [
+    "best_label",
+    "multi_scale_cam",
+    "normalise_scores",
+    "pseudo_label",
+    "read_cam",
+    "read_label",
+    "write_cam",
+    "write_label",
+]

@@ -1,0 +1,64 @@
+"""Networks that score pixels, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from dscnet.models.cam import PlainCam
+from dscnet.models.heads import PixelCorrelation, pcm_input, propagate
+from dscnet.models.seam import Seam, view_size
+
+__all__ = [
+    "MODELS",
+    "PixelCorrelation",
+    "PlainCam",
+    "Seam",
+    "create_model",
+    "list_models",
+    "pcm_input",
+    "propagate",
+    "register_model",
+    "view_size",
+]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"cam": PlainCam, "seam": Seam}
+"""CAM networks by name; each is called as ``factory(backbone, num_classes, **options)``."""
+
+
+def list_models() -> list[str]:
+    """Return the registered names in alphabetical order."""
+    return sorted(MODELS)
+
+
+def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
+    """Add a network.
+
+    Args:
+        name: A name that is not registered yet.
+        factory: Called as ``factory(backbone, num_classes, **options)``.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if name in MODELS:
+        raise ValueError(f"name must be new, got {name!r}; registered: {', '.join(list_models())}")
+    MODELS[name] = factory
+
+
+def create_model(name: str, backbone: nn.Module, num_classes: int, **options: object) -> nn.Module:
+    """Build a CAM network on a trunk.
+
+    Args:
+        name: One of :func:`list_models`.
+        backbone: As for :class:`PlainCam`.
+        num_classes: Foreground classes, >= 1.
+        **options: Keyword arguments of the network.
+
+    Raises:
+        ValueError: If the name is not registered.
+    """
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {', '.join(list_models())}, got {name!r}")
+    return MODELS[name](backbone, num_classes, **options)

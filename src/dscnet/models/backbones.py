@@ -1,0 +1,257 @@
+"""Trunks from timm: three feature maps, chosen stride, frozen batch normalisation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dscnet.models.weights import flat_name, load_pretrained, tagged_name
+from dscnet.types import DscnetError
+
+Colour = tuple[float, float, float]
+T = TypeVar("T")
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+_ANY_SIZE: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True},  # plain vision transformers
+    {"strict_img_size": False},  # windowed ones
+    {},
+)
+"""Options, tried in turn, that let models without a choice of stride take photos of any size."""
+
+
+class Backbone(nn.Module):
+    """A pretrained trunk that maps photos to its last three feature maps.
+
+    Batch normalisation always uses its stored statistics and its affine parameters get no gradient,
+    in training too: batches are small. Convolutions are stored channels-last, which is the faster
+    layout on CPUs and recent GPUs.
+
+    Args:
+        net: A timm feature extractor.
+        name: The timm model it was made of.
+        mean: Mean of the photos it was trained on, RGB in [0, 1].
+        std: Their standard deviation.
+        frozen_stages: As for :func:`freeze_trunk`.
+        multiple: Photos are padded with zeros on the right and at the bottom to sides that are
+            multiples of this; 1 = never.
+
+    Attributes:
+        channels: Channels of the low, mid and high map.
+        output_stride: Pixels of the photo per pixel of the high map, along one side.
+        name: As given.
+        mean: As given.
+        std: As given.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        mean: Colour,
+        std: Colour,
+        frozen_stages: int = 0,
+        multiple: int = 1,
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.name, self.mean, self.std = name, mean, std
+        self.channels: tuple[int, int, int] = _last_three(net.feature_info.channels())
+        self.output_stride: int = net.feature_info.reduction()[-1]
+        self.multiple = multiple
+        self._channels_trail = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+        freeze_trunk(net, frozen_stages)
+        self.train(self.training)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the feature maps of photos.
+
+        Args:
+            image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
+
+        Returns:
+            The last three maps, ``(B, channels[i], h_i, w_i)``; the sides of the last are those of
+            the photo over ``output_stride``, rounded as the model does. A model with fewer maps
+            repeats its earliest.
+        """
+        maps = self.net(pad_to_multiple(image, self.multiple))
+        if self._channels_trail:
+            maps = [features.permute(0, 3, 1, 2) for features in maps]
+        return _last_three(maps)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch mode; batch normalisation stays in evaluation."""
+        super().train(mode)
+        rest_batch_norm(self)
+        return self
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad ``(B, 3, H, W)`` with zeros on the right and at the bottom; store it channels-last.
+
+    Zero is the mean colour of normalised photos; training crops are padded with it too.
+    """
+    height, width = image.shape[-2:]
+    padding = (0, -width % multiple, 0, -height % multiple)
+    padded = functional.pad(image, padding) if any(padding) else image
+    return padded.contiguous(memory_format=torch.channels_last)
+
+
+def _last_three(items: list[T]) -> tuple[T, T, T]:
+    low, mid, high = ([items[0]] * 3 + items[1:])[-3:]
+    return low, mid, high
+
+
+def create_backbone(
+    name: str = "tf_efficientnet_lite0",
+    *,
+    output_stride: int = 16,
+    weights: str = "packaged",
+    frozen_stages: int = 2,
+) -> Backbone:
+    """Make a trunk of a timm model.
+
+    Args:
+        name: A timm model that offers feature maps, with or without a tag
+            (``resnet50``, ``resnet50.a1_in1k``).
+        output_stride: Stride of the last map: 8, 16 or 32. Later stages are dilated for it.
+        weights: As for ``dscnet.models.weights.pretrained_state``: ``packaged``, ``imagenet``, a
+            tag of timm, the path of a file, or ``none``.
+        frozen_stages: As for :func:`freeze_trunk`.
+
+    Returns:
+        The trunk, in training mode.
+
+    Raises:
+        ValueError: If ``output_stride`` is none of 8, 16, 32, or ``frozen_stages`` is out of range.
+        DscnetError: If the model is unknown, does not offer the stride, cannot freeze its first
+            stages, or the weights are not to be had or do not fit.
+    """
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}")
+    net, multiple = feature_net(name, output_stride)
+    load_pretrained(net, name, weights)
+    mean, std = normalisation(name, weights)
+    return Backbone(
+        net, name=name, mean=mean, std=std, frozen_stages=frozen_stages, multiple=multiple
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise a ``DscnetError`` that names the nearest models if timm has no model ``name``."""
+    model, _, tag = name.partition(".")
+    if timm.is_model(model):
+        if tag:
+            tagged_name(model, name)
+        return
+    nearest = ", ".join(difflib.get_close_matches(model, timm.list_models(), cutoff=0.5))
+    raise DscnetError(
+        f"unknown backbone {name!r}; nearest in timm: {nearest or '(none)'}; "
+        "timm.list_models() shows all"
+    )
+
+
+def normalisation(name: str, weights: str = "none") -> tuple[Colour, Colour]:
+    """Return mean and standard deviation (RGB in [0, 1]) of the photos that weights were made for.
+
+    Args:
+        name: A timm model, with or without a tag.
+        weights: As for :func:`create_backbone`; a tag may have its own values.
+    """
+    if name.startswith("tf_efficientnet_lite"):
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    config = timm.get_pretrained_cfg(tagged_name(name, weights))
+    return tuple(config.mean), tuple(config.std)
+
+
+def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
+    """Build timm's feature extractor, dilated to a stride or having it by nature.
+
+    Args:
+        name: A timm model.
+        output_stride: Stride of the last map.
+
+    Returns:
+        The extractor, and the number that the sides of its photos must be multiples of.
+
+    Raises:
+        DscnetError: If the model is unknown, offers no maps or not this stride.
+    """
+    check_name(name)
+    offered: list[int] = []
+    for options in ({"output_stride": output_stride}, *_ANY_SIZE):
+        try:
+            net: nn.Module = timm.create_model(name, features_only=True, **options)
+        except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError):
+            continue  # each family refuses an option in its own way
+        offered = list(net.feature_info.reduction())
+        if offered[-1] == output_stride:
+            return net, 1 if "output_stride" in options else output_stride
+    if not offered:
+        raise DscnetError(f"backbone {name!r} offers no feature maps in timm; choose another")
+    raise DscnetError(
+        f"backbone {name!r} does not offer output stride {output_stride}: its maps have strides "
+        f"{', '.join(map(str, offered))} and the last is used. Choose output_stride={offered[-1]} "
+        "or a backbone that can be dilated, such as tf_efficientnet_lite0, resnet50 or convnext_tiny"
+    )
+
+
+def freeze_trunk(net: nn.Module, frozen_stages: int) -> None:
+    """Take the gradient from batch normalisation and from the first stages of a trunk.
+
+    A stage is what makes one more feature map in timm's list of the model, so that n frozen stages
+    are everything that runs up to and including the module of the n-th map. The stem belongs to
+    the first stage; models with a map of stride 2 after the stem alone (ResNet, RegNet) count it
+    as that stage. Plain vision transformers have one stage per block.
+
+    Args:
+        net: A timm feature extractor.
+        frozen_stages: Number of stages n; 0 freezes batch normalisation only.
+
+    Raises:
+        ValueError: If ``frozen_stages`` is negative or above the number of stages.
+        DscnetError: If the model does not say where its stages end.
+    """
+    stages = net.feature_info.info
+    if not 0 <= frozen_stages <= len(stages):
+        raise ValueError(f"frozen_stages must be in 0..{len(stages)}, got {frozen_stages}")
+    for module in net.modules():
+        if isinstance(module, _BatchNorm):
+            module.requires_grad_(False)
+    if frozen_stages:
+        for module in _until(net, stages[frozen_stages - 1]["module"]):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+
+def _until(net: nn.Module, last: str) -> Iterator[nn.Module]:
+    """Yield the modules in order of registration, up to and including those inside ``last``."""
+    last = flat_name(last)
+    reached = False
+    for name, module in net.named_modules():
+        inside = f"{flat_name(name)}_".startswith(f"{last}_")
+        if reached and not inside:
+            return
+        reached |= inside
+        yield module
+    if not reached:
+        raise DscnetError(
+            f"this backbone cannot be frozen in part: it has no module {last!r}; "
+            "choose frozen_stages=0"
+        )
+
+
+def rest_batch_norm(net: nn.Module) -> None:
+    """Put every batch normalisation of a network into evaluation mode."""
+    for module in net.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

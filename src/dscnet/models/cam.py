@@ -1,0 +1,96 @@
+"""The plain class activation map, and what every CAM model shares."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dscnet.models.heads import resize
+from dscnet.types import ModelOutput
+
+
+class PlainCam(nn.Module):
+    """A class-aware 1x1 convolution on the features of a trunk, Eq. (1).
+
+    ``cam_logits`` and ``cam_refined`` of the output are at the resolution of the features; losses
+    and inference resize them.
+
+    Args:
+        backbone: A module with ``channels`` (low, mid, high) whose call maps photos
+            ``(B, 3, H, W)`` to the three taps ``(B, channels[i], *, *)``.
+        num_classes: Foreground classes C, >= 1; the CAM has L = C + 1 labels.
+        context: The streams of DSCNet (``dscnet.context.DualStreamContext`` or alike), called as
+            ``context(features, cam_logits, tags)``. Where its attribute ``fuse`` is true its
+            ``cam_logits`` replace the plain ones; otherwise it only runs in training.
+        dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
+
+    Raises:
+        ValueError: If ``num_classes`` is below 1.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        context: nn.Module | None = None,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.channels: tuple[int, int, int] = backbone.channels  # type: ignore[assignment]
+        self.backbone = backbone
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(self.channels[2], num_classes + 1, 1, bias=False)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        self.context = context
+
+    def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
+        """Score the pixels of photos.
+
+        Args:
+            image: Normalised photos, ``(B, 3, H, W)``.
+            tags: ``(B, C)`` in {0, 1}; read by the context only. None = unknown.
+
+        Returns:
+            The output with ``features`` ``(B, D, h, w)`` and ``cam_logits`` ``(B, L, h, w)``.
+        """
+        return self.one_view(image, tags)
+
+    def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
+        """Run the network once on photos of one size, in training and in inference alike."""
+        low, mid, high = self.backbone(image)
+        output = ModelOutput(features=high, cam_logits=self.classifier(self.dropout(high)))
+        if self.context is not None and (self.training or self.context.fuse):
+            output.context = self.context(high, output.cam_logits, tags)
+        output.cam_refined = self.refine(output.final_logits, image, low, mid)
+        return output
+
+    def refine(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor | None:
+        """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none."""
+        return None
+
+    def score_maps(self, image: Tensor, tags: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the foreground maps that inference aggregates.
+
+        Args:
+            image: Normalised photos, ``(B, 3, H, W)``.
+            tags: ``(B, C)`` or None, as for :meth:`forward`. The maps are not masked by them.
+
+        Returns:
+            ``cam``: rectified scores ``(B, C, h, w)``; and ``refined`` ``(B, C, h, w)`` in [0, 1]
+            where the model refines its CAM.
+        """
+        output = self.one_view(image, tags)
+        maps = {"cam": output.final_logits[:, 1:].relu()}
+        if output.cam_refined is not None:
+            maps["refined"] = output.cam_refined[:, 1:]
+        return maps
+
+    def tag_logits(self, output: ModelOutput, size: tuple[int, int]) -> Tensor:
+        """Return the tag scores ``(B, C)``: the mean over ``size`` of the up-sampled final CAM.
+
+        Aligned corners weigh the border less than a mean over the feature grid does, so ``size``
+        must be the image size that training uses too.
+        """
+        return resize(output.final_logits[:, 1:], size).mean((2, 3))

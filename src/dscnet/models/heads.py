@@ -1,0 +1,120 @@
+"""The pixel correlation module of SEAM: a CAM refined by low-level feature similarity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPS = 1e-5
+"""The constant that SEAM adds wherever it divides or cuts off."""
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``(B, E, h, w)`` maps to ``size``, bilinear with aligned corners.
+
+    Networks and losses resize this way; inference (``dscnet.labels.cam``) does not align corners.
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+
+
+@torch.no_grad()
+def pcm_input(cam: Tensor) -> Tensor:
+    """Turn raw CAM scores into the one-hot-like map that the correlation spreads.
+
+    SEAM (Wang et al., CVPR 2020): every label is divided by its maximum over the image, background
+    becomes 1 - the strongest foreground, and a foreground value below its pixel's foreground
+    maximum becomes 0. The labels of a pixel thus sum to 1 unless several foreground labels tie.
+
+    Args:
+        cam: Raw scores, ``(B, L, h, w)``, label 0 = background, L >= 2. The background scores are
+            not used.
+
+    Returns:
+        ``(B, L, h, w)`` in [0, 1], without gradient. All background where no foreground score
+        exceeds 1e-5.
+    """
+    positive = cam[:, 1:].relu()
+    peak = positive.amax((2, 3), keepdim=True)
+    foreground = (positive - EPS).relu() / (peak + EPS)
+    strongest = foreground.amax(1, keepdim=True)
+    foreground = foreground.masked_fill(foreground < strongest, 0.0)
+    return torch.cat([1 - strongest, foreground], dim=1)
+
+
+def propagate(pcm_map: Tensor, features: Tensor) -> Tensor:
+    """Spread label scores along the rectified cosine similarity of pixels.
+
+    SEAM: ``A_ij = relu(cos(f_i, f_j))``, columns scaled to sum to 1; the new score of pixel j is
+    ``sum_i P_i A_ij``.
+
+    Args:
+        pcm_map: Label scores, ``(B, L, h, w)``.
+        features: Pixel features, ``(B, F, h, w)``. A zero feature correlates with nothing.
+
+    Returns:
+        ``(B, L, h, w)``; within the range of ``pcm_map`` where that is not negative.
+    """
+    pixels = features.flatten(2)
+    length: Tensor = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
+    pixels = pixels / (length + EPS)
+    affinity = (pixels.transpose(1, 2) @ pixels).relu()
+    # Scaling the columns after the product instead of before saves an N x N division.
+    spread = (pcm_map.flatten(2) @ affinity) / (affinity.sum(1, keepdim=True) + EPS)
+    return spread.view_as(pcm_map)
+
+
+class PixelCorrelation(nn.Module):
+    """SEAM's pixel correlation module.
+
+    Correlates pixels by a learned mixture of colour and two inner feature maps of the trunk. Only
+    its own three 1x1 convolutions receive gradient: the CAM and the taps are detached.
+
+    Deviation: the published trunk has all taps at the resolution of the CAM; here taps of another
+    size are resized to it before their convolution.
+
+    Args:
+        low_channels: Channels of the shallow tap (published: conv4, 512).
+        mid_channels: Channels of the deeper tap (published: conv5, 1024).
+        low_out: Channels that the shallow tap is squeezed to.
+        mid_out: Channels that the deeper tap is squeezed to.
+        out: Channels in which pixels are compared.
+    """
+
+    def __init__(
+        self,
+        low_channels: int,
+        mid_channels: int,
+        low_out: int = 64,
+        mid_out: int = 128,
+        out: int = 192,
+    ) -> None:
+        super().__init__()
+        self.squeeze_low = nn.Conv2d(low_channels, low_out, 1, bias=False)
+        self.squeeze_mid = nn.Conv2d(mid_channels, mid_out, 1, bias=False)
+        self.mix = nn.Conv2d(3 + low_out + mid_out, out, 1, bias=False)
+        nn.init.kaiming_normal_(self.squeeze_low.weight)
+        nn.init.kaiming_normal_(self.squeeze_mid.weight)
+        nn.init.xavier_uniform_(self.mix.weight, gain=4)
+
+    def forward(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor:
+        """Refine a CAM.
+
+        Args:
+            cam_logits: Raw CAM, ``(B, L, h, w)``.
+            image: The normalised photos that the trunk saw, ``(B, 3, H, W)``.
+            low: Shallow tap, ``(B, low_channels, *, *)``.
+            mid: Deeper tap, ``(B, mid_channels, *, *)``.
+
+        Returns:
+            ``(B, L, h, w)`` in [0, 1].
+        """
+        size = (cam_logits.shape[-2], cam_logits.shape[-1])
+        parts = [
+            resize(image, size),
+            self.squeeze_low(resize(low.detach(), size)).relu(),
+            self.squeeze_mid(resize(mid.detach(), size)).relu(),
+        ]
+        return propagate(pcm_input(cam_logits), self.mix(torch.cat(parts, dim=1)))

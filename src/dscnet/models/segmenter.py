@@ -1,0 +1,131 @@
+"""The network that is trained on pseudo labels in the last stage."""
+
+from __future__ import annotations
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from dscnet.models.backbones import (
+    Colour,
+    feature_net,
+    freeze_trunk,
+    normalisation,
+    pad_to_multiple,
+    rest_batch_norm,
+)
+from dscnet.models.weights import load_pretrained
+from dscnet.types import DscnetError, ModelOutput
+
+ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
+"""Dilations of DeepLabV3+'s pyramid by output stride (Chen et al., ECCV 2018)."""
+
+
+class Segmenter(nn.Module):
+    """DeepLabV3+ on a trunk whose batch normalisation is frozen; that of the decoder trains.
+
+    Args:
+        net: DeepLabV3+ with a timm trunk as ``encoder.model``.
+        mean: Mean of the photos that the trunk was trained on, RGB in [0, 1].
+        std: Their standard deviation.
+        frozen_stages: As for ``dscnet.models.backbones.freeze_trunk``.
+
+    Attributes:
+        mean: As given.
+        std: As given.
+        output_stride: Pixels of the photo per pixel of the trunk's last map, along one side.
+    """
+
+    def __init__(
+        self, net: smp.DeepLabV3Plus, *, mean: Colour, std: Colour, frozen_stages: int = 0
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.mean, self.std = mean, std
+        self.output_stride: int = net.encoder.output_stride
+        freeze_trunk(net.encoder.model, frozen_stages)
+        self.train(self.training)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The pretrained trunk; everything else is new."""
+        encoder: nn.Module = self.net.encoder
+        return encoder
+
+    def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
+        """Score the pixels of photos of any size.
+
+        Sides are padded to multiples of the output stride, and the scores cut to the photo.
+
+        Args:
+            image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
+            tags: Not read; CAM networks take them.
+
+        Returns:
+            The output with ``seg_logits`` ``(B, L, H, W)``.
+
+        Raises:
+            ValueError: If a single photo is given in training: the decoder normalises one value
+                per photo and channel over the batch.
+        """
+        if self.training and len(image) < 2:
+            raise ValueError(f"image must hold at least 2 photos in training, got {len(image)}")
+        height, width = image.shape[-2:]
+        logits = self.net(pad_to_multiple(image, self.output_stride))
+        return ModelOutput(seg_logits=logits[..., :height, :width])
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Switch mode; batch normalisation of the trunk stays in evaluation."""
+        super().train(mode)
+        rest_batch_norm(self.backbone)
+        return self
+
+
+def create_segmenter(
+    backbone: str = "tf_efficientnet_lite0",
+    num_labels: int = 2,
+    *,
+    output_stride: int = 16,
+    weights: str = "packaged",
+    decoder_channels: int = 256,
+    frozen_stages: int = 0,
+) -> Segmenter:
+    """Make a DeepLabV3+ on a pretrained trunk.
+
+    Args:
+        backbone: A timm model with maps of stride 4 and of ``output_stride``.
+        num_labels: Labels L with the background, >= 2.
+        output_stride: Stride of the trunk's last map, 8 or 16.
+        weights: As for ``dscnet.models.backbones.create_backbone``.
+        decoder_channels: Width of the decoder, >= 1.
+        frozen_stages: As for ``dscnet.models.backbones.freeze_trunk``.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: If ``num_labels``, ``output_stride`` or ``frozen_stages`` is out of range.
+        DscnetError: If the trunk cannot be had, as for ``create_backbone``, or lacks the maps.
+    """
+    if num_labels < 2:
+        raise ValueError(f"num_labels must be at least 2, got {num_labels}")
+    if output_stride not in ATROUS_RATES:
+        raise ValueError(f"output_stride must be one of {tuple(ATROUS_RATES)}, got {output_stride}")
+    try:
+        net = smp.DeepLabV3Plus(
+            f"tu-{backbone}",
+            encoder_weights=None,
+            encoder_output_stride=output_stride,
+            decoder_channels=decoder_channels,
+            decoder_atrous_rates=ATROUS_RATES[output_stride],
+            classes=num_labels,
+        )
+    except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
+        feature_net(backbone, output_stride)  # says so if the name or the stride is the trouble
+        raise DscnetError(
+            f"backbone {backbone!r} cannot carry DeepLabV3+, which needs maps of strides 4 to 32; "
+            "choose a convolutional backbone such as tf_efficientnet_lite0 or resnet50"
+        ) from error
+    load_pretrained(net.encoder.model, backbone, weights)
+    mean, std = normalisation(backbone, weights)
+    return Segmenter(net, mean=mean, std=std, frozen_stages=frozen_stages)

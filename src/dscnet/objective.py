@@ -1,0 +1,204 @@
+"""Eq. (13): the losses joined, one named term each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscnet.context import (
+    ContextOutput,
+    GroupMemory,
+    group_categories,
+    normalise_cam,
+    present_labels,
+    pseudo_labels,
+)
+from dscnet.losses.contrastive import group_contrast, label_shares, pixel_contrast, semantic_contrast
+from dscnet.losses.equivariance import equivariance_losses, min_pool_loss
+from dscnet.losses.tags import pooled_logits, tag_loss
+from dscnet.types import IGNORE_INDEX, Batch, LossTerms, ModelOutput
+
+
+class ContrastObjective(nn.Module):
+    """PGCL and SGCL on what a ``DualStreamContext`` computed: the plug-in's losses, Eq. (7) and (9).
+
+    The pseudo labels that steer both are made from the CAM it is given (Eq. 2, or Eq. 12 when that is
+    DSCL's), never with a gradient.
+
+    Args:
+        num_labels: Classes with background, L.
+        embedding_dim: Channels of the context's embeddings.
+        pgcl: Whether to contrast groups (Eq. 7).
+        sgcl: Whether to contrast groups with categories (Eq. 9).
+        contrast: ``groups``, or ``pixels`` for Eq. (3) in the place of Eq. (7).
+        pgcl_weight: Weight alpha of Eq. (13).
+        sgcl_weight: Weight beta of Eq. (13).
+        temperature: Divides the cosine similarity.
+        memory_size: Past groups kept a category, 0 = off.
+        bg_score: Background score of the pseudo labels.
+        hard_targets: SGCL's target is the majority label of a group instead of its shares.
+        warmup: Share of training, in [0, 1), before the terms start.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        *,
+        embedding_dim: int = 128,
+        pgcl: bool = True,
+        sgcl: bool = True,
+        contrast: Literal["groups", "pixels"] = "groups",
+        pgcl_weight: float = 0.6,
+        sgcl_weight: float = 0.4,
+        temperature: float = 0.1,
+        memory_size: int = 64,
+        bg_score: float = 0.25,
+        hard_targets: bool = False,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must be in [0, 1), got {warmup}")
+        if contrast not in ("groups", "pixels"):
+            raise ValueError(f"contrast must be 'groups' or 'pixels', got {contrast!r}")
+        self.num_labels = num_labels
+        self.pgcl, self.sgcl, self.contrast = pgcl, sgcl, contrast
+        self.temperature, self.bg_score = temperature, bg_score
+        self.hard_targets, self.warmup = hard_targets, warmup
+        self.weights = {"pgcl": pgcl_weight, "sgcl": sgcl_weight}
+        self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
+
+    def forward(
+        self,
+        views: Sequence[ContextOutput],
+        cam_logits: Sequence[Tensor],
+        tags: Tensor,
+        progress: float = 1.0,
+    ) -> LossTerms:
+        """Contrast the groups of one or more views of the same photos.
+
+        Args:
+            views: What the context computed for each view.
+            cam_logits: The CAM of each view, ``(B, L, h, w)``, that names the groups.
+            tags: ``(B, C)`` in {0, 1}.
+            progress: Share of training that is done, in [0, 1].
+
+        Returns:
+            Terms ``pgcl`` and ``sgcl`` as far as they are on; both zero during the warm-up.
+        """
+        names = [name for name, on in (("pgcl", self.pgcl), ("sgcl", self.sgcl)) if on]
+        if progress < self.warmup:
+            return LossTerms({name: tags.new_zeros(()) for name in names}, self.weights)
+        present = present_labels(tags)
+        with torch.no_grad():
+            cams = [normalise_cam(logits, tags, self.bg_score) for logits in cam_logits]
+            labels = [pseudo_labels(cam).flatten(1) for cam in cams]
+        terms: dict[str, Tensor] = {}
+        if self.pgcl and self.contrast == "groups":
+            terms["pgcl"] = self._group_term(views, cams, present)
+        elif self.pgcl:
+            embeddings = torch.cat([view.embeddings for view in views], 1)
+            terms["pgcl"] = pixel_contrast(embeddings, torch.cat(labels, 1), temperature=self.temperature)
+        if self.sgcl:
+            terms["sgcl"] = torch.stack(
+                [self._semantic_term(view, label) for view, label in zip(views, labels, strict=True)]
+            ).mean()
+        return LossTerms(terms, self.weights)
+
+    def _group_term(self, views: Sequence[ContextOutput], cams: Sequence[Tensor], present: Tensor) -> Tensor:
+        categories = [group_categories(cam, v.groups, present) for v, cam in zip(views, cams, strict=True)]
+        embeddings = torch.cat([view.group_embeddings.flatten(0, 1) for view in views])
+        num_photos = len(present)
+        # Every view of a photo is a source of its own, so that its groups find positives in the other view.
+        sources = [
+            (torch.arange(num_photos, device=present.device) + index * num_photos)[:, None].expand_as(category)
+            for index, category in enumerate(categories)
+        ]
+        flat = torch.cat([category.flatten() for category in categories])
+        loss = group_contrast(
+            embeddings,
+            flat,
+            torch.cat([source.flatten() for source in sources]),
+            temperature=self.temperature,
+            memory=self.memory.contents(),
+        )
+        if self.training:
+            known = flat >= 0
+            self.memory.push(embeddings[known].detach(), flat[known])
+        return loss
+
+    def _semantic_term(self, view: ContextOutput, labels: Tensor) -> Tensor:
+        if view.semantic_logits is None:
+            raise ValueError("sgcl needs a DualStreamContext built with semantic=True")
+        targets = label_shares(labels, view.groups, self.num_labels, hard=self.hard_targets)
+        return semantic_contrast(view.semantic_logits, targets)
+
+
+class CamObjective(nn.Module):
+    """Tag loss, the baseline's own terms and DSCNet's, as far as the model's output holds them.
+
+    Args:
+        contrast: DSCNet's contrasts; None = baseline.
+        plain_weight: Weight of the tag loss on P of Eq. (1) where P~ of Eq. (11) is the CAM.
+    """
+
+    def __init__(self, contrast: ContrastObjective | None = None, *, plain_weight: float = 0.4) -> None:
+        super().__init__()
+        self.contrast = contrast
+        self.plain_weight = plain_weight
+
+    def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
+        """Losses of one step; ``progress`` is the share of training that is done, in [0, 1]."""
+        views = [view for view in (output, output.second) if view is not None]
+        size = (batch.image.shape[-2], batch.image.shape[-1])
+        sizes = [view.size or size for view in views]
+        terms = {"cls": _mean_tag_loss([view.final_logits for view in views], batch.tags, sizes)}
+        weights: dict[str, float] = {}
+        plain = [v.cam_logits for v in views if v.cam_logits is not None and v.final_logits is not v.cam_logits]
+        if plain:
+            terms["cls_plain"] = _mean_tag_loss(plain, batch.tags, sizes)
+            weights["cls_plain"] = self.plain_weight
+        if output.second is not None:
+            terms |= _seam_terms(output, output.second, batch.tags, size)
+        if self.contrast is not None:
+            contexts = [view.context for view in views if view.context is not None]
+            joined = self.contrast(contexts, [view.final_logits for view in views], batch.tags, progress)
+            terms |= joined.terms
+            weights |= joined.weights
+        return LossTerms(terms, weights)
+
+
+class SegmentationObjective(nn.Module):
+    """Cross-entropy of a segmenter's scores; pixels labelled 255 do not count."""
+
+    def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
+        """Loss ``seg``; zero with zero gradient when every pixel is 255."""
+        if output.seg_logits is None or batch.mask is None:
+            raise ValueError("SegmentationObjective needs seg_logits and a batch with masks")
+        counted = (batch.mask != IGNORE_INDEX).sum().clamp(min=1)
+        summed = F.cross_entropy(
+            output.seg_logits.float(), batch.mask, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        return LossTerms({"seg": summed / counted})
+
+
+def _mean_tag_loss(cam_logits: Sequence[Tensor], tags: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    losses = [tag_loss(pooled_logits(logits, size), tags) for logits, size in zip(cam_logits, sizes, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def _seam_terms(
+    first: ModelOutput, second: ModelOutput, tags: Tensor, size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """SEAM's minimum pooling, ER and ECR between the two views of the same photos."""
+    if first.cam_refined is None or second.cam_refined is None or second.size is None:
+        raise ValueError("two views are compared only by models that refine their CAM")
+    er, ecr = equivariance_losses(
+        first.final_logits, first.cam_refined, second.final_logits, second.cam_refined, tags, size, second.size
+    )
+    weakest = [min_pool_loss(first.cam_refined, tags, size), min_pool_loss(second.cam_refined, tags, second.size)]
+    return {"min": torch.stack(weakest).mean(), "er": er, "ecr": ecr}

@@ -1,0 +1,164 @@
+"""Masks for photos from a trained segmentation network: no tags, no ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dscnet.build import build_eval_transform, build_segmenter, device_of
+from dscnet.data import PhotoSet, open_photos
+from dscnet.data.io import read_image
+from dscnet.labels.pseudo_label import write_label
+from dscnet.overlay import overlay
+from dscnet.run_folder import RunFolder
+from dscnet.types import DscnetError
+
+
+class Predictor:
+    """A segmentation network, ready for photos of any size.
+
+    Args:
+        model: Maps ``(image (1, 3, H, W), None)`` to a ``ModelOutput`` with ``seg_logits``.
+        classes: Foreground names; label ``c + 1`` is ``classes[c]``.
+        mean: Channel means of the photos, in [0, 1] units.
+        std: Channel deviations, likewise.
+        flip: Average a photo with its mirror image.
+        device: Where to run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: tuple[str, ...],
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        flip: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.model = model.to(self.device).eval()
+        self.classes = classes
+        self.transform = build_eval_transform(mean, std)
+        self.flip = flip
+
+    @classmethod
+    def from_run(cls, root: str | Path) -> Predictor:
+        """Load the segmentation network of a run folder.
+
+        Raises:
+            DscnetError: If the folder holds no trained segmentation network.
+        """
+        folder = RunFolder(Path(root))
+        config = folder.read_config()
+        if not folder.segmenter_weights.exists():
+            raise DscnetError(
+                f"{folder.root} holds no segmentation network ({folder.segmenter_weights.name} is missing in"
+                f" {folder.segmenter}): `dscnet segment --out {folder.root}` trains one"
+            )
+        card = folder.read_card()
+        classes = tuple(card["classes"])
+        model = build_segmenter(config, len(classes) + 1, pretrained=False)
+        restore(model, folder.segmenter_weights)
+        return cls(
+            model,
+            classes,
+            mean=tuple(card["mean"]),
+            std=tuple(card["std"]),
+            flip=config.segment.flip_test,
+            device=device_of(config.segment.accelerator),
+        )
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> NDArray[np.uint8]:
+        """Labels of one photo.
+
+        Args:
+            image: RGB photo, ``(3, H, W)`` uint8, as ``dscnet.data.io.read_image`` gives it.
+
+        Returns:
+            ``(H, W)`` uint8: 0 = background, ``c + 1`` = class ``c``.
+        """
+        photo = self.transform(image, None)[0][None].to(self.device)
+        scores = self.model(photo).seg_logits.float().softmax(1)
+        if self.flip:
+            scores = scores + self.model(photo.flip(-1)).seg_logits.float().softmax(1).flip(-1)
+        labels: NDArray[np.uint8] = scores.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        return labels
+
+    def write(
+        self,
+        photos: PhotoSet,
+        masks: Path,
+        *,
+        overlays: Path | None = None,
+    ) -> list[str]:
+        """Write ``masks/ID.png`` (palette PNG) for every photo; optionally the photo with its mask over it.
+
+        A photo that cannot be read does not stop the others.
+
+        Returns:
+            What went wrong, a line a photo; empty if nothing did.
+        """
+        masks.mkdir(parents=True, exist_ok=True)
+        failures = []
+        for sample in photos.samples:
+            try:
+                image = read_image(sample.image_path)
+            except DscnetError as error:
+                failures.append(str(error))
+                continue
+            labels = self(image)
+            target = masks / f"{sample.image_id}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_label(target, labels)
+            if overlays is not None:
+                _write_overlay(overlays / f"{sample.image_id}.jpg", image, labels)
+        return failures
+
+
+def predict(photos: str | Path, model: str | Path, out: str | Path) -> list[str]:
+    """Masks for a folder of photos: ``OUT/masks``, ``OUT/overlays`` and ``OUT/classes.txt``.
+
+    Returns:
+        What went wrong, a line a photo.
+    """
+    predictor = Predictor.from_run(model)
+    photo_set = open_photos(photos)
+    target = Path(out)
+    failures = predictor.write(photo_set, target / "masks", overlays=target / "overlays")
+    (target / "classes.txt").write_text("\n".join(["background", *predictor.classes]) + "\n")
+    return failures
+
+
+def store(model: nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    temporary.replace(path)
+
+
+def restore(model: nn.Module, path: Path) -> None:
+    """Load weights that ``store`` wrote.
+
+    Raises:
+        DscnetError: If the file is unreadable or holds another network's weights.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise DscnetError(f"{path} does not fit this network: {error}") from error
+
+
+def _write_overlay(path: Path, image: Tensor, labels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(overlay(image.permute(1, 2, 0).numpy(), labels)).save(path, quality=90)

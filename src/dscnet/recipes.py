@@ -1,0 +1,36 @@
+"""The recipes that come with the package: settings whose results are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
+"""Where recipes lie in an installed package and in a checkout."""
+
+
+def list_recipes() -> dict[str, Path]:
+    """Recipe name -> file, in order of the names."""
+    files = [file for folder in FOLDERS if folder.is_dir() for file in folder.glob("*.yaml")]
+    return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
+
+
+def find_recipe(name: str) -> Path:
+    """A settings file by its path, or a recipe by its name.
+
+    Raises:
+        ValueError: If there is neither; the message lists the recipes.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    recipes = list_recipes()
+    if path.stem in recipes:
+        return recipes[path.stem]
+    raise ValueError(f"{name} is neither a file nor a recipe; recipes: {', '.join(recipes)}")
+
+
+def summary(path: Path) -> str:
+    """First comment line of a recipe: what it is for."""
+    first = path.read_text().splitlines()[0] if path.stat().st_size else ""
+    return first.lstrip("# ").strip()

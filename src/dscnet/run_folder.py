@@ -1,0 +1,252 @@
+"""A run folder: where a run's files lie, what made them, and which stages need not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dscnet.config import Config, from_dict, to_dict
+from dscnet.types import DscnetError
+
+log = logging.getLogger("dscnet")
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, by the file contract of the README."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Complete settings of the run."""
+        return self.root / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, git revision, device and seed."""
+        return self.root / "environment.json"
+
+    @property
+    def stages(self) -> Path:
+        """What each finished stage was made from."""
+        return self.root / "stages.json"
+
+    @property
+    def losses(self) -> Path:
+        """Losses of the CAM network, a row a step."""
+        return self.root / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Resumable state and weights of the CAM network."""
+        return self.root / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the CAM network."""
+        return self.checkpoints / "weights.safetensors"
+
+    @property
+    def cams(self) -> Path:
+        """Maps of the training photos."""
+        return self.root / "cams"
+
+    @property
+    def labels(self) -> Path:
+        """Pseudo labels of the training photos."""
+        return self.root / "labels"
+
+    @property
+    def segmenter(self) -> Path:
+        """Checkpoint, weights and losses of the segmentation network."""
+        return self.root / "segmenter"
+
+    @property
+    def segmenter_weights(self) -> Path:
+        """Weights of the segmentation network."""
+        return self.segmenter / "weights.safetensors"
+
+    @property
+    def model_card(self) -> Path:
+        """Class names and normalisation that prediction needs."""
+        return self.root / "model.json"
+
+    @property
+    def masks(self) -> Path:
+        """Predicted masks of the validation photos."""
+        return self.root / "masks"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured."""
+        return self.root / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.root / "report.html"
+
+    def create(self, *, resume: bool = False, force: bool = False) -> None:
+        """Make the folder ready; nothing in an existing one is touched unless the caller says so.
+
+        Args:
+            resume: Go on in an existing run.
+            force: Delete an existing run and start anew.
+
+        Raises:
+            DscnetError: If the folder holds something and neither is said, or ``force`` would delete a
+                folder that is no run.
+        """
+        occupied = self.root.is_dir() and any(self.root.iterdir())
+        if self.root.exists() and not self.root.is_dir():
+            raise DscnetError(f"{self.root} is a file: name a folder for the run")
+        if occupied and not (resume or force):
+            raise DscnetError(
+                f"{self.root} is not empty: --resume goes on with it, --force deletes it and starts anew"
+            )
+        if occupied and force:
+            if not self.config.exists():
+                raise DscnetError(f"{self.root} holds no run (no config.yaml): --force will not delete it")
+            shutil.rmtree(self.root)
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def write_config(self, config: Config) -> None:
+        """Write complete settings and the environment they ran in."""
+        text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None)
+        write_text(self.config, text)
+        write_text(self.environment, json.dumps(environment(config.seed), indent=2) + "\n")
+
+    def read_config(self) -> Config:
+        """Settings of the run.
+
+        Raises:
+            DscnetError: If the folder holds no run or its settings are not this version's.
+        """
+        if not self.config.exists():
+            raise DscnetError(f"{self.root} holds no run: no config.yaml in it")
+        try:
+            return from_dict(Config, yaml.safe_load(self.config.read_text()))
+        except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise DscnetError(f"{self.config}: {error}") from error
+
+    def read_card(self) -> dict[str, Any]:
+        """What ``model.json`` says: class names, photo normalisation, data-set name."""
+        if not self.model_card.exists():
+            raise DscnetError(f"{self.root} holds no trained network: no {self.model_card.name} in it")
+        return dict(json.loads(self.model_card.read_text()))
+
+    def is_done(self, stage: str, fingerprint: str) -> bool:
+        """Whether the stage has finished with exactly these inputs, settings and code."""
+        return self._records().get(stage, {}).get("fingerprint") == fingerprint
+
+    def fingerprint_of(self, stage: str) -> str | None:
+        """Fingerprint the stage last finished with; None if it has not."""
+        value = self._records().get(stage, {}).get("fingerprint")
+        return None if value is None else str(value)
+
+    def start(self, stage: str, fingerprint: str, *, stale: Iterable[str] = ()) -> bool:
+        """Note that the stage starts and that the ``stale`` ones, which read its files, must run again.
+
+        Returns:
+            Whether an interrupted try with the same fingerprint can go on.
+        """
+        records = {name: record for name, record in self._records().items() if name not in stale}
+        resumable = records.get(stage, {}).get("started") == fingerprint
+        records[stage] = {"started": fingerprint}
+        write_text(self.stages, json.dumps(records, indent=2) + "\n")
+        return bool(resumable)
+
+    def finish(self, stage: str, fingerprint: str, seconds: float) -> None:
+        """Note that the stage has finished."""
+        records = self._records()
+        records[stage] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
+        write_text(self.stages, json.dumps(records, indent=2) + "\n")
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each finished stage, seconds."""
+        return {name: record["seconds"] for name, record in self._records().items() if "seconds" in record}
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        if not self.stages.exists():
+            return {}
+        return dict(json.loads(self.stages.read_text()))
+
+
+def fingerprint(*parts: Any, code: tuple[str, ...] = ()) -> str:
+    """A hash of a stage's inputs and settings, and of the code that runs it.
+
+    Args:
+        parts: Anything ``json`` can write.
+        code: Modules and rooms of the package, e.g. ``("training.py", "models")``.
+    """
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for name in code:
+        place = PACKAGE / name
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, revision and hardware, for whoever wants the same numbers again."""
+    import torch
+
+    names = ("dscnet", "torch", "torchvision", "timm", "lightning", "segmentation-models-pytorch", "numpy")
+    return {
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cpu_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "git_revision": _git_revision(),
+        "versions": {name: _version(name) for name in names},
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system tells it; '' where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,92 @@
+"""Collects a run folder's files into the page that ``report.py`` writes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscnet.config import Config
+from dscnet.data import PhotoSet, Sample, read_image, read_mask
+from dscnet.evaluation import read_metrics
+from dscnet.labels.cam import read_cam
+from dscnet.labels.pseudo_label import read_label
+from dscnet.predictor import Predictor
+from dscnet.report import ReportRow, write_report
+from dscnet.run_folder import RunFolder
+
+NUM_TRAIN_ROWS, NUM_VAL_ROWS = 12, 12
+
+
+def write_run_report(config: Config, folder: RunFolder, train: PhotoSet, val: PhotoSet | None) -> None:
+    """Write ``report.html`` of a run: numbers, photos with what each stage made of them, losses."""
+    predictor = Predictor.from_run(folder.root) if folder.fingerprint_of("segment") else None
+    rows = [_row(sample, train, folder, predictor) for sample in spread(train.samples, NUM_TRAIN_ROWS)]
+    if val is not None and predictor is not None:
+        rows += [_row(sample, val, folder, predictor) for sample in spread(val.samples, NUM_VAL_ROWS)]
+    curves = loss_curves(folder.losses) | loss_curves(folder.segmenter / "metrics.csv")
+    write_report(
+        folder.report,
+        title=f"{train.name}: {config.model.name} with DSCNet {config.method.variant}",
+        metrics=read_metrics(folder.metrics),
+        rows=rows,
+        curves=curves,
+        settings=folder.config.read_text(),
+        notes=_notes(config, folder, train),
+    )
+
+
+def spread(samples: tuple[Sample, ...], count: int) -> list[Sample]:
+    """At most ``count`` samples, evenly spaced over the set and always the same ones."""
+    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+    return [samples[index] for index in chosen]
+
+
+def loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Every loss term of a ``metrics.csv``: (step, value) pairs; empty without the file."""
+    if not path.exists():
+        return {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name not in ("step", "epoch", "lr") and value:
+                    curves.setdefault(name, []).append((float(row["step"]), float(value)))
+    if "seg" in curves:
+        curves.pop("total", None)
+    return curves
+
+
+def _row(sample: Sample, photos: PhotoSet, folder: RunFolder, predictor: Predictor | None) -> ReportRow:
+    image = read_image(sample.image_path)
+    maps = _best_maps(folder.cams / f"{sample.image_id}.npz")
+    label = folder.labels / f"{sample.image_id}.png"
+    return ReportRow(
+        image_id=sample.image_id,
+        tags=", ".join(photos.classes[index] for index in sample.tags or ()) or "no tag",
+        photo=image.permute(1, 2, 0).numpy(),
+        cam=maps.get("cam"),
+        refined=maps.get("refined"),
+        pseudo_label=read_label(label) if label.exists() else None,
+        prediction=None if predictor is None else predictor(image),
+        truth=None if sample.mask_path is None else read_mask(sample.mask_path).numpy(),
+    )
+
+
+def _best_maps(path: Path) -> dict[str, NDArray[Any]]:
+    """The strongest class's score of each pixel, by kind of map; empty where there is none."""
+    if not path.exists():
+        return {}
+    maps, classes = read_cam(path)
+    if not len(classes):
+        return {}
+    return {name: value.astype(np.float32).max(0) for name, value in maps.items()}
+
+
+def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in folder.seconds().items())
+    supervision = "true masks" if config.segment.supervision == "full" else "tags"
+    return [*train.notes, f"The segmentation network was supervised by: {supervision}.", f"Wall times: {seconds}."]

@@ -1,0 +1,254 @@
+"""The training loop. It knows no method: a model, an objective and a loader go in, weights come out."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dscnet.types import Batch, DscnetError, LossTerms, ModelOutput
+
+log = logging.getLogger("dscnet")
+
+Objective = Callable[[ModelOutput, Batch, float], LossTerms]
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, new_lr_factor: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """SEAM's four groups: trunk and new layers, weights and biases.
+
+    Biases learn twice as fast and have no weight decay; everything outside ``model.backbone`` is new and
+    learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left out.
+    """
+    trunk = {id(p) for p in model.backbone.parameters()} if hasattr(model, "backbone") else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) not in trunk, name.endswith("bias"))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (new_lr_factor if new else 1.0) * (2.0 if bias else 1.0),
+            "weight_decay": 0.0 if bias else weight_decay,
+        }
+        for (new, bias), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+class TrainingModule(L.LightningModule):
+    """One optimisation: a model, its objective and SEAM's schedule.
+
+    Args:
+        model: Maps ``(image, tags)`` to a ``ModelOutput``; its ``backbone`` is the pretrained part.
+        objective: Maps ``(output, batch, progress)`` to ``LossTerms``.
+        settings: ``optimizer``, ``lr``, ``new_lr_factor``, ``momentum``, ``weight_decay``, ``poly_power``.
+        total_steps: Steps until the learning rate is 0.
+        seed: Each epoch's randomness depends on it and the epoch alone, so that resuming changes nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        optimizer: str = "sgd",
+        lr: float = 0.01,
+        new_lr_factor: float = 10.0,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        poly_power: float = 0.9,
+        total_steps: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer must be 'sgd' or 'adamw', got {optimizer!r}")
+        self.model = model
+        self.objective = objective
+        self.optimizer_name = optimizer
+        self.rates = {"lr": lr, "new_lr_factor": new_lr_factor, "weight_decay": weight_decay}
+        self.momentum, self.poly_power = momentum, poly_power
+        self.total_steps, self.seed = total_steps, seed
+
+    def on_train_epoch_start(self) -> None:
+        """Make dropout and random starts of this epoch a function of seed and epoch alone."""
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, index: int) -> dict[str, Any]:
+        """One step; the terms go to the log under their own names, ``total`` is what is minimised."""
+        image = batch.image.contiguous(memory_format=torch.channels_last)
+        output = self.model(image, batch.tags)
+        terms = self.objective(output, batch, self.global_step / self.total_steps)
+        total = terms.total
+        logged = {name: term.detach() for name, term in terms.terms.items()} | {"total": total.detach()}
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.ids))
+        return {"loss": total, "terms": logged}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """SGD or AdamW over SEAM's parameter groups, polynomial decay a step."""
+        groups = parameter_groups(self.model, **self.rates)
+        if isinstance(self.objective, nn.Module) and any(True for _ in self.objective.parameters()):
+            raise ValueError("an objective must not hold parameters: put them into the model")
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=self.rates["lr"], momentum=self.momentum)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.rates["lr"])
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: max(0.0, 1 - step / self.total_steps) ** self.poly_power
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class CsvLog(Callback):
+    """Writes ``metrics.csv``: step, epoch, learning rate and every loss term, a row a step.
+
+    A resumed training continues the file behind the checkpoint's step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what an earlier part of this training logged."""
+        if trainer.global_step and self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < trainer.global_step]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the step that has just ended."""
+        terms: dict[str, Tensor] = outputs["terms"]
+        values = {name: f"{float(value):.6g}" for name, value in terms.items()}
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch, "lr": f"{lr:.6g}"}
+        self.rows.append(row | values)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the whole file: an interrupted epoch is trained again and logs again."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+
+class CollapseWatch(Callback):
+    """Warns when a loss never falls below what a constant guess reaches.
+
+    Args:
+        term: Name of the loss term.
+        floor: Its value for the best constant prediction.
+    """
+
+    def __init__(self, term: str, floor: float) -> None:
+        self.term, self.floor = term, floor
+        self.values: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Collect the term; a value that is not finite ends the training."""
+        value = float(outputs["terms"][self.term])
+        if not math.isfinite(value):
+            raise DscnetError(
+                f"the loss '{self.term}' became {value} at step {trainer.global_step}: lower the learning rate"
+            )
+        self.values.append(value)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the last tenth of the steps is still at 0.9 of the floor or above it."""
+        last = self.values[-max(1, len(self.values) // 10) :]
+        return bool(last) and sum(last) / len(last) >= 0.9 * self.floor
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell the user."""
+        if self.collapsed:
+            log.warning(
+                "the network has learned nothing from the tags: '%s' ended near %.3f, what guessing their"
+                " frequency reaches. Lower train.lr, or train longer.",
+                self.term,
+                self.floor,
+            )
+
+
+def tag_entropy(tags: Tensor) -> float:
+    """Tag loss of always guessing each class's frequency; ``tags`` is ``(N, C)`` in {0, 1}."""
+    rate = tags.float().mean(0).clamp(1e-6, 1 - 1e-6)
+    return float(-(rate * rate.log() + (1 - rate) * (1 - rate).log()).mean())
+
+
+def fit(
+    module: TrainingModule,
+    loader: DataLoader[Any],
+    *,
+    epochs: int,
+    folder: Path,
+    log_path: Path,
+    clip: float = 0.0,
+    precision: str = "32",
+    accelerator: str = "auto",
+    resume: bool = False,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> None:
+    """Train for ``epochs``, with a checkpoint an epoch in ``folder/last.ckpt``.
+
+    Args:
+        module: What to train; trained in place.
+        loader: Batches of the training photos.
+        epochs: Passes over ``loader``.
+        folder: Where checkpoints go.
+        log_path: CSV file of the losses.
+        clip: Upper bound of the gradient norm; 0 = none.
+        precision: As Lightning names it.
+        accelerator: As Lightning names it.
+        resume: Go on from ``folder/last.ckpt`` where there is one.
+        callbacks: Further Lightning callbacks.
+        progress: Show a progress bar.
+    """
+    checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
+    bar: list[Callback] = [_progress_bar()] if progress else []
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=clip or None,
+        callbacks=[CsvLog(log_path), checkpoint, *bar, *callbacks],
+        logger=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        deterministic="warn",
+    )
+    last = folder / "last.ckpt"
+    resumed = str(last) if resume and last.exists() else None
+    trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _progress_bar() -> Callback:
+    # A terminal gets the moving bar; a log file one line an epoch would be drowned by it.
+    import sys
+
+    return RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=0)

@@ -1,0 +1,105 @@
+"""Records that cross rooms, and the constants that every room shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dscnet.context import ContextOutput
+
+IGNORE_INDEX = 255
+"""Label of pixels that neither training nor evaluation counts."""
+
+BACKGROUND = 0
+"""Label of the background; foreground class ``c`` (0-based) has label ``c + 1``."""
+
+
+class DscnetError(Exception):
+    """An error the user can mend; its text names what is wrong, where, and what to do."""
+
+
+class DataError(DscnetError):
+    """Photos, tags or masks that cannot be used as they are."""
+
+
+@dataclass
+class Batch:
+    """What a data loader hands to a model.
+
+    Attributes:
+        image: Normalised photos, ``(B, 3, H, W)`` float32.
+        tags: Image-level labels, ``(B, C)`` float32 in {0, 1}; all zero for a negative photo.
+        ids: One image id per photo.
+        mask: Labels, ``(B, H, W)`` int64 with 0 = background and 255 = ignore; None without masks.
+    """
+
+    image: Tensor
+    tags: Tensor
+    ids: list[str]
+    mask: Tensor | None = None
+
+    def to(self, *args: object, **kwargs: object) -> Batch:
+        """Move every tensor, as ``Tensor.to`` does."""
+        return replace(
+            self,
+            image=self.image.to(*args, **kwargs),  # type: ignore[arg-type]
+            tags=self.tags.to(*args, **kwargs),  # type: ignore[arg-type]
+            mask=None if self.mask is None else self.mask.to(*args, **kwargs),  # type: ignore[arg-type]
+        )
+
+
+@dataclass
+class ModelOutput:
+    """What every model returns; a branch that a model lacks is None.
+
+    Attributes:
+        features: Backbone features X, ``(B, D, h, w)``; None for segmenters.
+        cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never supervised.
+        cam_refined: CAM after the pixel correlation module, ``(B, L, h, w)`` in [0, 1].
+        context: What DSCNet's streams computed for this view.
+        seg_logits: Segmentation scores at image size, ``(B, L, H, W)``.
+        size: Height and width in pixels of the photo that went in; None = that of the batch.
+        second: The same network on SEAM's second, smaller view; in training only.
+    """
+
+    features: Tensor | None = None
+    cam_logits: Tensor | None = None
+    cam_refined: Tensor | None = None
+    context: ContextOutput | None = None
+    seg_logits: Tensor | None = None
+    size: tuple[int, int] | None = None
+    second: ModelOutput | None = None
+
+    @property
+    def final_logits(self) -> Tensor:
+        """The CAM logits to use: P~ of Eq. (11) where DSCL made it, else P of Eq. (1)."""
+        if self.context is not None and self.context.cam_logits is not None:
+            return self.context.cam_logits
+        if self.cam_logits is None:
+            raise ValueError("this model has no class activation maps")
+        return self.cam_logits
+
+
+@dataclass
+class LossTerms:
+    """Named scalar losses and their weights; a missing weight is 1.
+
+    Example:
+        >>> import torch
+        >>> LossTerms({"cls": torch.tensor(2.0), "pgcl": torch.tensor(4.0)}, {"pgcl": 0.5}).total
+        tensor(4.)
+    """
+
+    terms: dict[str, Tensor]
+    weights: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        """Weighted sum of the terms."""
+        values = [self.weights.get(name, 1.0) * term for name, term in self.terms.items()]
+        if not values:
+            raise ValueError("LossTerms holds no term")
+        return sum(values[1:], values[0])

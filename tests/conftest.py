@@ -1,0 +1,52 @@
+"""Shared set-up: polite threads, no network, markers that skip with a reason, seeded generators."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before torch and the hub client are imported: both read these once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip ``data`` and ``gpu`` tests where their photos or their device are absent."""
+    skips = {}
+    if not SHARED_DATA.is_dir():
+        skips["data"] = pytest.mark.skip(reason="the photos of ../shared/data are not here")
+    if any("gpu" in item.keywords for item in items) and not _has_cuda():
+        skips["gpu"] = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        for marker, skip in skips.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(skip)
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A freshly seeded generator."""
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of the real photos; for tests marked ``data``."""
+    return SHARED_DATA

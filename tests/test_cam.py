@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from dscnet.labels.cam import multi_scale_cam, normalise_scores, read_cam, write_cam
+from dscnet.types import DataError
+
+
+def normalise_by_loops(scores, tag):
+    """One map (nested lists of floats) by the published steps, absent classes 0."""
+    flat = [max(value, 0.0) for row in scores for value in row]
+    low, high = min(flat), max(flat)
+    result = []
+    for value in flat:
+        kept = 0.0 if value < low + 1e-5 else value
+        result.append(max((kept - low - 1e-5) / (high - low + 1e-5), 0.0) * tag)
+    return np.array(result).reshape(len(scores), len(scores[0]))
+
+
+def channel_score(images, tags):
+    """A network of two classes that sees the first two colours at half resolution."""
+    return {"cam": functional.avg_pool2d(images, 2)[:, :2]}
+
+
+def test_normalise_equals_loops(generator):
+    scores = torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    scores[1] += 5  # a map whose smallest value is not 0
+    tags = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    result = normalise_scores(scores, tags)
+    for b in range(3):
+        for c in range(2):
+            expected = normalise_by_loops(scores[b, c].tolist(), float(tags[b, c]))
+            np.testing.assert_allclose(result[b, c].numpy(), expected, atol=1e-12)
+
+
+def test_normalise_by_hand():
+    scores = torch.tensor([[[[-1.0, 0.0], [1.0, 4.0]]]])
+    result = normalise_scores(scores, torch.ones(1, 1))
+    assert result[0, 0].tolist() == [
+        [0.0, 0.0],
+        [pytest.approx(0.99999 / 4.00001), pytest.approx(3.99999 / 4.00001)],
+    ]
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 2.0])
+def test_a_constant_map_is_nothing(value):
+    assert normalise_scores(torch.full((1, 1, 3, 3), value), torch.ones(1, 1)).eq(0).all()
+
+
+def test_absent_classes_are_zero_and_all_is_in_range(generator):
+    scores = torch.randn(2, 3, 6, 6, generator=generator) * 1e3
+    result = normalise_scores(scores, torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert result.min() == 0
+    assert 0.99 < result.max() <= 1
+    assert result.amax((2, 3)).bool().tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_multi_scale_equals_the_views_one_by_one(generator):
+    images = torch.randn(2, 3, 10, 14, generator=generator)
+    tags = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    result = multi_scale_cam(channel_score, images, tags, scales=(0.5, 1.0, 1.5))
+    total = torch.zeros(2, 2, 10, 14, dtype=torch.float64)
+    for b in range(2):
+        for height, width in ((5, 7), (10, 14), (15, 21)):
+            for mirrored in (False, True):
+                view = functional.interpolate(
+                    images[b : b + 1],
+                    (height, width),
+                    mode="bicubic",
+                    align_corners=False,
+                    antialias=True,
+                )
+                view = torch.flip(view, (3,)) if mirrored else view
+                seen = channel_score(view, tags[b : b + 1])["cam"].double()
+                seen = functional.interpolate(
+                    seen, (10, 14), mode="bilinear", align_corners=False
+                )
+                total[b] += (torch.flip(seen, (3,)) if mirrored else seen)[0]
+    for b in range(2):
+        for c in range(2):
+            expected = normalise_by_loops(total[b, c].tolist(), float(tags[b, c]))
+            np.testing.assert_allclose(result["cam"][b, c].numpy(), expected, atol=2e-5)
+
+
+def test_views_have_rounded_sizes_and_keep_names():
+    sizes = []
+
+    def score(images, tags):
+        sizes.append((*images.shape[2:],))
+        ones = torch.ones(1, 1, 1, 1)
+        return {"cam": ones, "refined": ones}
+
+    image = torch.zeros(1, 3, 5, 7)
+    result = multi_scale_cam(score, image, torch.ones(1, 1), scales=(0.05, 0.5, 1.3), flip=False)
+    assert sizes == [(1, 1), (2, 4), (6, 9)]
+    assert {name: tuple(value.shape) for name, value in result.items()} == {
+        "cam": (1, 1, 5, 7),
+        "refined": (1, 1, 5, 7),
+    }
+
+
+def test_mirrored_photos_give_mirrored_maps(generator):
+    images = torch.randn(1, 3, 8, 8, generator=generator)
+    tags = torch.ones(1, 2)
+    plain = multi_scale_cam(channel_score, images, tags)["cam"]
+    mirrored = multi_scale_cam(channel_score, images.flip(3), tags)["cam"]
+    torch.testing.assert_close(mirrored.flip(3), plain, atol=1e-5, rtol=0)
+
+
+def test_a_photo_does_not_change_its_neighbours_map(generator):
+    images = torch.randn(3, 3, 8, 8, generator=generator)
+    tags = torch.ones(3, 2)
+    together = multi_scale_cam(channel_score, images, tags)["cam"]
+    alone = multi_scale_cam(channel_score, images[1:2], tags[1:2])["cam"]
+    torch.testing.assert_close(together[1:2], alone)
+
+
+def test_half_precision_scores_are_summed_in_single(generator):
+    images = torch.randn(1, 3, 8, 8, generator=generator)
+
+    def score(images, tags):
+        return {"cam": channel_score(images, tags)["cam"].bfloat16()}
+
+    result = multi_scale_cam(score, images, torch.ones(1, 2))["cam"]
+    assert result.dtype == torch.float32
+    assert result.isfinite().all()
+    expected = multi_scale_cam(channel_score, images, torch.ones(1, 2))["cam"]
+    torch.testing.assert_close(result, expected, atol=0.02, rtol=0)
+
+
+def test_no_gradient_and_the_scores_are_left_alone():
+    kept = torch.rand(1, 1, 4, 4, requires_grad=True)
+    before = kept.detach().clone()
+    result = multi_scale_cam(
+        lambda images, tags: {"cam": kept}, torch.zeros(1, 3, 4, 4), torch.ones(1, 1)
+    )
+    assert not result["cam"].requires_grad
+    assert torch.equal(kept, before)
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0)])
+def test_bad_scales(scales):
+    with pytest.raises(ValueError, match="scales must be"):
+        multi_scale_cam(channel_score, torch.zeros(1, 3, 4, 4), torch.ones(1, 2), scales=scales)
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def test_written_maps_come_back(tmp_path, generator):
+    path = tmp_path / "folder" / "a.b.npz"
+    maps = {"cam": torch.rand(2, 3, 4, generator=generator), "refined": np.ones((2, 3, 4))}
+    write_cam(path, maps, [4, 1])
+    read, classes = read_cam(path)
+    assert classes.dtype == np.int64
+    assert classes.tolist() == [4, 1]
+    assert read["cam"].dtype == np.float32
+    np.testing.assert_array_equal(read["cam"], maps["cam"].half().float().numpy())
+    np.testing.assert_array_equal(read["refined"], maps["refined"])
+    assert [p.name for p in path.parent.iterdir()] == ["a.b.npz"]
+    with zipfile.ZipFile(path) as stored:
+        assert sorted(stored.namelist()) == ["cam.npy", "classes.npy", "refined.npy"]
+
+
+def test_a_photo_without_tags(tmp_path):
+    write_cam(tmp_path / "a.npz", {"cam": torch.zeros(0, 3, 4)}, [])
+    read, classes = read_cam(tmp_path / "a.npz")
+    assert read["cam"].shape == (0, 3, 4)
+    assert classes.shape == (0,)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    write_cam(path, {"cam": torch.zeros(1, 2, 2)}, [0])
+
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_cam(path, {"cam": torch.ones(1, 2, 2)}, [0])
+    assert read_cam(path)[0]["cam"].max() == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    ("maps", "classes", "message"),
+    [
+        ({"cam": torch.zeros(2, 3, 4)}, [0], r"maps\['cam'\] must be \(1, H, W\)"),
+        ({"cam": torch.zeros(3, 4)}, [0, 1, 2], r"maps\['cam'\] must be \(3, H, W\)"),
+        ({"classes": torch.zeros(1, 3, 4)}, [0], "reserved name 'classes'"),
+    ],
+)
+def test_maps_that_cannot_be_written(tmp_path, maps, classes, message):
+    with pytest.raises(ValueError, match=message):
+        write_cam(tmp_path / "a.npz", maps, classes)
+    assert list(tmp_path.iterdir()) == []
+
+
+GOOD = np.zeros((1, 2, 2), dtype=np.float16)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fault"),
+    [
+        ({"cam": GOOD}, "no array 'classes'"),
+        ({"classes": np.array([0])}, "holds no map"),
+        ({"classes": np.array([[0]]), "cam": GOOD}, "not a list of whole numbers"),
+        ({"classes": np.array([0.0]), "cam": GOOD}, "not a list of whole numbers"),
+        ({"classes": np.array([-1]), "cam": GOOD}, "different indices from 0 on"),
+        ({"classes": np.array([3, 3]), "cam": np.zeros((2, 2, 2))}, "different indices"),
+        ({"classes": np.array([0, 1]), "cam": GOOD}, r"map 'cam' is float16 \(1, 2, 2\)"),
+        ({"classes": np.array([0]), "cam": GOOD.astype(int)}, "map 'cam' is int64"),
+        ({"classes": np.array([0]), "cam": GOOD + 1.5}, r"not in \[0, 1\]"),
+        ({"classes": np.array([0]), "cam": GOOD - 0.5}, r"not in \[0, 1\]"),
+        ({"classes": np.array([0]), "cam": GOOD * np.nan}, r"not in \[0, 1\]"),
+        ({"classes": np.array([0]), "a": GOOD, "b": np.zeros((1, 2, 3))}, "differ in size"),
+        ({"classes": np.array([None]), "cam": GOOD}, "not a readable .npz"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, arrays, fault):
+    path = tmp_path / "other.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match=fault) as caught:
+        read_cam(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip at all", b"\x93NUMPY"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable"):
+        read_cam(path)
+
+
+def test_a_cut_file_is_named(tmp_path):
+    path = tmp_path / "cut.npz"
+    write_cam(path, {"cam": torch.zeros(1, 9, 9)}, [0])
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"cut\.npz"):
+        read_cam(path)
+
+
+def test_one_plain_array_is_named(tmp_path):
+    path = tmp_path / "plain.npz"
+    with path.open("wb") as file:
+        np.save(file, GOOD)
+    with pytest.raises(DataError, match="not a readable"):
+        read_cam(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz: no such file"):
+        read_cam(tmp_path / "none.npz")

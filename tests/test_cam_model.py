@@ -1,0 +1,131 @@
+"""Tests of ``dscnet.models.cam`` and of the registry in ``dscnet.models``."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dscnet import models
+from dscnet.losses import pooled_logits
+from dscnet.models import MODELS, PlainCam, create_model, list_models, register_model
+
+
+class TinyTrunk(nn.Module):
+    """Three taps at strides 2, 4 and 4."""
+
+    channels = (4, 5, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Conv2d(3, 4, 2, 2)
+        self.mid = nn.Conv2d(4, 5, 2, 2)
+        self.high = nn.Conv2d(5, 6, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low = self.low(image).relu()
+        mid = self.mid(low).relu()
+        return low, mid, self.high(mid).relu()
+
+
+class Doubling(nn.Module):
+    """A context that records its calls and fuses by doubling the CAM."""
+
+    def __init__(self, fuse: bool) -> None:
+        super().__init__()
+        self.fuse = fuse
+        self.calls: list[tuple[Tensor, Tensor | None]] = []
+
+    def forward(self, features: Tensor, cam_logits: Tensor, tags: Tensor | None) -> SimpleNamespace:
+        self.calls.append((features, tags))
+        return SimpleNamespace(cam_logits=2 * cam_logits if self.fuse else None)
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("num_classes", [1, 20, 80])
+def test_cam_is_a_linear_map_of_the_features(image: Tensor, num_classes: int) -> None:
+    model = PlainCam(TinyTrunk(), num_classes).eval()
+    output = model(image)
+    assert output.features is not None and output.cam_logits is not None
+    assert output.cam_logits.shape == (2, num_classes + 1, 4, 5)
+    weight = model.classifier.weight.flatten(1)
+    expected = torch.einsum("ld,bdhw->blhw", weight, output.features)
+    torch.testing.assert_close(output.cam_logits, expected)
+    assert output.cam_refined is None and output.second is None and output.context is None
+
+
+def test_classifier_has_no_bias_and_drops_whole_channels(image: Tensor) -> None:
+    model = PlainCam(TinyTrunk(), 3, dropout=0.5)
+    assert model.classifier.bias is None
+    assert isinstance(model.dropout, nn.Dropout2d) and model.dropout.p == 0.5
+    bound = (6 / (6 + 4)) ** 0.5
+    assert model.classifier.weight.abs().max() <= bound
+    torch.manual_seed(0)
+    first, again = model(image).cam_logits, model(image).cam_logits
+    assert not torch.equal(first, again)
+    model.eval()
+    assert torch.equal(model(image).cam_logits, model(image).cam_logits)
+
+
+def test_gradient_reaches_trunk_and_classifier(image: Tensor) -> None:
+    model = PlainCam(TinyTrunk(), 3)
+    model.tag_logits(model(image), (16, 20)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fuse", "training", "called"),
+    [(False, True, True), (False, False, False), (True, True, True), (True, False, True)],
+)
+def test_context_runs_in_training_or_where_it_fuses(
+    image: Tensor, fuse: bool, training: bool, called: bool
+) -> None:
+    context, tags = Doubling(fuse), torch.ones(2, 3)
+    model = PlainCam(TinyTrunk(), 3, context=context).train(training)
+    output = model(image, tags)
+    assert bool(context.calls) == called
+    if called:
+        features, seen_tags = context.calls[0]
+        assert features is output.features and seen_tags is tags
+    assert torch.equal(output.final_logits, (2 if fuse else 1) * output.cam_logits)
+
+
+def test_score_maps_are_the_rectified_final_foreground(image: Tensor) -> None:
+    model = PlainCam(TinyTrunk(), 3, context=Doubling(fuse=True)).eval()
+    maps = model.score_maps(image, None)
+    assert list(maps) == ["cam"]
+    assert torch.equal(maps["cam"], (2 * model(image).cam_logits[:, 1:]).relu())
+
+
+def test_tag_logits_agree_with_the_loss(image: Tensor) -> None:
+    model = PlainCam(TinyTrunk(), 3, context=Doubling(fuse=True)).eval()
+    output = model(image)
+    expected = pooled_logits(2 * output.cam_logits, (16, 20))
+    torch.testing.assert_close(model.tag_logits(output, (16, 20)), expected)
+
+
+def test_num_classes_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        PlainCam(TinyTrunk(), 0)
+
+
+def test_registry_builds_by_name() -> None:
+    assert list_models() == ["cam", "seam"]
+    model = create_model("cam", TinyTrunk(), 2, dropout=0.1)
+    assert type(model) is PlainCam and model.dropout.p == 0.1
+
+
+def test_registry_refuses_unknown_and_taken_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="one of cam, seam, got 'sean'"):
+        create_model("sean", TinyTrunk(), 2)
+    with pytest.raises(ValueError, match="must be new, got 'seam'"):
+        register_model("seam", PlainCam)
+    monkeypatch.setattr(models, "MODELS", dict(MODELS))
+    register_model("other", PlainCam)
+    assert isinstance(create_model("other", TinyTrunk(), 2), PlainCam)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dscnet.data.check import CheckReport, check_dataset
+from dscnet.data.datasets import PhotoSet, Sample, open_dataset
+
+
+def save(path, values, **options):
+    Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def good(tmp_path):
+    """Three photos of 40 x 48 pixels: cat, dog, and a negative."""
+    samples = []
+    for name, tags in (("a", (0,)), ("b", (1,)), ("c", ())):
+        samples.append(
+            Sample(
+                name,
+                save(tmp_path / f"{name}.jpg", np.full((40, 48, 3), 90)),
+                tags,
+                save(tmp_path / f"{name}_mask.png", np.full((40, 48), 2)),
+                save(tmp_path / f"{name}_saliency.png", np.zeros((40, 48))),
+            )
+        )
+    return PhotoSet("pets", ("cat", "dog"), tuple(samples), ("a note",))
+
+
+def with_sample(photo_set, **changes):
+    first, *rest = photo_set.samples
+    return replace(photo_set, samples=(replace(first, **changes), *rest))
+
+
+def only_error(photo_set, **options):
+    report = check_dataset(photo_set, **options)
+    assert not report.ok and len(report.errors) == 1, report.errors
+    return report.errors[0]
+
+
+def test_good_set_passes_and_is_counted(good):
+    report = check_dataset(good)
+    assert report.ok and report.warnings == []
+    assert report.info == [
+        "pets: 3 photos, 2 classes, 3 masks, 3 saliency maps",
+        "heights 40 to 40 pixels, widths 48 to 48 pixels",
+        "photos per class: cat 1, dog 1",
+        "a note",
+    ]
+
+
+def test_empty_set_is_an_error():
+    assert "no photo" in only_error(PhotoSet("none", ("cat",), ()))
+
+
+def test_undecodable_photo_is_an_error_and_the_rest_is_checked(good):
+    path = good.samples[0].image_path
+    path.write_bytes(path.read_bytes()[:300])
+    small = replace(good.samples[1], image_path=path.with_name("nowhere.jpg"))
+    report = check_dataset(replace(good, samples=(good.samples[0], small, good.samples[2])))
+    assert len(report.errors) == 2
+    assert "a.jpg" in report.errors[0] and "re-export or remove it" in report.errors[0]
+    assert "nowhere.jpg" in report.errors[1]
+
+
+@pytest.mark.parametrize("shape", [(31, 48, 3), (48, 31, 3)])
+def test_small_photo_is_an_error(good, tmp_path, shape):
+    path = save(tmp_path / "small.png", np.zeros(shape))
+    photo_set = with_sample(good, image_path=path, mask_path=None, saliency_path=None)
+    error = only_error(photo_set)
+    assert "small.png" in error and f"{shape[1]} x {shape[0]}" in error and "remove" in error
+    assert check_dataset(photo_set, min_size=31).ok
+
+
+@pytest.mark.parametrize("kind", ["mask_path", "saliency_path"])
+def test_map_of_another_size_is_an_error(good, tmp_path, kind):
+    path = save(tmp_path / "other.png", np.zeros((48, 40)))
+    error = only_error(with_sample(good, **{kind: path}))
+    assert "other.png" in error and "a.jpg" in error and "re-export" in error
+
+
+@pytest.mark.parametrize("kind", ["mask_path", "saliency_path"])
+def test_map_of_another_kind_is_an_error(good, tmp_path, kind):
+    path = save(tmp_path / "rgb.png", np.zeros((40, 48, 3)))
+    assert "rgb.png" in only_error(with_sample(good, **{kind: path}))
+
+
+def test_labels_beyond_the_classes_are_an_error(good, tmp_path):
+    labels = np.zeros((40, 48))
+    labels[0, :5] = [1, 2, 3, 77, 255]
+    error = only_error(with_sample(good, mask_path=save(tmp_path / "m.png", labels)))
+    assert "m.png: has labels 3, 77, but 2 classes" in error
+
+
+def test_mask_of_nothing_but_ignored_pixels_is_fine(good, tmp_path):
+    path = save(tmp_path / "m.png", np.full((40, 48), 255))
+    assert check_dataset(with_sample(good, mask_path=path)).ok
+
+
+@pytest.mark.parametrize("split", [None, "train", "train_aug"])
+def test_class_that_no_training_photo_has_is_an_error(good, split):
+    photo_set = replace(with_sample(good, tags=(1,)), split=split)
+    error = only_error(photo_set)
+    assert "'cat'" in error and "classes.txt" in error
+
+
+def test_class_that_no_validation_photo_has_is_none(good):
+    assert check_dataset(replace(with_sample(good, tags=(1,)), split="val")).ok
+
+
+def test_class_on_every_photo_is_a_warning(good):
+    samples = tuple(replace(sample, tags=(0, 1)) for sample in good.samples[:2])
+    report = check_dataset(replace(good, samples=samples))
+    assert report.ok and len(report.warnings) == 2
+    assert "every photo carries 'cat'" in report.warnings[0]
+
+
+def test_unknown_tags_are_not_checked(good):
+    samples = tuple(replace(sample, tags=None, mask_path=None) for sample in good.samples)
+    assert check_dataset(replace(good, classes=(), samples=samples)).ok
+
+
+def test_photos_that_will_be_converted_are_mentioned(good, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "turned.jpg", np.zeros((48, 40)), exif=exif)
+    report = check_dataset(with_sample(good, image_path=path))
+    assert report.ok  # turned, it is as large as its masks
+    assert "1 photos are grey and will be converted: a" in report.info
+    assert "1 photos are rotated by EXIF and will be converted: a" in report.info
+
+
+def test_report_text():
+    assert CheckReport().text() == "ok"
+    report = CheckReport([f"e{i}" for i in range(22)], ["w"], ["i"])
+    lines = report.text().splitlines()
+    assert lines[0] == "error: e0" and lines[19:21] == ["error: e19", "error: and 2 more"]
+    assert lines[21:] == ["warning: w", "i", "22 errors"]
+
+
+@pytest.mark.data
+def test_msrc_is_good(shared_data):
+    report = check_dataset(open_dataset(shared_data / "msrc", "val"))
+    assert report.ok and report.warnings == []
+    assert report.info[0] == "msrc: 100 photos, 17 classes, 100 masks, 100 saliency maps"

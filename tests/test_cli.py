@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dscnet.cli import main, metrics_table
+
+
+def test_help_needs_no_torch_and_half_a_second():
+    started = time.monotonic()
+    code = "import sys; from dscnet.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Half a second on an idle machine; tests share theirs.
+    assert time.monotonic() - started < 3
+    for verb in ("demo", "check", "run", "train", "cam", "label", "segment", "evaluate", "predict", "report", "export", "recipes"):
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["run", "--out", "x", "--train.lrr", "1"], "--train.lr?"),
+        (["run", "--out", "x", "--method.varient", "M1"], "--method.variant?"),
+    ],
+)
+def test_a_wrong_setting_names_the_right_one(argv, hint, capsys):
+    assert main(argv) == 2
+    assert f"did you mean {hint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run"],
+        ["run", "--out", "x", "--train.lr", "fast"],
+        ["run", "--out", "x", "--method.variant", "M5"],
+        ["fly"],
+        [],
+        ["evaluate", "--pred", "x"],
+    ],
+)
+def test_wrong_usage_exits_with_two(argv, capsys):
+    assert main(argv) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_wrong_setting_in_a_file_is_named(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text("train: {lrr: 1}\n")
+    assert main(["run", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert "lrr" in capsys.readouterr().err
+
+
+def test_failures_exit_with_one_and_without_traceback(tmp_path, capsys):
+    assert main(["run", "--config", "demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "nowhere" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists(), "nothing is written before the data is known to be good"
+
+
+def test_recipes_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    assert "msrc_seam_dscnet" in capsys.readouterr().out
+
+
+def test_evaluate_compares_two_folders(tmp_path, capsys):
+    for folder in ("pred", "gt"):
+        (tmp_path / folder).mkdir()
+        mask = np.zeros((4, 4), np.uint8)
+        mask[:2] = 1
+        if folder == "pred":
+            mask[0, 0] = 0
+        Image.fromarray(mask).save(tmp_path / folder / "a.png")
+    (tmp_path / "classes.txt").write_text("background\ncat\n")
+    target = tmp_path / "numbers.json"
+    argv = ["evaluate", "--pred", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt")]
+    assert main([*argv, "--classes", str(tmp_path / "classes.txt"), "--json", str(target)]) == 0
+    section = json.loads(target.read_text())
+    # Background: 8 right of 9 in the union; cat: 7 right of 8.
+    assert section["iou"] == pytest.approx({"background": 8 / 9, "cat": 7 / 8})
+    assert section["miou"] == pytest.approx((8 / 9 + 7 / 8) / 2)
+
+
+def test_table_says_what_was_not_measured():
+    section = {"split": "train", "num_images": 3, "miou": 0.5, "miou_best_bg": None}
+    text = metrics_table({"pseudo_label": section, "tags": {"map": None}})
+    assert "50.0" in text
+    assert text.count("not measured") == 2

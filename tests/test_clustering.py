@@ -1,0 +1,158 @@
+"""k-means against a plain loop, and the cases that break k-means."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dscnet.context import kmeans
+
+
+def naive_kmeans(points, centres, max_iter=50):
+    """Lloyd's algorithm on lists: ties to the lower group, an empty group keeps its centre."""
+    centres = [list(centre) for centre in centres]
+    ids = None
+    for _ in range(max_iter):
+        distances = [
+            [sum((x - c) ** 2 for x, c in zip(p, centre, strict=True)) for centre in centres]
+            for p in points
+        ]
+        new = [min(range(len(centres)), key=row.__getitem__) for row in distances]
+        if new == ids:
+            break
+        ids = new
+        for k in range(len(centres)):
+            members = [p for p, i in zip(points, ids, strict=True) if i == k]
+            if members:
+                centres[k] = [sum(column) / len(members) for column in zip(*members, strict=True)]
+    return ids
+
+
+def inertia(points, ids):
+    """Sum of squared distances to the group means."""
+    total = 0.0
+    for group in set(ids.tolist()):
+        members = points[ids == group]
+        total += float((members - members.mean(0)).pow(2).sum())
+    return total
+
+
+def test_matches_the_naive_loop_with_a_different_count_for_every_image(generator):
+    points = torch.randn(4, 23, 3, generator=generator, dtype=torch.float64)
+    starts = torch.randn(4, 4, 3, generator=generator, dtype=torch.float64)
+    counts = torch.tensor([1, 4, 2, 3])
+    ids = kmeans(points, counts, starts=starts, max_iter=50)
+    for b, count in enumerate(counts.tolist()):
+        expected = naive_kmeans(points[b].tolist(), starts[b, :count].tolist())
+        assert ids[b].tolist() == expected
+        assert count == 1 or len(set(expected)) > 1
+
+
+def test_by_hand():
+    points = torch.tensor([[[0.0], [1.0], [9.0], [10.0]]])
+    ids = kmeans(points, torch.tensor([2]), starts=torch.tensor([[[8.0], [20.0]]]))
+    # All but none go to 8; the empty group stays at 20, takes 9 and 10 from the mean 5 on? It does
+    # not take 9 (4 against 11) nor 10 (5 against 10), so it stays empty.
+    assert ids.tolist() == [[0, 0, 0, 0]]
+    ids = kmeans(points, torch.tensor([2]), starts=torch.tensor([[[8.0], [12.5]]]))
+    # First 10 goes to 12.5 (2.5 against 2)? No: all go to 8, whose mean is 5; then 9 (4 against
+    # 3.5) and 10 do go to the centre that the empty group kept.
+    assert ids.tolist() == [[0, 0, 1, 1]]
+
+
+def test_layout_of_the_points_does_not_matter(generator):
+    points = torch.randn(2, 5, 30, generator=generator).mT
+    starts = points[:, :3].clone()
+    counts = torch.tensor([3, 2])
+    ids = kmeans(points, counts, starts=starts)
+    assert torch.equal(ids, kmeans(points.contiguous(), counts, starts=starts))
+
+
+def test_random_starts_find_separate_clusters_and_repeat_with_their_seed(generator):
+    centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    truth = torch.arange(40) % 4
+    points = (centres[truth] + 0.1 * torch.randn(40, 2, generator=generator))[None]
+    results = [
+        kmeans(points, torch.tensor([4]), generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
+    ]
+    assert torch.equal(*results)
+    assert {(int(t), int(i)) for t, i in zip(truth, results[0][0], strict=True)}.__len__() == 4
+
+
+def test_restarts_keep_the_best_of_each_image(generator):
+    points = torch.randn(6, 30, 2, generator=generator)
+    counts = torch.full((6,), 5)
+    single = torch.Generator().manual_seed(1)
+    runs = [kmeans(points, counts, restarts=1, generator=single) for _ in range(4)]
+    best = kmeans(points, counts, restarts=4, generator=torch.Generator().manual_seed(1))
+    for b in range(6):
+        options = [inertia(points[b], ids[b]) for ids in runs]
+        assert inertia(points[b], best[b]) == pytest.approx(min(options), rel=1e-5)
+    assert any(not torch.equal(best, ids) for ids in runs)
+
+
+def test_plus_plus_draws_in_proportion_to_the_squared_distance():
+    # From 0 (or 1) the far point 10 is drawn as the second centre with probability near one, which
+    # a uniform draw would do a third of the time.
+    points = torch.tensor([[[0.0], [1.0], [10.0]]]).expand(200, -1, -1)
+    ids = kmeans(
+        points,
+        torch.full((200,), 2),
+        restarts=1,
+        max_iter=1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    split = (ids[:, 0] == ids[:, 1]) & (ids[:, 0] != ids[:, 2])
+    assert split.float().mean() > 0.95
+
+
+def test_more_groups_than_points_and_equal_points(generator):
+    points = torch.randn(1, 2, 3, generator=generator)
+    ids = kmeans(points, torch.tensor([5]), generator=generator)
+    assert ids[0].unique().numel() == 2
+    same = torch.ones(2, 7, 3)
+    ids = kmeans(same, torch.tensor([3, 1]), generator=generator)
+    assert [row.unique().numel() for row in ids] == [1, 1]
+
+
+def test_one_group_takes_all(generator):
+    points = torch.randn(2, 9, 3, generator=generator)
+    assert kmeans(points, torch.tensor([1, 1]), generator=generator).eq(0).all()
+
+
+def test_no_gradient_and_the_same_groups_under_autocast(generator):
+    points = torch.randn(2, 50, 16, generator=generator).requires_grad_()
+    starts = points.detach()[:, :3]
+    counts = torch.tensor([3, 3])
+    ids = kmeans(points, counts, starts=starts)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = kmeans(points, counts, starts=starts)
+    assert not ids.requires_grad
+    assert torch.equal(ids, cast)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"points": torch.zeros(2, 4)}, r"points must be"),
+        ({"points": torch.zeros(2, 0, 3)}, r"N >= 1"),
+        ({"num_groups": torch.tensor([2])}, r"num_groups must be \(2,\)"),
+        ({"num_groups": torch.tensor([2, 0])}, r"num_groups must be >= 1"),
+        ({"starts": torch.zeros(2, 2, 5)}, r"starts must be \(2, K, 3\)"),
+        ({"starts": torch.zeros(2, 1, 3)}, r"starts must give 2"),
+        ({"restarts": 0}, r"restarts"),
+        ({"max_iter": 0}, r"max_iter"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    given = {"points": torch.zeros(2, 4, 3), "num_groups": torch.tensor([2, 2])} | arguments
+    with pytest.raises(ValueError, match=message):
+        kmeans(given.pop("points"), given.pop("num_groups"), **given)
+
+
+def test_the_naive_loop_knows_a_hand_worked_case():
+    assert naive_kmeans([[0.0], [1.0], [9.0]], [[0.0], [10.0]]) == [0, 0, 1]
+    assert math.isclose(inertia(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([0, 0, 1])), 0.5)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from dscnet.config import Config, MethodConfig, dotted_names, from_dict, replace_settings, to_dict
+
+
+def test_round_trip_is_exact():
+    config = Config(data="photos", seed=3, method=MethodConfig(variant="M1", num_groups=4))
+    assert from_dict(Config, to_dict(config)) == config
+
+
+def test_unknown_setting_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'temperature'"):
+        from_dict(Config, {"method": {"temprature": 1}})
+
+
+def test_replace_settings_leaves_the_original_alone():
+    config = Config()
+    other = replace_settings(config, {"train.lr": 0.5, "seed": 7})
+    assert (other.train.lr, other.seed) == (0.5, 7)
+    assert (config.train.lr, config.seed) == (0.01, 0)
+
+
+def test_replace_settings_refuses_what_does_not_exist():
+    with pytest.raises(ValueError, match=r"did you mean 'train.lr'"):
+        replace_settings(Config(), {"train.lrr": 1})
+
+
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ("baseline", (False, False, False)),
+        ("M1", (True, False, False)),
+        ("M2", (False, True, False)),
+        ("M3", (True, True, False)),
+        ("M4", (True, True, True)),
+    ],
+)
+def test_variants_are_the_papers(variant, parts):
+    method = MethodConfig(variant=variant)
+    assert (method.pgcl, method.sgcl, method.dscl) == parts
+
+
+def test_every_setting_has_a_help_text():
+    from dataclasses import fields, is_dataclass
+
+    def undocumented(cls):
+        text = "".join(base.__doc__ or "" for base in cls.__mro__)
+        for field in fields(cls):
+            default = getattr(cls(), field.name)
+            if is_dataclass(default):
+                yield from undocumented(type(default))
+            elif f"{field.name}:" not in text and f"``{field.name}``" not in text:
+                yield f"{cls.__name__}.{field.name}"
+
+    assert list(undocumented(Config)) == []
+    assert "method.pgcl_weight" in dotted_names(to_dict(Config()))
+
+
+def test_reading_settings_does_not_import_torch():
+    code = "import sys, dscnet.config, dscnet.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

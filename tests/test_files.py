@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from dscnet.labels.files import whole_file
+
+
+def test_the_file_appears_at_the_end(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with whole_file(path) as file:
+        file.write(b"all")
+        assert not path.exists()
+    assert path.read_bytes() == b"all"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import pytest
+
+from dscnet.data.formats import VOC_CLASSES, find_layout, is_photo, match_id, photos_by_id
+from dscnet.types import DataError
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def tags(layout):
+    return {entry.image_id: entry.names for entry in layout.read_tags(layout.classes or ())}
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / "voc"
+    touch(root / "JPEGImages/a.jpg", root / "JPEGImages/b.PNG", root / "JPEGImages/._a.jpg")
+    touch(root / "JPEGImages/Thumbs.db", root / "SegmentationClass/a.png", root / "saliency/b.png")
+    write(root / "ImageSets/Segmentation/val.txt", "b\n")
+    write(root / "ImageSets/tags.csv", "image_id,labels\na,cat\n")
+    return root
+
+
+@pytest.fixture
+def tagged(tmp_path):
+    root = tmp_path / "tagged"
+    touch(root / "images/a.jpg", root / "masks/a.png", root / "saliency/a.png")
+    write(root / "splits/train.txt", "a\n")
+    write(root / "tags.csv", "image_id,labels\na.jpg,cat\n")
+    write(root / "classes.txt", "background\ncat\n")
+    return root
+
+
+def test_voc_layout(voc):
+    layout = find_layout(voc)
+    assert layout.name == "voc"
+    assert layout.photos == {"a": voc / "JPEGImages/a.jpg", "b": voc / "JPEGImages/b.PNG"}
+    assert layout.classes is None and layout.usual_classes == ()
+    assert list(layout.masks) == ["a"] and list(layout.saliency) == ["b"]
+    assert list(layout.splits) == ["val"]
+    assert tags(layout) == {"a": ("cat",)}
+
+
+def test_voc_takes_annotations_where_there_is_no_tag_file(voc):
+    write(voc / "Annotations/a.xml", "<annotation/>")
+    assert tags(find_layout(voc)) == {"a": ("cat",)}
+    (voc / "ImageSets/tags.csv").unlink()
+    layout = find_layout(voc)
+    assert tags(layout) == {"a": ()} and layout.usual_classes == VOC_CLASSES
+
+
+def test_voc_takes_tags_at_the_root(voc):
+    (voc / "ImageSets/tags.csv").unlink()
+    write(voc / "tags.jsonl", '{"image_id": "b", "labels": "dog"}')
+    assert tags(find_layout(voc)) == {"b": ("dog",)}
+
+
+def test_voc_without_tags_says_what_to_write(voc):
+    (voc / "ImageSets/tags.csv").unlink()
+    with pytest.raises(DataError, match=r"no tags\. .*Annotations.*write ImageSets/tags\.csv"):
+        find_layout(voc)
+
+
+def test_voc_class_names_are_the_twenty_sorted():
+    assert len(VOC_CLASSES) == 20 and list(VOC_CLASSES) == sorted(VOC_CLASSES)
+
+
+def test_two_tag_files_are_one_too_many(voc):
+    write(voc / "ImageSets/tags.json", "{}")
+    with pytest.raises(DataError, match=r"tags\.csv.*tags\.json.*keep one"):
+        find_layout(voc)
+
+
+def test_tag_file_layout(tagged):
+    layout = find_layout(tagged)
+    assert layout.classes == ("cat",)
+    assert list(layout.photos) == list(layout.masks) == list(layout.saliency) == ["a"]
+    assert list(layout.splits) == ["train"] and tags(layout) == {"a.jpg": ("cat",)}
+
+
+def test_images_without_tags_say_what_to_write(tagged):
+    (tagged / "tags.csv").unlink()
+    with pytest.raises(DataError, match=r"no tags\.csv.*write"):
+        find_layout(tagged)
+
+
+def test_class_folders(tmp_path):
+    touch(*(tmp_path / name for name in ("cat/1.jpg", "cat/2.jpg", "big dog/1.jpg")))
+    touch(*(tmp_path / name for name in ("negatives/9.jpg", "empty/readme.md", ".git/x.png")))
+    touch(tmp_path / "masks/cat__1.png")
+    layout = find_layout(tmp_path)
+    assert layout.classes == ("big dog", "cat")
+    assert tags(layout) == {
+        "big dog__1": ("big dog",),
+        "cat__1": ("cat",),
+        "cat__2": ("cat",),
+        "negatives__9": (),
+    }
+    assert set(layout.photos) == set(tags(layout)) and list(layout.masks) == ["cat__1"]
+    assert "1.jpg" in layout.notes[0] and "separate photos" in layout.notes[0]
+
+
+def test_class_folders_need_a_class(tmp_path):
+    touch(tmp_path / "background/1.jpg")
+    with pytest.raises(DataError, match="names no class"):
+        find_layout(tmp_path)
+
+
+def test_yaml_names_the_parts(tmp_path):
+    touch(tmp_path / "x/photos/a.jpg", tmp_path / "x/m/a.png", tmp_path / "s/a.png")
+    write(tmp_path / "x/t.json", '{"a": ["traffic light"]}')
+    write(tmp_path / "lists/fold1.txt", "a\n")
+    write(
+        tmp_path / "x/set.yaml",
+        "name: mine\nimages: photos\ntags: t.json\nclasses: [background, traffic light]\n"
+        "masks: m\nsaliency: ../s\nsplits: {train: ../lists/fold1.txt}\n",
+    )
+    layout = find_layout(tmp_path / "x/set.yaml")
+    assert layout.name == "mine" and layout.classes == ("traffic light",)
+    assert list(layout.photos) == list(layout.masks) == list(layout.saliency) == ["a"]
+    assert layout.splits["train"].read_text() == "a\n"
+    assert tags(layout) == {"a": ("traffic light",)}
+
+
+def test_yaml_may_name_a_class_file_and_little_else(tagged):
+    path = tagged / "set.yml"
+    path.write_text("images: images\ntags: tags.csv\nclasses: classes.txt\n")
+    layout = find_layout(path)
+    assert (layout.name, layout.classes, layout.masks) == ("set", ("cat",), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image: images", "unknown key 'image', did you mean 'images'"),
+        ("zzz: 1", r"unknown key 'zzz'; the keys are name, images"),
+        ("tags: tags.csv", "the key 'images' is missing"),
+        ("images: images", "the key 'tags' is missing"),
+        ("images: nowhere\ntags: tags.csv", "images is 'nowhere', but .* does not exist"),
+        ("images: 3\ntags: tags.csv", "images must be a path, got 3"),
+        ("images: tags.csv\ntags: tags.csv", "is not a folder of photos"),
+        ("images: images\ntags: tags.csv\nclasses: []", "names no class"),
+        ("images: images\ntags: tags.csv\nsplits: x", "splits must map"),
+        ("images: images\ntags: tags.csv\nsplits: {val: x}", "splits.val is 'x', but"),
+        ("- images", "expected 'key: value'"),
+        ("", "expected 'key: value'"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_yaml_mistakes_are_said(tagged, text, message):
+    path = tagged / "set.yaml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        find_layout(path)
+
+
+def test_coco_json_is_not_supported_yet(tmp_path):
+    touch(tmp_path / "instances.json", tmp_path / "photos.zip")
+    with pytest.raises(DataError, match=r"COCO JSON is not supported yet; give a VOC folder"):
+        find_layout(tmp_path / "instances.json")
+    with pytest.raises(DataError, match="not a data set"):
+        find_layout(tmp_path / "photos.zip")
+
+
+def test_unknown_layout_says_what_was_looked_for(tmp_path):
+    touch(tmp_path / "train/cat/1.jpg")
+    with pytest.raises(DataError, match=r"JPEGImages/.*images/.*sub-folder.*YAML"):
+        find_layout(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_layout(tmp_path / "nowhere")
+
+
+def test_two_photos_of_one_id_are_refused(tagged):
+    touch(tagged / "images/a.png")
+    with pytest.raises(DataError, match=r"a\.png and .*a\.jpg have the same image id 'a'"):
+        find_layout(tagged)
+
+
+def test_photos_are_sorted_by_id(tmp_path):
+    assert list(photos_by_id([("b", tmp_path), ("a", tmp_path)])) == ["a", "b"]
+
+
+def test_photos_are_known_by_their_ending(tmp_path):
+    names = ["a.jpg", "a.JPEG", "a.tif", "a.gif", "a", ".a.jpg"]
+    assert [is_photo(tmp_path / name) for name in names] == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a", "a"), ("a.jpg", "a"), ("a.PNG", "a"), ("b.1", "b.1"), ("b.1.jpg", "b.1")]
+    + [("c.jpg", "c.jpg"), ("c", None), ("a.txt", None), ("", None), (".jpg", None)],
+)
+def test_ids_match_with_and_without_ending(name, expected):
+    assert match_id(name, {"a", "b.1", "c.jpg"}) == expected

@@ -1,0 +1,54 @@
+"""Float32 arithmetic under autocast, and unit vectors that survive zeros."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dscnet.context.numerics import full_precision, unit
+
+
+@full_precision
+def product(left, right):
+    return left @ right
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast_compute_in_float32(dtype, generator):
+    left = torch.randn(4, 300, generator=generator).to(dtype)
+    expected = left.float() @ left.float().mT
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = product(left, right=left.mT)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected)
+
+
+def test_float64_stays(generator):
+    left = torch.randn(2, 2, generator=generator, dtype=torch.float64)
+    assert product(left, left).dtype == torch.float64
+
+
+def test_unit_by_hand():
+    result = unit(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]]))
+    torch.testing.assert_close(result, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]]))
+
+
+def test_norms_up_to_the_floor_count_as_zero():
+    result = unit(torch.tensor([[0.5, 0.0], [2.0, 0.0]]), floor=torch.tensor([[0.5], [0.5]]))
+    assert result.tolist() == [[0.0, 0.0], [1.0, 0.0]]
+
+
+def test_a_zero_vector_gets_zero_gradient(generator):
+    vectors = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    vectors[1] = 0
+    vectors.requires_grad_()
+    unit(vectors)[:, 0].sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad.isfinite().all()
+    assert (vectors.grad[1] == 0).all()
+    assert (vectors.grad[0] != 0).any()
+
+
+def test_unit_gradient(generator):
+    vectors = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit, vectors)

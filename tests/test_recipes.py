@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from dscnet.config import Config, from_dict
+from dscnet.recipes import find_recipe, list_recipes, summary
+
+
+def test_every_recipe_is_a_valid_config_with_a_header():
+    recipes = list_recipes()
+    assert {"demo", "msrc_seam_dscnet"} <= set(recipes)
+    for path in recipes.values():
+        from_dict(Config, yaml.safe_load(path.read_text()))
+        assert path.read_text().startswith("# ")
+        assert len(summary(path)) > 10
+
+
+def test_a_recipe_is_found_by_name_by_path_and_not_at_all(tmp_path):
+    assert find_recipe("demo") == list_recipes()["demo"]
+    own = tmp_path / "own.yaml"
+    own.write_text("seed: 1\n")
+    assert find_recipe(str(own)) == own
+    assert find_recipe("recipes/demo.yaml").name == "demo.yaml"
+    with pytest.raises(ValueError, match="recipes: demo"):
+        find_recipe("nothing")

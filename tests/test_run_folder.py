@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from dscnet.config import Config
+from dscnet.run_folder import RunFolder, fingerprint
+from dscnet.types import DscnetError
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    folder.write_config(Config())
+    with pytest.raises(DscnetError, match="--resume"):
+        folder.create()
+    folder.create(resume=True)
+    assert folder.config.exists()
+    folder.create(force=True)
+    assert not folder.config.exists()
+
+
+def test_force_deletes_runs_only(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DscnetError, match="will not delete"):
+        RunFolder(tmp_path).create(force=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DscnetError, match="is a file"):
+        RunFolder(tmp_path / "file").create()
+
+
+def test_config_round_trip_and_environment(tmp_path):
+    folder = RunFolder(tmp_path)
+    config = Config(data="photos", seed=5)
+    folder.write_config(config)
+    assert folder.read_config() == config
+    assert '"seed": 5' in folder.environment.read_text()
+
+
+def test_a_foreign_config_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(DscnetError, match="no config.yaml"):
+        folder.read_config()
+    folder.config.write_text("train: {lrr: 1}\n")
+    with pytest.raises(DscnetError, match="did you mean 'lr'"):
+        folder.read_config()
+
+
+def test_stage_records(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not folder.start("train", "a")
+    assert folder.start("train", "a"), "an interrupted try with the same inputs goes on"
+    assert not folder.start("train", "b"), "other inputs start anew"
+    folder.finish("train", "b", 1.23)
+    assert folder.is_done("train", "b")
+    assert not folder.is_done("train", "a")
+    assert folder.seconds() == {"train": 1.2}
+    folder.finish("cam", "c", 1.0)
+    folder.start("train", "d", stale={"cam"})
+    assert folder.fingerprint_of("cam") is None
+
+
+def test_fingerprint_depends_on_settings_and_code():
+    assert fingerprint({"a": 1}) == fingerprint({"a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint(1, code=("training.py",)) != fingerprint(1, code=("evaluation.py",))

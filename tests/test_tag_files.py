@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dscnet.data.tag_files import (
+    TagEntry,
+    class_indices,
+    clean_classes,
+    first_few,
+    read_annotations,
+    read_classes,
+    read_tag_file,
+    suggestion,
+)
+from dscnet.types import DataError
+
+WORD = st.text("abcdefgh", min_size=1, max_size=4)
+
+
+def tags_of(path, known=()):
+    return {entry.image_id: entry.names for entry in read_tag_file(path, known)}
+
+
+def csv_file(folder, *lines, header="image_id,labels"):
+    path = folder / "tags.csv"
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("field", ["cat dog", "cat;dog", "cat|dog", " cat ; dog ;", "cat cat dog"])
+def test_labels_are_split_and_named_once(tmp_path, field):
+    assert tags_of(csv_file(tmp_path, f"a,{field}")) == {"a": ("cat", "dog")}
+
+
+def test_names_with_spaces_need_a_separator(tmp_path):
+    path = csv_file(tmp_path, "a,traffic light;car", "b,car|traffic light", "c,big car")
+    assert tags_of(path) == {
+        "a": ("traffic light", "car"),
+        "b": ("car", "traffic light"),
+        "c": ("big", "car"),
+    }
+
+
+def test_single_name_with_a_space_is_known_from_the_classes_or_from_other_rows(tmp_path):
+    path = csv_file(tmp_path, "a,traffic light")
+    assert tags_of(path) == {"a": ("traffic", "light")}
+    assert tags_of(path, known=("traffic light",)) == {"a": ("traffic light",)}
+    path = csv_file(tmp_path, "a,traffic light", "b,traffic light;car")
+    assert tags_of(path)["a"] == ("traffic light",)
+
+
+def test_empty_labels_and_background_are_negatives(tmp_path):
+    path = csv_file(tmp_path, "a,", "", "b,background", "c,_background_ cat")
+    assert tags_of(path) == {"a": (), "b": (), "c": ("cat",)}
+
+
+def test_csv_accepts_byte_order_mark_and_windows_lines(tmp_path):
+    path = tmp_path / "tags.csv"
+    path.write_bytes("\ufeffimage_id,labels\r\nä b,cat\r\n".encode())
+    assert read_tag_file(path) == [TagEntry("ä b", ("cat",), f"{path}, line 2")]
+
+
+@pytest.mark.parametrize("header", ["id,labels", "image_id;labels", "image_id,labels,x", ""])
+def test_wrong_header_is_said(tmp_path, header):
+    with pytest.raises(DataError, match=r"tags\.csv, line 1.*image_id,labels"):
+        read_tag_file(csv_file(tmp_path, "a,cat", header=header))
+
+
+@pytest.mark.parametrize("line", ["b", "b,cat,dog", 'b,"cat,dog"'])
+def test_wrong_columns_name_the_line(tmp_path, line):
+    with pytest.raises(DataError, match=r"tags\.csv, line 3: .*separate"):
+        read_tag_file(csv_file(tmp_path, "a,cat", line))
+
+
+def test_missing_image_id_names_the_line(tmp_path):
+    with pytest.raises(DataError, match="line 2: the image id is missing"):
+        read_tag_file(csv_file(tmp_path, ",cat"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": ["big cat", "dog"], "b": [], "c": "dog"},
+        [
+            {"image_id": "a", "labels": ["big cat", "dog"]},
+            {"image_id": "b", "labels": ""},
+            {"image_id": "c", "labels": "dog"},
+        ],
+    ],
+)
+def test_json_forms(tmp_path, content):
+    path = tmp_path / "tags.json"
+    path.write_text(json.dumps(content))
+    assert tags_of(path) == {"a": ("big cat", "dog"), "b": (), "c": ("dog",)}
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "tags.jsonl"
+    path.write_text(
+        '{"image_id": "a", "labels": ["cat"]}\n\n{"image_id": "b", "labels": "cat;dog"}\n'
+    )
+    entries = read_tag_file(path)
+    assert [(entry.image_id, entry.names) for entry in entries] == [
+        ("a", ("cat",)),
+        ("b", ("cat", "dog")),
+    ]
+    assert entries[1].where == f"{path}, line 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("3", "expected an object"),
+        ('{"a": 3}', "entry 'a': labels must be"),
+        ('{"a": [3]}', "entry 'a': labels must be"),
+        ('{"a": ["x"], "a": ["y"]}', "'a' is named twice"),
+        ('[{"image_id": "a", "labels": []}, {"image_id": "b"}]', "item 2: expected an object"),
+        ('[{"image_id": 7, "labels": []}]', "item 1: the image id must be text"),
+    ],
+)
+def test_json_of_another_form_is_said(tmp_path, text, message):
+    path = tmp_path / "tags.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_tag_file(path)
+
+
+def test_json_lines_name_the_line(tmp_path):
+    path = tmp_path / "tags.jsonl"
+    path.write_text('{"image_id": "a", "labels": []}\n{"image_id": \n')
+    with pytest.raises(DataError, match="line 2: not valid JSON"):
+        read_tag_file(path)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"\.csv, \.json, \.jsonl"):
+        read_tag_file(tmp_path / "tags.txt")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_tag_file(tmp_path / "tags.csv")
+    (tmp_path / "tags.csv").write_bytes(b"image_id,labels\n\xff\xfe,cat\n")
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        read_tag_file(tmp_path / "tags.csv")
+
+
+@given(rows=st.dictionaries(WORD, st.lists(WORD, unique=True, max_size=3), max_size=4))
+def test_every_form_says_the_same(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("forms")
+    (folder / "tags.json").write_text(json.dumps(rows))
+    objects = [{"image_id": key, "labels": names} for key, names in rows.items()]
+    (folder / "tags.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    expected = {key: tuple(names) for key, names in rows.items()}
+    for separator in " ;|":
+        lines = [f"{key},{separator.join(names)}" for key, names in rows.items()]
+        assert tags_of(csv_file(folder, *lines)) == expected
+    assert tags_of(folder / "tags.json") == expected == tags_of(folder / "tags.jsonl")
+
+
+def test_annotations_give_objects_once_without_their_parts(tmp_path):
+    (tmp_path / "b.xml").write_text("<annotation></annotation>")
+    (tmp_path / "a.xml").write_text(
+        "<annotation><object><name>dog</name><difficult>1</difficult></object>"
+        "<object><name>person</name><part><name>head</name></part></object>"
+        "<object><name>dog</name></object></annotation>"
+    )
+    entries = read_annotations(tmp_path)
+    assert [(entry.image_id, entry.names) for entry in entries] == [
+        ("a", ("dog", "person")),
+        ("b", ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotation>", "not well-formed"),
+        ("<annotation><object/></annotation>", "an object has no name"),
+    ],
+)
+def test_bad_annotation_names_the_file(tmp_path, text, message):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(DataError, match=rf"a\.xml: .*{message}"):
+        read_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("first", ["", "background\n", "_background_\n"])
+def test_leading_background_is_no_class(tmp_path, first):
+    path = tmp_path / "classes.txt"
+    path.write_text(f"{first}cat\n\n traffic light \n")
+    assert read_classes(path) == ("cat", "traffic light")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "names no class"),
+        (["background"], "names no class"),
+        (["cat", "background"], "must come first"),
+        (["cat", "dog", "cat"], "'cat' is named twice"),
+    ],
+)
+def test_useless_class_lists_are_refused(names, message):
+    with pytest.raises(DataError, match=rf"classes\.txt: .*{message}"):
+        clean_classes(names, "classes.txt")
+
+
+def test_tags_become_sorted_indices():
+    assert class_indices(TagEntry("a", ("dog", "ant"), ""), ("ant", "cat", "dog")) == (0, 2)
+    assert class_indices(TagEntry("a", (), ""), ("ant",)) == ()
+
+
+def test_unknown_class_names_the_place_and_the_nearest():
+    with pytest.raises(DataError, match=r"line 4: 'Catt' is not a class, did you mean 'cat'\?"):
+        class_indices(TagEntry("a", ("Catt",), "tags.csv, line 4"), ("ant", "cat", "dog"))
+
+
+def test_nothing_near_suggests_nothing():
+    assert suggestion("zebra", ("cat", "dog")) == ""
+    assert suggestion("CAT", ("cat", "Dog")) == ", did you mean 'cat'?"
+
+
+def test_first_few_counts_the_rest():
+    assert first_few([]) == ""
+    assert first_few(["a", "b", "c"]) == "a, b, c"
+    assert first_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
