@@ -1,6 +1,6 @@
-"""Run the paper's variants (baseline, M1 to M4) of a recipe over seeds and write one JSON of results.
+"""Run the paper's variants (baseline, M1 to M4) of a recipe over seeds; write one JSON.
 
-    python benchmarks/variants.py --data MSRC --out runs/variants --json benchmarks/results/msrc_variants.json
+python benchmarks/variants.py --data MSRC --out runs/v --json benchmarks/results/NAME.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from dscnet.recipes import find_recipe
 
 def main() -> None:
     """Run the grid; a run that is finished is not repeated."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--json", type=Path, required=True)
@@ -28,10 +30,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--stages", nargs="+", default=["train", "cam", "label", "evaluate"])
     parser.add_argument("--strict-masks", type=Path, help="second folder of true masks")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings over the recipe's")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings over the recipe's"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = {name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in options.set)}
+    settings = {
+        name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in options.set)
+    }
     config = from_dict(Config, yaml.safe_load(find_recipe(options.config).read_text()))
     config = replace_settings(config, {**settings, "data": options.data})
     rows = run_grid(

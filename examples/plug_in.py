@@ -1,6 +1,7 @@
-"""Plug DSCNet into a network of your own: torchvision's MobileNetV3 here, which dscnet knows nothing of.
+"""Plug DSCNet into your network: here torchvision's MobileNetV3, which dscnet knows nothing of.
 
-The lines between the two marks are all it takes: one module beside your CAM head, one objective beside your
+The lines between the two marks are all it takes: one module beside your CAM head, one objective
+beside your
 loss. Run it: it trains a few steps on generated scenes and prints the losses.
 """
 
@@ -43,7 +44,9 @@ def main(steps: int = 8, seed: int = 0) -> list[float]:
         write_scenes(Path(folder) / "scenes", num_train=16, num_val=4, seed=seed)
         photos = open_dataset(Path(folder) / "scenes", "train")
         dataset = PhotoDataset(photos, EvalTransform(IMAGENET_MEAN, IMAGENET_STD))
-        loader = make_loader(dataset, batch_size=8, seed=seed, shuffle=True, num_workers=0, drop_last=True)
+        loader = make_loader(
+            dataset, batch_size=8, seed=seed, shuffle=True, num_workers=0, drop_last=True
+        )
         batches = [batch for _ in range(steps // 2) for batch in loader]
 
     # --8<-- DSCNet begins

@@ -60,7 +60,9 @@ def test_normalise_cam_does_not_read_the_background_channel(generator):
 
 
 def test_normalise_cam_is_finite_in_bf16(generator):
-    cam = normalise_cam(torch.randn(1, 3, 4, 4, generator=generator).bfloat16(), torch.ones(1, 2), 0)
+    cam = normalise_cam(
+        torch.randn(1, 3, 4, 4, generator=generator).bfloat16(), torch.ones(1, 2), 0
+    )
     assert cam.dtype == torch.float32
     assert cam.isfinite().all() and cam.max() <= 1 and cam.min() >= 0
 

@@ -14,12 +14,25 @@ from dscnet.cli import main, metrics_table
 
 def test_help_needs_no_torch_and_half_a_second():
     started = time.monotonic()
-    code = "import sys; from dscnet.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys, dscnet.cli as c; c.main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Half a second on an idle machine; tests share theirs.
     assert time.monotonic() - started < 3
-    for verb in ("demo", "check", "run", "train", "cam", "label", "segment", "evaluate", "predict", "report", "export", "recipes"):
+    for verb in (
+        "demo",
+        "check",
+        "run",
+        "train",
+        "cam",
+        "label",
+        "segment",
+        "evaluate",
+        "predict",
+        "report",
+        "export",
+        "recipes",
+    ):
         assert verb in done.stdout
 
 
@@ -53,12 +66,27 @@ def test_wrong_usage_exits_with_two(argv, capsys):
 
 def test_a_wrong_setting_in_a_file_is_named(tmp_path, capsys):
     (tmp_path / "own.yaml").write_text("train: {lrr: 1}\n")
-    assert main(["run", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert (
+        main(["run", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 2
+    )
     assert "lrr" in capsys.readouterr().err
 
 
 def test_failures_exit_with_one_and_without_traceback(tmp_path, capsys):
-    assert main(["run", "--config", "demo", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 1
+    assert (
+        main(
+            [
+                "run",
+                "--config",
+                "demo",
+                "--data",
+                str(tmp_path / "nowhere"),
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert "nowhere" in error
     assert "Traceback" not in error

@@ -40,9 +40,9 @@ def iou_by_loops(pred, gt, num_labels):
 def label_pairs(draw):
     num_labels = draw(st.integers(1, 5))
     size = draw(st.integers(1, 12))
-    labels = st.lists(
-        st.sampled_from([*range(num_labels), 255]), min_size=size, max_size=size
-    ).map(lambda values: np.array([values], dtype=np.uint8))
+    labels = st.lists(st.sampled_from([*range(num_labels), 255]), min_size=size, max_size=size).map(
+        lambda values: np.array([values], dtype=np.uint8)
+    )
     return draw(labels), draw(labels), num_labels
 
 

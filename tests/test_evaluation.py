@@ -46,7 +46,7 @@ def photos(num_photos, dtype=np.float32, seed=0, num_classes=3):
     items = []
     for _ in range(num_photos):
         height, width = rng.integers(3, 9, 2)
-        classes = rng.permutation(num_classes)[: rng.integers(0, num_classes + 1)]
+        classes = np.sort(rng.permutation(num_classes)[: rng.integers(0, num_classes + 1)])
         gt = rng.choice([0, *(classes + 1), 255], (height, width)).astype(np.uint8)
         cam = rng.integers(0, 51, (len(classes), height, width)) / 100
         cam += 0.3 * (gt[None] == classes[:, None, None] + 1)

@@ -30,11 +30,23 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"types", "palette", "context"},
     "objective": {"types", "losses", "context"},
     "training": {"types", "data"},
-    "evaluation": {"types", "palette", "overlay", "labels.pseudo_label"},
-    "report": {"types", "palette", "overlay", "labels.pseudo_label"},
+    "confusion": {"types"},
+    "evaluation": {"types", "confusion", "labels.pseudo_label", "labels.files"},
+    "report": {"types", "palette", "overlay", "labels.pseudo_label", "labels.files"},
+    "recipes": set(),
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
-TOP = {"build", "cli", "config", "experiments", "pipeline", "predictor", "run_folder", "run_report"}
+TOP = {
+    "build",
+    "cli",
+    "config",
+    "demo",
+    "experiments",
+    "pipeline",
+    "predictor",
+    "run_folder",
+    "run_report",
+}
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "segmentation_models_pytorch", "torchmetrics"}
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -53,8 +53,8 @@ def test_bilevel_photos_are_black_and_white(tmp_path):
 
 
 def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path):
-    path = save(tmp_path / "a.png", np.array([[0, 257, 25700, 65535]], dtype=np.uint16))
-    assert read_image(path)[0].tolist() == [[0, 1, 100, 255]]
+    path = save(tmp_path / "a.png", np.array([[0, 257, 51400, 65535]], dtype=np.uint16))
+    assert read_image(path)[0].tolist() == [[0, 1, 200, 255]]
     assert photo_traits(path) == ("grey", "16-bit")
 
 

@@ -15,7 +15,9 @@ class TinyTrunk(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.ModuleList([nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 1, 1)])
+        self.conv = nn.ModuleList(
+            [nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 1, 1)]
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         taps = []
@@ -31,8 +33,14 @@ def make(variant: str, *, seam: bool = True, num_classes: int = 3, **options):
     context = None
     if variant != "baseline":
         semantic = variant != "M1"
-        context = DualStreamContext(8, num_classes + 1, semantic=semantic, fuse=variant == "M4", embedding_dim=5)
-    model = Seam(trunk, num_classes, view_scale=0.5, context=context) if seam else PlainCam(trunk, num_classes, context=context)
+        context = DualStreamContext(
+            8, num_classes + 1, semantic=semantic, fuse=variant == "M4", embedding_dim=5
+        )
+    model = (
+        Seam(trunk, num_classes, view_scale=0.5, context=context)
+        if seam
+        else PlainCam(trunk, num_classes, context=context)
+    )
     contrast = None
     if variant != "baseline":
         contrast = ContrastObjective(
@@ -79,14 +87,27 @@ def test_total_is_eq_13():
     batch = make_batch()
     terms = objective(model(batch.image, batch.tags), batch, 1.0)
     t = {name: value.item() for name, value in terms.terms.items()}
-    expected = t["cls"] + 0.4 * t["cls_plain"] + t["min"] + t["er"] + t["ecr"] + 0.6 * t["pgcl"] + 0.4 * t["sgcl"]
+    expected = (
+        t["cls"]
+        + 0.4 * t["cls_plain"]
+        + t["min"]
+        + t["er"]
+        + t["ecr"]
+        + 0.6 * t["pgcl"]
+        + 0.4 * t["sgcl"]
+    )
     assert terms.total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_plain_cam_has_no_seam_terms():
     model, objective = make("M4", seam=False)
     batch = make_batch()
-    assert set(objective(model(batch.image, batch.tags), batch, 1.0).terms) == {"cls", "cls_plain", "pgcl", "sgcl"}
+    assert set(objective(model(batch.image, batch.tags), batch, 1.0).terms) == {
+        "cls",
+        "cls_plain",
+        "pgcl",
+        "sgcl",
+    }
 
 
 def test_contrast_waits_for_the_warm_up():
@@ -137,7 +158,9 @@ def test_contrast_reaches_the_backbone():
     batch = make_batch()
     terms = objective(model(batch.image, batch.tags), batch, 1.0)
     for name in ("pgcl", "sgcl"):
-        (gradient,) = torch.autograd.grad(terms.terms[name], [model.backbone.conv[2].weight], retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            terms.terms[name], [model.backbone.conv[2].weight], retain_graph=True
+        )
         assert gradient.abs().sum() > 0, name
 
 
@@ -168,7 +191,10 @@ def test_segmentation_loss_is_the_mean_over_counted_pixels():
     logits = torch.zeros(1, 2, 1, 3)
     logits[0, 1, 0, 0] = 2.0
     mask = torch.tensor([[[1, 0, 255]]])
-    loss = SegmentationObjective()(ModelOutput(seg_logits=logits), Batch(torch.zeros(1, 3, 1, 3), torch.zeros(1, 1), ["a"], mask))
+    loss = SegmentationObjective()(
+        ModelOutput(seg_logits=logits),
+        Batch(torch.zeros(1, 3, 1, 3), torch.zeros(1, 1), ["a"], mask),
+    )
     by_hand = (torch.log1p(torch.exp(torch.tensor(-2.0))) + torch.log(torch.tensor(2.0))) / 2
     assert loss.terms["seg"].item() == pytest.approx(float(by_hand), abs=1e-6)
 
@@ -176,7 +202,10 @@ def test_segmentation_loss_is_the_mean_over_counted_pixels():
 def test_segmentation_loss_of_nothing_is_zero():
     logits = torch.randn(1, 2, 2, 2, requires_grad=True)
     mask = torch.full((1, 2, 2), 255)
-    loss = SegmentationObjective()(ModelOutput(seg_logits=logits), Batch(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1), ["a"], mask)).total
+    loss = SegmentationObjective()(
+        ModelOutput(seg_logits=logits),
+        Batch(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1), ["a"], mask),
+    ).total
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))

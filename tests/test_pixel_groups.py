@@ -60,14 +60,14 @@ def test_scale_and_offset_of_a_pixel_do_not_matter(generator):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6])
-@pytest.mark.parametrize("channels", [3, 1000])
+@pytest.mark.parametrize("channels", [3, 4096])
 def test_a_constant_pixel_becomes_zero(value, channels):
     features = torch.full((1, channels, 2, 2), value)
     features[0, 0, 0, 0] += 1 + abs(value)
     features.requires_grad_()
     z = standardise(features)
     assert (z[0, 1:] == 0).all()
-    assert float(z[0, 0].norm()) == pytest.approx(1)
+    assert float(z[0, 0].detach().norm()) == pytest.approx(1, rel=1e-3)
     z.sum().backward()
     assert features.grad is not None and features.grad.isfinite().all()
 
@@ -124,7 +124,9 @@ def test_the_two_readings_differ(generator):
     features = torch.randn(8, 6, 6, 6, generator=generator)
     present = torch.ones(8, 3, dtype=torch.bool)
     cam = torch.rand(8, 3, 6, 6, generator=generator)
-    ids = [group_pixels(features, cam, present, grouping=g).ids for g in ("pearson", "context_rows")]
+    ids = [
+        group_pixels(features, cam, present, grouping=g).ids for g in ("pearson", "context_rows")
+    ]
     assert not torch.equal(*ids)
 
 

@@ -84,7 +84,7 @@ def test_best_label():
         (np.zeros((2, 2)), [0, 1], {}, r"cam must be \(2, H, W\)"),
         (np.zeros((1, 2, 2)), [254], {}, r"classes must be in \[0, 253\], got \[254\]"),
         (np.zeros((1, 2, 2)), [-1], {}, r"classes must be in \[0, 253\], got \[-1\]"),
-        (np.zeros((1, 2, 2)), [0], {"bg_score": 1.1}, "bg_score must lie .* got 1.1"),
+        (np.zeros((1, 2, 2)), [0], {"bg_score": 1.1}, "bg_score must lie .* got 1.1 and 1.1"),
         (np.zeros((1, 2, 2)), [0], {"ignore_band": (0.5, 0.4)}, "ignore_band must lie"),
         (np.zeros((1, 2, 2)), [0], {"ignore_band": (-0.1, 0.4)}, "ignore_band must lie"),
     ],

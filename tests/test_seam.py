@@ -94,7 +94,8 @@ def test_a_whole_step_trains_every_parameter(image: Tensor, num_classes: int, ta
     model = Seam(TinyTrunk(), num_classes, view_scale=0.5)
     tags = torch.full((2, num_classes), float(tagged))
     one = model(image, tags)
-    two, size1, size2 = one.second, (24, 32), (12, 16)
+    two, size1, size2 = one.second, one.size, one.second.size
+    assert (size1, size2) == ((24, 32), (12, 16))
     er, ecr = equivariance_losses(
         one.cam_logits, one.cam_refined, two.cam_logits, two.cam_refined, tags, size1, size2
     )

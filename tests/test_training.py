@@ -38,11 +38,25 @@ def photos(tmp_path_factory):
     return open_dataset(root, "train")
 
 
-def train(photos, folder: Path, epochs: int, *, total: int = 4, resume: bool = False, workers: int = 0, **options):
+def train(
+    photos,
+    folder: Path,
+    epochs: int,
+    *,
+    total: int = 4,
+    resume: bool = False,
+    workers: int = 0,
+    **options,
+):
     torch.manual_seed(0)
     transform = EvalTransform((0.5,) * 3, (0.5,) * 3)
     loader = make_loader(
-        PhotoDataset(photos, transform), batch_size=4, seed=0, shuffle=True, num_workers=workers, drop_last=True
+        PhotoDataset(photos, transform),
+        batch_size=4,
+        seed=0,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
     )
     module = TrainingModule(Net(), objective, total_steps=total * len(loader), **options)
     fit(
@@ -97,7 +111,9 @@ def test_learning_rate_is_poly(photos, tmp_path):
     logged = [float(row["lr"]) for row in rows(tmp_path)]
     assert len(logged) == 12
     # The row of a step is written after the schedule has moved on to the next.
-    assert logged == pytest.approx([0.5 * (1 - (step + 1) / 12) ** 0.9 for step in range(12)], rel=1e-4)
+    assert logged == pytest.approx(
+        [0.5 * (1 - (step + 1) / 12) ** 0.9 for step in range(12)], rel=1e-4
+    )
 
 
 def test_log_has_a_row_a_step_and_names_the_terms(photos, tmp_path):
@@ -127,7 +143,9 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         global_step = 3
 
     with pytest.raises(DscnetError, match="lower the learning rate"):
-        CollapseWatch("cls", 0.3).on_train_batch_end(Trainer(), None, {"terms": {"cls": math.nan}}, None, 0)
+        CollapseWatch("cls", 0.3).on_train_batch_end(
+            Trainer(), None, {"terms": {"cls": math.nan}}, None, 0
+        )
 
 
 def test_argument_errors():

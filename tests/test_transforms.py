@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
+from dscnet.data.io import read_image, read_mask
 from dscnet.data.transforms import EvalTransform, TrainTransform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
@@ -147,6 +146,12 @@ def test_mask_stays_on_the_photo_when_scaled(side):
     assert torch.equal(bright[:, columns], labels[:, columns].bool())
 
 
+def test_mask_takes_the_pixel_at_the_centre_of_each_step():
+    mask = torch.arange(12, dtype=torch.uint8).expand(12, 12)
+    labels = EvalTransform(MEAN, STD, 4)(photo(12, 12), mask)[1]
+    assert labels[0].tolist() == [1, 4, 7, 10]
+
+
 def test_mask_keeps_only_its_labels():
     mask = torch.tensor([[0, 7], [20, 255]], dtype=torch.uint8).repeat(6, 6)
     for _ in range(20):
@@ -236,15 +241,14 @@ def test_inputs_of_another_kind_are_refused(transform):
 
 @pytest.mark.data
 def test_real_photo_and_mask_stay_together(shared_data):
-    """Cropping at full size then looking the crop up in the photo finds the mask's crop too."""
-    from dscnet.data.io import read_image, read_mask
-
     root = shared_data / "msrc"
     image = read_image(root / "JPEGImages" / "msrc_02_01.jpg")
     mask = read_mask(root / "SegmentationClass" / "msrc_02_01.png")
     result, labels = train(64, (max(mask.shape), max(mask.shape)))(image, mask)
-    windows = image.unfold(1, 64, 1).unfold(2, 64, 1)
-    same = (windows == colours(result)[:, None, None]).all(dim=(0, 3, 4))
-    row, column = torch.nonzero(same)[0].tolist()
-    assert math.prod(same.shape) > 1
+    crop = colours(result)
+    # Where the crop's corner of 6 x 6 pixels lies in the photo; it must be one place.
+    windows = image.unfold(1, 6, 1).unfold(2, 6, 1)
+    same = (windows == crop[:, None, None, :6, :6]).all(dim=4).all(dim=3).all(dim=0)
+    ((row, column),) = torch.nonzero(same).tolist()
+    assert torch.equal(image[:, row : row + 64, column : column + 64].long(), crop)
     assert torch.equal(mask[row : row + 64, column : column + 64].long(), labels)

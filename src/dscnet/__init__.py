@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dscnet.context import DualStreamContext as DualStreamContext
     from dscnet.data import open_dataset as open_dataset
-    from dscnet.data import write_scenes as write_scenes
+    from dscnet.data.scenes import write_scenes as write_scenes
     from dscnet.labels.cam import multi_scale_cam as multi_scale_cam
     from dscnet.models import create_model as create_model
     from dscnet.models.backbones import create_backbone as create_backbone
@@ -38,7 +38,7 @@ _HOMES = {
     "multi_scale_cam": "dscnet.labels.cam",
     "open_dataset": "dscnet.data",
     "run": "dscnet.pipeline",
-    "write_scenes": "dscnet.data",
+    "write_scenes": "dscnet.data.scenes",
 }
 
 __all__ = ["__version__", *_HOMES]

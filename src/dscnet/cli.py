@@ -1,4 +1,4 @@
-"""The verbs. No logic: each reads its arguments and calls the part of the package that does the work."""
+"""The verbs; no logic: each reads its arguments and calls the part that does the work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one readable line and exit with 2."""
-        names = [f"--{name}" for name in (*dotted_names(to_dict(Config())), "config", "out", "resume", "force")]
+        names = [
+            f"--{name}"
+            for name in (*dotted_names(to_dict(Config())), "config", "out", "resume", "force")
+        ]
         wrong = re.findall(r"--[\w.]+|'([\w.]+)'|([\w]+\.[\w.]+)", message)
         tokens = re.findall(r"--[\w.]+", message) + [f"--{a or b}" for a, b in wrong if a or b]
         hints = []
@@ -43,7 +46,11 @@ class Parser(ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser of every verb."""
-    parser = Parser(prog="dscnet", description="Photos and image-level tags in, pixel masks out.", default_meta=False)
+    parser = Parser(
+        prog="dscnet",
+        description="Photos and image-level tags in, pixel masks out.",
+        default_meta=False,
+    )
     parser.add_argument("--version", action="version", version=f"dscnet {_version()}")
     verbs = parser.add_subcommands(metavar="VERB", title="verbs", description="one of")
 
@@ -52,30 +59,48 @@ def build_parser() -> Parser:
         verbs.add_subcommand(name, sub, help=text)
         return sub
 
-    demo = add("demo", "the whole pipeline on generated scenes, minutes on a CPU, ends with report.html")
+    demo = add(
+        "demo", "the whole pipeline on generated scenes, minutes on a CPU, ends with report.html"
+    )
     demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
     demo.add_argument("--force", action="store_true", help="delete what the folder holds")
     demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
     check = add("check", "what is wrong with a data set, before hours are spent")
-    check.add_argument("data_set", type=str, metavar="DATA", help="folder, or YAML that names its parts")
+    check.add_argument(
+        "data_set", type=str, metavar="DATA", help="folder, or YAML that names its parts"
+    )
     check.add_argument("--split", type=str | None, default=None, help="only these photos")
     _add_run_arguments(add("run", "all stages: train, cam, label, segment, evaluate, report"))
     for name, text in STAGE_VERBS.items():
         _add_run_arguments(add(name, text))
     evaluate = add("evaluate", "measure masks against true ones, or a run's stages")
-    evaluate.add_argument("--pred", type=str | None, default=None, help="folder of predicted PNG masks")
+    evaluate.add_argument(
+        "--pred", type=str | None, default=None, help="folder of predicted PNG masks"
+    )
     evaluate.add_argument("--gt", type=str | None, default=None, help="folder of true PNG masks")
-    evaluate.add_argument("--classes", type=str | None, default=None, help="class names, one a line, background first")
-    evaluate.add_argument("--json", type=str | None, default=None, help="write the numbers to this file")
-    evaluate.add_argument("--out", type=str | None, default=None, help="measure this run folder instead")
+    evaluate.add_argument(
+        "--classes", type=str | None, default=None, help="class names, one a line, background first"
+    )
+    evaluate.add_argument(
+        "--json", type=str | None, default=None, help="write the numbers to this file"
+    )
+    evaluate.add_argument(
+        "--out", type=str | None, default=None, help="measure this run folder instead"
+    )
     predict = add("predict", "masks for new photos, no tags, no ground truth")
     predict.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
-    export = add("export", "a run's segmentation network for use elsewhere, checked against the original")
+    export = add(
+        "export", "a run's segmentation network for use elsewhere, checked against the original"
+    )
     export.add_argument("--model", type=str, required=True, help="run folder of a trained network")
-    export.add_argument("--format", type=Literal["onnx", "safetensors"], default="onnx", help="what to write")
-    export.add_argument("--out", type=str, required=True, help="file (onnx) or folder (safetensors)")
+    export.add_argument(
+        "--format", type=Literal["onnx", "safetensors"], default="onnx", help="what to write"
+    )
+    export.add_argument(
+        "--out", type=str, required=True, help="file (onnx) or folder (safetensors)"
+    )
     add("recipes", "list the recipes that come with the package")
     return parser
 
@@ -101,7 +126,11 @@ def _run(arguments: list[str]) -> int:
 def _with_config_file(arguments: list[str]) -> list[str]:
     """Recipe names become their files; a stage run alone takes the settings of its run folder."""
     verb, rest = arguments[0], list(arguments[1:])
-    rest = [part for word in rest for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    rest = [
+        part
+        for word in rest
+        for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+    ]
     if "--config" in rest[:-1]:
         place = rest.index("--config") + 1
         rest[place] = str(find_recipe(rest[place]))
@@ -168,7 +197,9 @@ def _do_evaluate(parsed: Namespace) -> int:
         return 2
     from dscnet.evaluation import evaluate_folders, read_classes, section_text, write_section
 
-    section = evaluate_folders(Path(parsed.pred), Path(parsed.gt), read_classes(Path(parsed.classes)))
+    section = evaluate_folders(
+        Path(parsed.pred), Path(parsed.gt), read_classes(Path(parsed.classes))
+    )
     print(section_text(section))
     if parsed.json is not None:
         write_section(Path(parsed.json), section)
@@ -221,7 +252,8 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         best = section["miou_best_bg"]
         shown = "" if best is None else f"{100 * best:.1f}"
         lines.append(
-            f"{name:14}{section['split'] or '':8}{section['num_images']:>7}{100 * section['miou']:>8.1f}{shown:>9}"
+            f"{name:14}{section['split'] or '':8}{section['num_images']:>7}"
+            f"{100 * section['miou']:>8.1f}{shown:>9}"
         )
     score = metrics.get("tags", {}).get("map")
     if score is not None:

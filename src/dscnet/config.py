@@ -1,4 +1,4 @@
-"""Settings, one dataclass a stage. Standard library only: the CLI reads this without importing torch."""
+"""Settings, one dataclass a stage; standard library only, as the CLI reads them without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class ModelConfig:
         name: Baseline: ``seam`` or ``cam`` (plain CAM).
         backbone: Name of a timm model that offers feature maps.
         output_stride: Photo pixels a feature pixel: 8, 16 or 32.
-        weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file, or ``none``.
+        weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file,
+            or ``none``.
         frozen_stages: The stem and this many early stages are not trained.
         view_scale: Size of SEAM's second view relative to the crop (published: 0.3 of 448).
     """
@@ -52,7 +53,8 @@ class MethodConfig:
     """DSCNet: which of its modules run and how (``docs/method.md`` lists every reading).
 
     Args:
-        variant: ``baseline``, ``M1`` (PGCL), ``M2`` (SGCL), ``M3`` (both) or ``M4`` (both, and DSCL).
+        variant: ``baseline``, ``M1`` (PGCL), ``M2`` (SGCL), ``M3`` (both) or ``M4`` (both, and
+            DSCL).
         pgcl_weight: Weight of Eq. (7), the paper's alpha.
         sgcl_weight: Weight of Eq. (9), the paper's beta.
         contrast: ``groups`` (PGCL) or ``pixels`` (Eq. 3, the comparison of Table V).
@@ -116,9 +118,11 @@ class TrainConfig:
         batch_size: Photos a step.
         optimizer: ``sgd`` or ``adamw``.
         lr: Learning rate of the pretrained trunk.
-        new_lr_factor: New layers learn this many times faster; biases twice their layer's rate (SGD).
+        new_lr_factor: New layers learn this many times faster; biases twice their layer's rate
+            (SGD).
         momentum: SGD momentum.
-        published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does as it does.
+        published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does
+            as it does.
         weight_decay: L2 penalty; none on biases.
         poly_power: Exponent of the polynomial decay.
         clip: Upper bound of the gradient norm; 0 = none.

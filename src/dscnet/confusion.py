@@ -1,8 +1,9 @@
 """The confusion matrix of a data set, and the numbers that follow from it.
 
-A label that neither the truth nor the prediction holds is left out of the mean; one that is predicted
-but never true counts 0. Ground truth 255 is left out. A prediction of 255 is wrong wherever the ground
-truth has a label: it has a column of its own and so adds to what its true label missed.
+A label that neither the truth nor the prediction holds is left out of the mean; one that is
+predicted but never true counts 0. Ground truth 255 is left out. A prediction of 255 is wrong
+wherever the ground truth has a label: it has a column of its own and so adds to what its true
+label missed.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class ConfusionMatrix:
         self.counts = self.counts + other.counts
 
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each label, ``(L,)`` in [0, 1]; nan if absent from both sides."""
+        """Intersection over union, ``(L,)`` in [0, 1]; nan for labels absent from both sides."""
         hit = np.diagonal(self.counts)
         union = self.counts.sum(axis=1) + self.counts[:, :-1].sum(axis=0) - hit
         present = union > 0

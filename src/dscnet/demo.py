@@ -19,7 +19,9 @@ from dscnet.run_folder import RunFolder
 NUM_TRAIN, NUM_VAL = 160, 48
 
 
-def demo(out: str | Path, *, force: bool = False, seed: int = 0, progress: bool = True) -> dict[str, Any]:
+def demo(
+    out: str | Path, *, force: bool = False, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
     """Generate scenes beside the run folder, run every stage on them, and measure.
 
     Args:

@@ -85,13 +85,13 @@ def evaluate_cams(
 ) -> dict[str, Any]:
     """Measure maps at a fixed background score, and at the best one of a sweep.
 
-    The sweep chooses on the ground truth: its number tells what a perfect choice would give and is no
-    result by itself. It costs one pass: how many of the background scores a pixel's class beats is
-    counted for each pair of labels.
+    The sweep chooses on the ground truth: its number tells what a perfect choice would give and is
+    no result by itself. It costs one pass: how many of the background scores a pixel's class beats
+    is counted for each pair of labels.
 
     Args:
-        items: For each photo, maps ``(C', H, W)`` in [0, 1], their 0-based classes ``(C',)`` and the
-            ground truth ``(H, W)``.
+        items: For each photo, maps ``(C', H, W)`` in [0, 1], their 0-based classes ``(C',)`` and
+            the ground truth ``(H, W)``.
         class_names: Foreground class names.
         split: Name of the photos that were measured.
         bg_score: The fixed background score; labels as ``labels.pseudo_label`` makes them.
@@ -131,7 +131,9 @@ def evaluate_folders(
     split: str | None = None,
     ids: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Measure a folder of label PNGs against another; a file's name without ``.png`` is its photo's id.
+    """Measure a folder of label PNGs against another.
+
+    A file's path below its folder without ``.png`` is its photo's id.
 
     Args:
         pred_dir: Predictions; files that have no counterpart in ``gt_dir`` are left alone.
@@ -151,9 +153,13 @@ def evaluate_folders(
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name one that holds label PNGs")
     if ids is None:
-        ids = sorted(p.relative_to(gt_dir).with_suffix("").as_posix() for p in gt_dir.rglob("*.png"))
+        ids = sorted(
+            p.relative_to(gt_dir).with_suffix("").as_posix() for p in gt_dir.rglob("*.png")
+        )
     if not ids:
-        raise DataError(f"{gt_dir}: no ground truth to measure; it must hold label PNGs, one a photo")
+        raise DataError(
+            f"{gt_dir}: no ground truth to measure; it must hold label PNGs, one a photo"
+        )
     _refuse_missing(gt_dir, ids, "ground truth", "correct the list of photos or add the files")
     _refuse_missing(
         pred_dir, ids, "prediction", "predict those photos, or measure only the ones that have one"
@@ -168,8 +174,8 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
 
     Args:
         path: File to write; replaced if it exists.
-        sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}``), what was
-            measured. The others, and numbers that are not finite, become null.
+        sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}``), what
+            was measured. The others, and numbers that are not finite, become null.
 
     Raises:
         ValueError: If there is another section.
@@ -215,7 +221,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Foreground class names of a text file, one a line with the background first.
 
     Raises:
-        DataError: If the file is missing, its first line is not ``background``, or a name occurs twice.
+        DataError: If the file is missing, its first line is not ``background``, or a name occurs
+            twice.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -282,7 +289,7 @@ def _beaten_scores(
     scores: Sequence[float],
     num_labels: int,
 ) -> NDArray[np.int64]:
-    """Pixels by true label, strongest class and how many of the ascending scores that class beats."""
+    """Pixels by true label, strongest class and how many of the ascending scores it beats."""
     counted = gt != IGNORE_INDEX
     # Rounded as a comparison with a number would round it, so that ties fall as they do there.
     bounds = np.asarray(scores, dtype=best.dtype)
@@ -308,7 +315,8 @@ def _refuse_missing(folder: Path, ids: Sequence[str], what: str, remedy: str) ->
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise DataError(
-            f"{folder}: {len(missing)} of {len(ids)} photos have no {what} there ({shown}); {remedy}"
+            f"{folder}: {len(missing)} of {len(ids)} photos have no {what} there ({shown}); "
+            f"{remedy}"
         )
 
 

@@ -52,7 +52,8 @@ def run_grid(
         strict_masks: A second folder of true masks to measure the maps against.
 
     Returns:
-        One row a run: ``variant``, ``seed``, ``seconds`` a stage, and the sections of its ``metrics.json``.
+        One row a run: ``variant``, ``seed``, ``seconds`` a stage, and the sections of its
+        ``metrics.json``.
     """
     rows = []
     # Seeds outside, so that an unfinished grid compares all variants on the seeds it has.
@@ -74,7 +75,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Mean, standard deviation (of the sample) and number of seeds of each measure of each variant.
 
     Returns:
-        ``{variant: {measure: {"mean": x, "std": y, "seeds": n}}}`` with x, y in [0, 1]; y is None for one seed.
+        ``{variant: {measure: {"mean": x, "std": y, "seeds": n}}}`` with x, y in [0, 1]; y is None
+        for one seed.
         A measure that no run has is left out.
     """
     by_variant: dict[str, list[Mapping[str, Any]]] = {}
@@ -90,7 +92,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_results(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, config: Config) -> None:
+def write_results(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, config: Config
+) -> None:
     """Write a grid's rows, summary, settings and environment as one JSON file."""
     from dscnet.config import to_dict
 
@@ -99,7 +103,9 @@ def write_results(path: Path, rows: Sequence[Mapping[str, Any]], *, command: str
     # Where the data lies and which run came first say nothing to a reader of the numbers.
     content = {
         "command": command,
-        "environment": {key: value for key, value in environment(config.seed).items() if key != "seed"},
+        "environment": {
+            key: value for key, value in environment(config.seed).items() if key != "seed"
+        },
         "settings": settings,
         "summary": summarise(rows),
         "rows": list(rows),
@@ -113,7 +119,9 @@ def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     measures = [measure for measure in MEASURES if any(measure in row for row in summary.values())]
     lines = ["| variant | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
     for variant, row in summary.items():
-        lines.append(f"| {variant} | " + " | ".join(_cell(row.get(measure)) for measure in measures) + " |")
+        lines.append(
+            f"| {variant} | " + " | ".join(_cell(row.get(measure)) for measure in measures) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -143,7 +151,10 @@ def _collapsed(folder: RunFolder) -> bool | None:
 def _against(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:
     photos = open_dataset(config.data, config.train_split)
     items = (
-        (*load_map(folder.cams, sample.image_id), read_mask(masks / f"{sample.image_id}.png").numpy())
+        (
+            *load_map(folder.cams, sample.image_id),
+            read_mask(masks / f"{sample.image_id}.png").numpy(),
+        )
         for sample in photos.samples
     )
     return evaluation.evaluate_cams(

@@ -17,16 +17,22 @@ from dscnet.context import (
     present_labels,
     pseudo_labels,
 )
-from dscnet.losses.contrastive import group_contrast, label_shares, pixel_contrast, semantic_contrast
+from dscnet.losses.contrastive import (
+    group_contrast,
+    label_shares,
+    pixel_contrast,
+    semantic_contrast,
+)
 from dscnet.losses.equivariance import equivariance_losses, min_pool_loss
 from dscnet.losses.tags import pooled_logits, tag_loss
 from dscnet.types import IGNORE_INDEX, Batch, LossTerms, ModelOutput
 
 
 class ContrastObjective(nn.Module):
-    """PGCL and SGCL on what a ``DualStreamContext`` computed: the plug-in's losses, Eq. (7) and (9).
+    """PGCL and SGCL, Eq. (7) and (9), on what a ``DualStreamContext`` computed.
 
-    The pseudo labels that steer both are made from the CAM it is given (Eq. 2, or Eq. 12 when that is
+    The pseudo labels that steer both are made from the CAM it is given (Eq. 2, or Eq. 12 when that
+    is
     DSCL's), never with a gradient.
 
     Args:
@@ -102,20 +108,32 @@ class ContrastObjective(nn.Module):
             terms["pgcl"] = self._group_term(views, cams, present)
         elif self.pgcl:
             embeddings = torch.cat([view.embeddings for view in views], 1)
-            terms["pgcl"] = pixel_contrast(embeddings, torch.cat(labels, 1), temperature=self.temperature)
+            terms["pgcl"] = pixel_contrast(
+                embeddings, torch.cat(labels, 1), temperature=self.temperature
+            )
         if self.sgcl:
             terms["sgcl"] = torch.stack(
-                [self._semantic_term(view, label) for view, label in zip(views, labels, strict=True)]
+                [
+                    self._semantic_term(view, label)
+                    for view, label in zip(views, labels, strict=True)
+                ]
             ).mean()
         return LossTerms(terms, self.weights)
 
-    def _group_term(self, views: Sequence[ContextOutput], cams: Sequence[Tensor], present: Tensor) -> Tensor:
-        categories = [group_categories(cam, v.groups, present) for v, cam in zip(views, cams, strict=True)]
+    def _group_term(
+        self, views: Sequence[ContextOutput], cams: Sequence[Tensor], present: Tensor
+    ) -> Tensor:
+        categories = [
+            group_categories(cam, v.groups, present) for v, cam in zip(views, cams, strict=True)
+        ]
         embeddings = torch.cat([view.group_embeddings.flatten(0, 1) for view in views])
         num_photos = len(present)
-        # Every view of a photo is a source of its own, so that its groups find positives in the other view.
+        # Every view of a photo is a source of its own, so that its groups find positives in the
+        # other view.
         sources = [
-            (torch.arange(num_photos, device=present.device) + index * num_photos)[:, None].expand_as(category)
+            (torch.arange(num_photos, device=present.device) + index * num_photos)[
+                :, None
+            ].expand_as(category)
             for index, category in enumerate(categories)
         ]
         flat = torch.cat([category.flatten() for category in categories])
@@ -146,7 +164,9 @@ class CamObjective(nn.Module):
         plain_weight: Weight of the tag loss on P of Eq. (1) where P~ of Eq. (11) is the CAM.
     """
 
-    def __init__(self, contrast: ContrastObjective | None = None, *, plain_weight: float = 0.4) -> None:
+    def __init__(
+        self, contrast: ContrastObjective | None = None, *, plain_weight: float = 0.4
+    ) -> None:
         super().__init__()
         self.contrast = contrast
         self.plain_weight = plain_weight
@@ -158,7 +178,11 @@ class CamObjective(nn.Module):
         sizes = [view.size or size for view in views]
         terms = {"cls": _mean_tag_loss([view.final_logits for view in views], batch.tags, sizes)}
         weights: dict[str, float] = {}
-        plain = [v.cam_logits for v in views if v.cam_logits is not None and v.final_logits is not v.cam_logits]
+        plain = [
+            v.cam_logits
+            for v in views
+            if v.cam_logits is not None and v.final_logits is not v.cam_logits
+        ]
         if plain:
             terms["cls_plain"] = _mean_tag_loss(plain, batch.tags, sizes)
             weights["cls_plain"] = self.plain_weight
@@ -166,7 +190,9 @@ class CamObjective(nn.Module):
             terms |= _seam_terms(output, output.second, batch.tags, size)
         if self.contrast is not None:
             contexts = [view.context for view in views if view.context is not None]
-            joined = self.contrast(contexts, [view.final_logits for view in views], batch.tags, progress)
+            joined = self.contrast(
+                contexts, [view.final_logits for view in views], batch.tags, progress
+            )
             terms |= joined.terms
             weights |= joined.weights
         return LossTerms(terms, weights)
@@ -186,8 +212,13 @@ class SegmentationObjective(nn.Module):
         return LossTerms({"seg": summed / counted})
 
 
-def _mean_tag_loss(cam_logits: Sequence[Tensor], tags: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    losses = [tag_loss(pooled_logits(logits, size), tags) for logits, size in zip(cam_logits, sizes, strict=True)]
+def _mean_tag_loss(
+    cam_logits: Sequence[Tensor], tags: Tensor, sizes: Sequence[tuple[int, int]]
+) -> Tensor:
+    losses = [
+        tag_loss(pooled_logits(logits, size), tags)
+        for logits, size in zip(cam_logits, sizes, strict=True)
+    ]
     return torch.stack(losses).mean()
 
 
@@ -198,7 +229,16 @@ def _seam_terms(
     if first.cam_refined is None or second.cam_refined is None or second.size is None:
         raise ValueError("two views are compared only by models that refine their CAM")
     er, ecr = equivariance_losses(
-        first.final_logits, first.cam_refined, second.final_logits, second.cam_refined, tags, size, second.size
+        first.final_logits,
+        first.cam_refined,
+        second.final_logits,
+        second.cam_refined,
+        tags,
+        size,
+        second.size,
     )
-    weakest = [min_pool_loss(first.cam_refined, tags, size), min_pool_loss(second.cam_refined, tags, second.size)]
+    weakest = [
+        min_pool_loss(first.cam_refined, tags, size),
+        min_pool_loss(second.cam_refined, tags, second.size),
+    ]
     return {"min": torch.stack(weakest).mean(), "er": er, "ecr": ecr}

@@ -1,6 +1,7 @@
 """The stages, wired: train -> cam -> label -> segment -> evaluate -> report.
 
-Stages talk through the files of a run folder. A stage whose inputs, settings and code are unchanged is not
+Stages talk through the files of a run folder. A stage whose inputs, settings and code are unchanged
+is not
 run again; an interrupted training goes on from its last epoch.
 """
 
@@ -115,7 +116,13 @@ def run(
 
 
 def run_single(
-    name: str, config: Config, out: str | Path, *, resume: bool = False, force: bool = False, progress: bool = True
+    name: str,
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = True,
 ) -> bool:
     """One stage alone, in a run folder that may hold what the stages before it made.
 
@@ -144,7 +151,8 @@ def run_stage(name: str, context: Context) -> bool:
     for need in stage.needs(config):
         if folder.fingerprint_of(need) is None:
             raise DscnetError(
-                f"'{name}' needs what '{need}' makes, and {folder.root} does not hold it: run `dscnet {need}` first"
+                f"'{name}' needs what '{need}' makes, and {folder.root} does not hold it:"
+                f" run `dscnet {need}` first"
             )
     upstream = [folder.fingerprint_of(need) for need in (*stage.needs(config), *stage.reads)]
     mark = fingerprint(
@@ -176,7 +184,9 @@ def check_photos(context: Context) -> None:
         for line in (*report.info, *report.warnings):
             log.info("data: %s", line)
         if not report.ok:
-            raise DataError("the data set cannot be used as it is:\n  " + "\n  ".join(report.errors))
+            raise DataError(
+                "the data set cannot be used as it is:\n  " + "\n  ".join(report.errors)
+            )
 
 
 def data_fingerprint(photos: PhotoSet | None) -> str:
@@ -190,21 +200,32 @@ def data_fingerprint(photos: PhotoSet | None) -> str:
     return fingerprint(photos.classes, rows)
 
 
-# ---------------------------------------------------------------------------------------------- train
+# ----------------------------------------------------------------------------------------------
+# train
 
 
 def train(context: Context, resume: bool) -> None:
-    """Train the CAM network on photos and tags; weights of the last step count, no validation chooses."""
+    """Train the CAM network on photos and tags; the last weights count, no validation chooses."""
     config, folder = context.config, context.folder
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, context.train.num_classes)
     objective = build_objective(config.method, context.train.num_labels)
     backbone = model.backbone
-    dataset = PhotoDataset(context.train, build_train_transform(config.augment, backbone.mean, backbone.std))
+    dataset = PhotoDataset(
+        context.train, build_train_transform(config.augment, backbone.mean, backbone.std)
+    )
     write_card(context, backbone.mean, backbone.std)
     watch = CollapseWatch("cls", tag_entropy(tag_matrix(context.train)))
     optimise(
-        context, model, objective, dataset, config.train, folder.checkpoints, folder.losses, resume, [watch]
+        context,
+        model,
+        objective,
+        dataset,
+        config.train,
+        folder.checkpoints,
+        folder.losses,
+        resume,
+        [watch],
     )
     store(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(context, model)}
@@ -259,7 +280,12 @@ def optimise(
 def write_card(context: Context, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     """What prediction needs beside weights and settings."""
     photos = context.train
-    card = {"data": photos.name, "classes": list(photos.classes), "mean": list(mean), "std": list(std)}
+    card = {
+        "data": photos.name,
+        "classes": list(photos.classes),
+        "mean": list(mean),
+        "std": list(std),
+    }
     write_text(context.folder.model_card, json.dumps(card, indent=2) + "\n")
 
 
@@ -273,7 +299,7 @@ def tag_matrix(photos: PhotoSet) -> torch.Tensor:
 
 @torch.inference_mode()
 def tag_map(context: Context, model: torch.nn.Module) -> float | None:
-    """Mean average precision of the tags on the validation photos: a measure that needs no masks."""
+    """Mean average precision of the tags on the validation photos: it needs no masks."""
     if context.val is None:
         return None
     device = device_of(context.config.train.accelerator)
@@ -287,7 +313,8 @@ def tag_map(context: Context, model: torch.nn.Module) -> float | None:
     return None if np.isnan(value) else value
 
 
-# ------------------------------------------------------------------------------------------ cam, label
+# ------------------------------------------------------------------------------------------ cam,
+# label
 
 
 def cam(context: Context, resume: bool) -> None:
@@ -302,11 +329,17 @@ def cam(context: Context, resume: bool) -> None:
     fresh_folder(folder.cams)
     for indices in same_size_batches(context.train, config.cam.batch_size):
         samples = [context.train.samples[index] for index in indices]
-        images = torch.stack([transform(read_image(sample.image_path), None)[0] for sample in samples])
+        images = torch.stack(
+            [transform(read_image(sample.image_path), None)[0] for sample in samples]
+        )
         tags = tag_matrix(context.train)[indices]
         with torch.inference_mode():
             maps = multi_scale_cam(
-                model.score_maps, images.to(device), tags.to(device), scales=config.cam.scales, flip=config.cam.flip
+                model.score_maps,
+                images.to(device),
+                tags.to(device),
+                scales=config.cam.scales,
+                flip=config.cam.flip,
             )
         for row, sample in enumerate(samples):
             present = np.asarray(sample.tags or (), dtype=np.int64)
@@ -337,7 +370,9 @@ def label(context: Context, resume: bool) -> None:
     """Write the pseudo label of every training photo: ``labels/ID.png``."""
     settings, folder = context.config.label, context.folder
     cams = Path(settings.cams) if settings.cams else folder.cams
-    band = None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
+    band = (
+        None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
+    )
     fresh_folder(folder.labels)
     for sample in context.train.samples:
         scores, classes = load_map(cams, sample.image_id)
@@ -352,7 +387,8 @@ def fresh_folder(path: Path) -> None:
     path.mkdir(parents=True)
 
 
-# ------------------------------------------------------------------------------------------- segment
+# -------------------------------------------------------------------------------------------
+# segment
 
 
 def segment(context: Context, resume: bool) -> None:
@@ -363,7 +399,9 @@ def segment(context: Context, resume: bool) -> None:
     transform = build_train_transform(config.augment, model.mean, model.std)
     full = config.segment.supervision == "full"
     labels = Path(config.segment.labels) if config.segment.labels else folder.labels
-    dataset = PhotoDataset(context.train, transform, mask_dir=None if full else labels, use_masks=full)
+    dataset = PhotoDataset(
+        context.train, transform, mask_dir=None if full else labels, use_masks=full
+    )
     write_card(context, model.mean, model.std)
     optimise(
         context,
@@ -382,7 +420,8 @@ def segment(context: Context, resume: bool) -> None:
         Predictor.from_run(folder.root).write(context.val, folder.masks)
 
 
-# ---------------------------------------------------------------------------------- evaluate, report
+# ---------------------------------------------------------------------------------- evaluate,
+# report
 
 
 def evaluate(context: Context, resume: bool) -> None:
@@ -392,10 +431,20 @@ def evaluate(context: Context, resume: bool) -> None:
     train_masks = truth(context.train)
     val_masks = truth(context.val)
     bg_score = config.label.bg_score
-    sections: dict[str, Any] = {"cam": None, "pseudo_label": None, "segmenter": None, "tags": {"map": None}}
+    sections: dict[str, Any] = {
+        "cam": None,
+        "pseudo_label": None,
+        "segmenter": None,
+        "tags": {"map": None},
+    }
     if train_masks and folder.fingerprint_of("cam"):
-        items = ((*load_map(folder.cams, image_id), read_mask(path).numpy()) for image_id, path in train_masks)
-        sections["cam"] = evaluation.evaluate_cams(items, classes, split=config.train_split, bg_score=bg_score)
+        items = (
+            (*load_map(folder.cams, image_id), read_mask(path).numpy())
+            for image_id, path in train_masks
+        )
+        sections["cam"] = evaluation.evaluate_cams(
+            items, classes, split=config.train_split, bg_score=bg_score
+        )
     if train_masks and folder.fingerprint_of("label"):
         pairs = label_pairs(folder.labels, train_masks)
         sections["pseudo_label"] = evaluation.evaluate_pairs(
@@ -414,10 +463,16 @@ def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
     """Ids and true masks of the photos that have one."""
     if photos is None:
         return []
-    return [(sample.image_id, sample.mask_path) for sample in photos.samples if sample.mask_path is not None]
+    return [
+        (sample.image_id, sample.mask_path)
+        for sample in photos.samples
+        if sample.mask_path is not None
+    ]
 
 
-def label_pairs(folder: Path, masks: list[tuple[str, Path]]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def label_pairs(
+    folder: Path, masks: list[tuple[str, Path]]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Written labels beside the true masks."""
     for image_id, path in masks:
         yield read_label(folder / f"{image_id}.png"), read_mask(path).numpy()
@@ -430,7 +485,8 @@ def report(context: Context, resume: bool) -> None:
     write_run_report(context.config, context.folder, context.train, context.val)
 
 
-# -------------------------------------------------------------------------------------------- stages
+# --------------------------------------------------------------------------------------------
+# stages
 
 
 @dataclass(frozen=True)
@@ -501,5 +557,7 @@ STAGES: dict[str, Stage] = {
         ("evaluation.py",),
         reads=("train", "cam", "label", "segment"),
     ),
-    "report": Stage(report, lambda config: ("evaluate",), lambda config: None, ("report.py", "run_report.py")),
+    "report": Stage(
+        report, lambda config: ("evaluate",), lambda config: None, ("report.py", "run_report.py")
+    ),
 }

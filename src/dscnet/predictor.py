@@ -59,8 +59,9 @@ class Predictor:
         config = folder.read_config()
         if not folder.segmenter_weights.exists():
             raise DscnetError(
-                f"{folder.root} holds no segmentation network ({folder.segmenter_weights.name} is missing in"
-                f" {folder.segmenter}): `dscnet segment --out {folder.root}` trains one"
+                f"{folder.root} holds no segmentation network:"
+                f" {folder.segmenter_weights} is missing;"
+                f" `dscnet segment --out {folder.root}` trains one"
             )
         card = folder.read_card()
         classes = tuple(card["classes"])
@@ -99,7 +100,7 @@ class Predictor:
         *,
         overlays: Path | None = None,
     ) -> list[str]:
-        """Write ``masks/ID.png`` (palette PNG) for every photo; optionally the photo with its mask over it.
+        """Write ``masks/ID.png`` (palette PNG) for every photo; if asked, an overlay too.
 
         A photo that cannot be read does not stop the others.
 
@@ -141,7 +142,10 @@ def store(model: nn.Module, path: Path) -> None:
     """Write a network's weights as safetensors, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
+        temporary,
+    )
     temporary.replace(path)
 
 

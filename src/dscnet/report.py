@@ -19,7 +19,7 @@ from PIL import Image
 from dscnet.labels.files import whole_file
 from dscnet.overlay import heat, overlay
 from dscnet.palette import voc_palette
-from dscnet.types import IGNORE_INDEX
+from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 STAGES = {"cam": "CAM", "pseudo_label": "Pseudo label", "segmenter": "Segmentation network"}
 """Sections of the metrics that have an IoU, and what people call them."""
@@ -92,7 +92,8 @@ def write_report(
     """
     sections = {stage: metrics.get(stage) for stage in STAGES}
     shown = [name for name in PICTURES if any(getattr(row, name) is not None for row in rows)]
-    page = _environment().get_template("report.html.j2").render(
+    template = _environment().get_template("report.html.j2")
+    page = template.render(
         title=title,
         stages=STAGES,
         sections=sections,
@@ -126,13 +127,14 @@ def line_chart(points: Sequence[tuple[float, float]], *, label: str) -> Markup:
     y_of = _scale(min(ys), max(ys), height - bottom, top)
     line = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
     y_ticks = "".join(
-        f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}"/>'
+        f'<path class="grid" d="M{left} {y_of(y):.1f}H{width - right}"/>'
         f'<text x="{left - 6}" y="{y_of(y) + 4:.1f}" text-anchor="end">{_number(y)}</text>'
         for y in sorted({min(ys), max(ys)})
     )
+    below = height - bottom + 16
     x_ticks = "".join(
-        f'<text x="{x_of(x):.1f}" y="{height - bottom + 16}" text-anchor="{anchor}">{_number(x)}</text>'
-        for x, anchor in dict(zip((max(xs), min(xs)), ("end", "start"), strict=True)).items()
+        f'<text x="{x_of(x):.1f}" y="{below}" text-anchor="{anchor}">{_number(x)}</text>'
+        for x, anchor in {max(xs): "end", min(xs): "start"}.items()
     )
     middle = (left + width - right) / 2
     return Markup(
@@ -196,10 +198,10 @@ def _chart(name: str, points: Sequence[tuple[float, float]]) -> tuple[Markup | N
 
 def _class_rows(sections: Mapping[str, Any]) -> list[tuple[str, str, list[float | None]]]:
     """Colour, name and the IoU at each stage of every class that a section knows."""
-    names = _class_names(sections)
+    ious = [section["iou"] if section else {} for section in sections.values()]
     return [
-        (_colour(label), name, [(section or {}).get("iou", {}).get(name) for section in sections.values()])
-        for label, name in enumerate(names)
+        (_colour(label), name, [iou.get(name) for iou in ious])
+        for label, name in enumerate(_class_names(sections))
     ]
 
 
@@ -210,10 +212,11 @@ def _class_names(sections: Mapping[str, Any]) -> list[str]:
 
 def _legend(sections: Mapping[str, Any], rows: Sequence[ReportRow]) -> list[tuple[str, str]]:
     """Colour and name of each label that a picture shows; background is the photo itself."""
-    masks = [m for row in rows for m in (row.pseudo_label, row.prediction, row.truth) if m is not None]
-    seen = sorted({int(label) for mask in masks for label in np.unique(mask)} - {0})
+    masks = [mask for row in rows for mask in (row.pseudo_label, row.prediction, row.truth)]
+    shown = {int(label) for mask in masks if mask is not None for label in np.unique(mask)}
     names = dict(enumerate(_class_names(sections))) | {IGNORE_INDEX: "ignored"}
-    return [(_colour(label), names.get(label, f"label {label}")) for label in seen]
+    labels = sorted(shown - {BACKGROUND})
+    return [(_colour(label), names.get(label, f"label {label}")) for label in labels]
 
 
 def _colour(label: int) -> str:
@@ -226,7 +229,9 @@ def _picture(row: ReportRow, name: str) -> str | None:
     values = getattr(row, name)
     if values is None:
         return None
-    return _data_uri((heat if name in ("cam", "refined") else overlay)(row.photo, values))
+    if name in ("cam", "refined"):
+        return _data_uri(heat(row.photo, values))
+    return _data_uri(overlay(row.photo, values, alpha=0.65))
 
 
 def _data_uri(picture: NDArray[np.uint8]) -> str:

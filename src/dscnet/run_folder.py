@@ -109,7 +109,8 @@ class RunFolder:
             force: Delete an existing run and start anew.
 
         Raises:
-            DscnetError: If the folder holds something and neither is said, or ``force`` would delete a
+            DscnetError: If the folder holds something and neither is said, or ``force`` would
+                delete a
                 folder that is no run.
         """
         occupied = self.root.is_dir() and any(self.root.iterdir())
@@ -117,11 +118,13 @@ class RunFolder:
             raise DscnetError(f"{self.root} is a file: name a folder for the run")
         if occupied and not (resume or force):
             raise DscnetError(
-                f"{self.root} is not empty: --resume goes on with it, --force deletes it and starts anew"
+                f"{self.root} is not empty: --resume goes on, --force deletes it and starts anew"
             )
         if occupied and force:
             if not self.config.exists():
-                raise DscnetError(f"{self.root} holds no run (no config.yaml): --force will not delete it")
+                raise DscnetError(
+                    f"{self.root} holds no run (no config.yaml): --force will not delete it"
+                )
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
 
@@ -147,7 +150,9 @@ class RunFolder:
     def read_card(self) -> dict[str, Any]:
         """What ``model.json`` says: class names, photo normalisation, data-set name."""
         if not self.model_card.exists():
-            raise DscnetError(f"{self.root} holds no trained network: no {self.model_card.name} in it")
+            raise DscnetError(
+                f"{self.root} holds no trained network: no {self.model_card.name} in it"
+            )
         return dict(json.loads(self.model_card.read_text()))
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
@@ -160,7 +165,7 @@ class RunFolder:
         return None if value is None else str(value)
 
     def start(self, stage: str, fingerprint: str, *, stale: Iterable[str] = ()) -> bool:
-        """Note that the stage starts and that the ``stale`` ones, which read its files, must run again.
+        """Note that a stage starts; the ``stale`` ones, which read its files, must run again.
 
         Returns:
             Whether an interrupted try with the same fingerprint can go on.
@@ -179,7 +184,11 @@ class RunFolder:
 
     def seconds(self) -> dict[str, float]:
         """Wall time of each finished stage, seconds."""
-        return {name: record["seconds"] for name, record in self._records().items() if "seconds" in record}
+        return {
+            name: record["seconds"]
+            for name, record in self._records().items()
+            if "seconds" in record
+        }
 
     def _records(self) -> dict[str, dict[str, Any]]:
         if not self.stages.exists():
@@ -207,7 +216,15 @@ def environment(seed: int) -> dict[str, Any]:
     """Versions, revision and hardware, for whoever wants the same numbers again."""
     import torch
 
-    names = ("dscnet", "torch", "torchvision", "timm", "lightning", "segmentation-models-pytorch", "numpy")
+    names = (
+        "dscnet",
+        "torch",
+        "torchvision",
+        "timm",
+        "lightning",
+        "segmentation-models-pytorch",
+        "numpy",
+    )
     return {
         "seed": seed,
         "python": platform.python_version(),
@@ -226,7 +243,9 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,12 +21,18 @@ from dscnet.run_folder import RunFolder
 NUM_TRAIN_ROWS, NUM_VAL_ROWS = 12, 12
 
 
-def write_run_report(config: Config, folder: RunFolder, train: PhotoSet, val: PhotoSet | None) -> None:
+def write_run_report(
+    config: Config, folder: RunFolder, train: PhotoSet, val: PhotoSet | None
+) -> None:
     """Write ``report.html`` of a run: numbers, photos with what each stage made of them, losses."""
     predictor = Predictor.from_run(folder.root) if folder.fingerprint_of("segment") else None
-    rows = [_row(sample, train, folder, predictor) for sample in spread(train.samples, NUM_TRAIN_ROWS)]
+    rows = [
+        _row(sample, train, folder, predictor) for sample in spread(train.samples, NUM_TRAIN_ROWS)
+    ]
     if val is not None and predictor is not None:
-        rows += [_row(sample, val, folder, predictor) for sample in spread(val.samples, NUM_VAL_ROWS)]
+        rows += [
+            _row(sample, val, folder, predictor) for sample in spread(val.samples, NUM_VAL_ROWS)
+        ]
     curves = loss_curves(folder.losses) | loss_curves(folder.segmenter / "metrics.csv")
     write_report(
         folder.report,
@@ -60,7 +66,9 @@ def loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def _row(sample: Sample, photos: PhotoSet, folder: RunFolder, predictor: Predictor | None) -> ReportRow:
+def _row(
+    sample: Sample, photos: PhotoSet, folder: RunFolder, predictor: Predictor | None
+) -> ReportRow:
     image = read_image(sample.image_path)
     maps = _best_maps(folder.cams / f"{sample.image_id}.npz")
     label = folder.labels / f"{sample.image_id}.png"
@@ -89,4 +97,8 @@ def _best_maps(path: Path) -> dict[str, NDArray[Any]]:
 def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in folder.seconds().items())
     supervision = "true masks" if config.segment.supervision == "full" else "tags"
-    return [*train.notes, f"The segmentation network was supervised by: {supervision}.", f"Wall times: {seconds}."]
+    return [
+        *train.notes,
+        f"The segmentation network was supervised by: {supervision}.",
+        f"Wall times: {seconds}.",
+    ]

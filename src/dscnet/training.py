@@ -1,4 +1,4 @@
-"""The training loop. It knows no method: a model, an objective and a loader go in, weights come out."""
+"""The training loop; it knows no method: model, objective and loader in, weights out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import csv
 import logging
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,8 +30,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """SEAM's four groups: trunk and new layers, weights and biases.
 
-    Biases learn twice as fast and have no weight decay; everything outside ``model.backbone`` is new and
-    learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left out.
+    Biases learn twice as fast and have no weight decay; everything outside ``model.backbone`` is
+    new and
+    learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left
+    out.
     """
     trunk = {id(p) for p in model.backbone.parameters()} if hasattr(model, "backbone") else set()
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -53,9 +57,11 @@ class TrainingModule(L.LightningModule):
     Args:
         model: Maps ``(image, tags)`` to a ``ModelOutput``; its ``backbone`` is the pretrained part.
         objective: Maps ``(output, batch, progress)`` to ``LossTerms``.
-        settings: ``optimizer``, ``lr``, ``new_lr_factor``, ``momentum``, ``weight_decay``, ``poly_power``.
+        settings: ``optimizer``, ``lr``, ``new_lr_factor``, ``momentum``, ``weight_decay``,
+            ``poly_power``.
         total_steps: Steps until the learning rate is 0.
-        seed: Each epoch's randomness depends on it and the epoch alone, so that resuming changes nothing.
+        seed: Each epoch's randomness depends on it and the epoch alone, so that resuming changes
+            nothing.
     """
 
     def __init__(
@@ -87,12 +93,14 @@ class TrainingModule(L.LightningModule):
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Any]:
-        """One step; the terms go to the log under their own names, ``total`` is what is minimised."""
+        """One step; the terms are logged under their own names, ``total`` is what is minimised."""
         image = batch.image.contiguous(memory_format=torch.channels_last)
         output = self.model(image, batch.tags)
         terms = self.objective(output, batch, self.global_step / self.total_steps)
         total = terms.total
-        logged = {name: term.detach() for name, term in terms.terms.items()} | {"total": total.detach()}
+        logged = {name: term.detach() for name, term in terms.terms.items()} | {
+            "total": total.detach()
+        }
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.ids))
         return {"loss": total, "terms": logged}
 
@@ -126,10 +134,17 @@ class CsvLog(Callback):
         """Keep what an earlier part of this training logged."""
         if trainer.global_step and self.path.exists():
             with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < trainer.global_step]
+                self.rows = [
+                    row for row in csv.DictReader(file) if int(row["step"]) < trainer.global_step
+                ]
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Note the step that has just ended."""
         terms: dict[str, Tensor] = outputs["terms"]
@@ -140,6 +155,11 @@ class CsvLog(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the whole file: an interrupted epoch is trained again and logs again."""
+        last = self.rows[-1]
+        terms = "  ".join(
+            f"{name} {value}" for name, value in last.items() if name not in ("step", "epoch", "lr")
+        )
+        log.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, terms)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         temporary = self.path.with_suffix(".tmp")
@@ -163,13 +183,19 @@ class CollapseWatch(Callback):
         self.values: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Collect the term; a value that is not finite ends the training."""
         value = float(outputs["terms"][self.term])
         if not math.isfinite(value):
             raise DscnetError(
-                f"the loss '{self.term}' became {value} at step {trainer.global_step}: lower the learning rate"
+                f"the loss '{self.term}' became {value} at step {trainer.global_step}:"
+                " lower the learning rate"
             )
         self.values.append(value)
 
@@ -183,8 +209,8 @@ class CollapseWatch(Callback):
         """Tell the user."""
         if self.collapsed:
             log.warning(
-                "the network has learned nothing from the tags: '%s' ended near %.3f, what guessing their"
-                " frequency reaches. Lower train.lr, or train longer.",
+                "the network has learned nothing from the tags: '%s' ended near %.3f, what guessing"
+                " their frequency reaches. Lower train.lr, or train longer.",
                 self.term,
                 self.floor,
             )
@@ -225,8 +251,13 @@ def fit(
         callbacks: Further Lightning callbacks.
         progress: Show a progress bar.
     """
-    checkpoint = ModelCheckpoint(folder, filename="last", save_top_k=1, enable_version_counter=False)
-    bar: list[Callback] = [_progress_bar()] if progress else []
+    checkpoint = ModelCheckpoint(
+        folder, filename="last", save_top_k=1, enable_version_counter=False
+    )
+    # In a log file the line an epoch that CsvLog writes is worth more than a bar.
+    progress = progress and sys.stderr.isatty()
+    bar: list[Callback] = [RichProgressBar()] if progress else []
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
@@ -242,13 +273,12 @@ def fit(
     )
     last = folder / "last.ckpt"
     resumed = str(last) if resume and last.exists() else None
-    trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
+    with warnings.catch_warnings():
+        # Frozen batch normalisation is meant to stay in evaluation; workers are the user's choice.
+        warnings.filterwarnings("ignore", "Found .* in eval mode")
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        # Lightning's own use of a torch function that newer versions call deprecated.
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
-
-
-def _progress_bar() -> Callback:
-    # A terminal gets the moving bar; a log file one line an epoch would be drowned by it.
-    import sys
-
-    return RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=0)

@@ -57,7 +57,8 @@ class ModelOutput:
 
     Attributes:
         features: Backbone features X, ``(B, D, h, w)``; None for segmenters.
-        cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never supervised.
+        cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never
+            supervised.
         cam_refined: CAM after the pixel correlation module, ``(B, L, h, w)`` in [0, 1].
         context: What DSCNet's streams computed for this view.
         seg_logits: Segmentation scores at image size, ``(B, L, H, W)``.

@@ -47,7 +47,8 @@ def paint_sky(rng: np.random.Generator, size: int) -> Floats:
     horizons = ((0.72, 0.84, 0.94), (0.80, 0.88, 0.92), (0.75, 0.78, 0.80), (0.95, 0.72, 0.55))
     hue = rng.integers(len(tops))
     clear = blend(tops[hue], horizons[hue], np.broadcast_to(y, (size, size)))
-    field = 0.6 * cloud(rng, size, 5, 3) + 0.28 * cloud(rng, size, 12, 8) + 0.12 * cloud(rng, size, 26, 20)
+    field = 0.6 * cloud(rng, size, 5, 3) + 0.28 * cloud(rng, size, 12, 8)
+    field += 0.12 * cloud(rng, size, 26, 20)
     cover = np.clip((field - rng.uniform(0.42, 0.6)) * 4, 0, 0.9)
     return clear + cover[..., None] * (np.float32([0.95, 0.95, 0.96]) - clear)
 
@@ -99,7 +100,7 @@ def paint_foliage(rng: np.random.Generator, size: int) -> Floats:
     centres, tones = rng.uniform(0, size, (190, 2)), rng.uniform(0.35, 1, 190)
     reach = rng.uniform(0.015, 0.05, (190, 2)) * size
     corners = np.concatenate([centres - reach, centres + reach], axis=1)
-    colours = tones[:, None] * np.float32([90 + 120 * warmth, 150, 50]) + rng.uniform(0, 20, (190, 3))
+    colours = np.outer(tones, [90 + 120 * warmth, 150, 50]) + rng.uniform(0, 20, (190, 3))
     for corner, colour in zip(corners.tolist(), colours.astype(int).tolist(), strict=True):
         draw.ellipse(corner, fill=tuple(colour))
     return np.asarray(picture, np.float32) / 255

@@ -1,13 +1,14 @@
 """The objects of generated scenes: each class has a plain body and one part that tells it apart.
 
-Drawings live in a unit frame: ``u`` to the right, ``v`` down, both about -1..1, facing right. Bodies of
-all classes and all clutter share one set of colours and have no pattern; only parts have one.
+Drawings live in a unit frame: ``u`` to the right, ``v`` down, both about -1..1, facing right.
+Bodies of all classes and all clutter share one set of colours and have no pattern; parts have one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,12 +87,19 @@ def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> F
 
 def smooth(outline: ArrayLike) -> Floats:
     """Cut the corners of a closed outline three times (Chaikin), which leaves a round one."""
-    points = np.asarray(outline, np.float32)
+    corners = np.asarray(outline, np.float32)
+    return _corner_cutting(len(corners)) @ corners
+
+
+@lru_cache
+def _corner_cutting(count: int) -> Floats:
+    """Weights ``(8 * count, count)`` of the corners in every point of the round outline."""
+    weights = np.eye(count, dtype=np.float32)
     for _ in range(3):
-        after = np.roll(points, -1, axis=0)
-        cut = [0.75 * points + 0.25 * after, 0.25 * points + 0.75 * after]
-        points = np.stack(cut, axis=1).reshape(-1, 2)
-    return points
+        after = np.roll(weights, -1, axis=0)
+        cut = [0.75 * weights + 0.25 * after, 0.25 * weights + 0.75 * after]
+        weights = np.stack(cut, axis=1).reshape(-1, count)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -212,8 +220,10 @@ def draw_sheep(canvas: Canvas, rng: np.random.Generator) -> None:
     v = rng.uniform(-0.35, -0.2)
     canvas.part(smooth([(0.46, v - 0.26), (0.3, v - 0.38), (0.6, v - 0.24)]), black)
     canvas.part(smooth([(0.92, v - 0.26), (1.1, v - 0.36), (0.8, v - 0.2)]), black)
-    canvas.part(smooth([(0.4, v - 0.36), (0.98, v - 0.36), (0.86, v + 0.42), (0.6, v + 0.42)]), black)
-    canvas.part(smooth([(0.64, v - 0.3), (0.78, v - 0.3), (0.8, v + 0.3), (0.62, v + 0.3)]), white)
+    face = [(0.4, v - 0.36), (0.98, v - 0.36), (0.86, v + 0.42), (0.6, v + 0.42)]
+    canvas.part(smooth(face), black)
+    blaze = [(0.64, v - 0.3), (0.78, v - 0.3), (0.8, v + 0.3), (0.62, v + 0.3)]
+    canvas.part(smooth(blaze), white)
     canvas.part(ellipse(0.55, v - 0.08, 0.05, 0.06), white)
     canvas.part(ellipse(0.86, v - 0.08, 0.05, 0.06), white)
 
@@ -226,11 +236,14 @@ def draw_car(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.body(cabin, paint)
     shell = [(-1.1, -0.14), (0.6, -0.14), (1.12, 0.02), (1.12, 0.36), (-1.1, 0.36)]
     canvas.body(smooth(shell), paint)
-    canvas.body(np.float32(cabin) * np.float32([0.8, 0.72]) - np.float32([0.0, 0.05]), _shade(paint, 0.5))
+    window = np.float32(cabin) * np.float32([0.8, 0.72]) - np.float32([0.0, 0.05])
+    canvas.body(window, _shade(paint, 0.5))
     canvas.body(bar((-0.06, roof), (-0.06, -0.1), 0.08), paint)
+    v = 0.34
     for u in (-0.58, 0.6):
-        canvas.part(ellipse(u, 0.34, 0.27, 0.27), Brush((0.06, 0.06, 0.07)))
-        canvas.part(ellipse(u, 0.34, 0.19, 0.19), Brush((0.92, 0.93, 0.96), (0.1, 0.1, 0.12), spokes(u, 0.34, 6)))
+        canvas.part(ellipse(u, v, 0.24, 0.24), Brush((0.06, 0.06, 0.07)))
+        rim = Brush((0.92, 0.93, 0.96), (0.1, 0.1, 0.12), spokes(u, v, 6))
+        canvas.part(ellipse(u, v, 0.17, 0.17), rim)
 
 
 def draw_house(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -252,7 +265,8 @@ def draw_bird(canvas: Canvas, rng: np.random.Generator) -> None:
     for u in (0.0, 0.18):
         canvas.body(bar((u, 0.4), (u + 0.06, 0.85), 0.06), _shade(body, 0.5))
     droop = rng.uniform(0.2, 0.5)
-    canvas.body([(-0.35, -0.05), (-1.05, droop), (-0.98, droop + 0.26), (-0.2, 0.35)], _shade(body, 0.8))
+    tail = [(-0.35, -0.05), (-1.05, droop), (-0.98, droop + 0.26), (-0.2, 0.35)]
+    canvas.body(tail, _shade(body, 0.8))
     trunk = [(-0.75, 0.1), (-0.2, -0.38), (0.6, -0.6), (0.8, 0.0), (0.35, 0.58), (-0.3, 0.52)]
     canvas.body(smooth(trunk), body)
     wing = [(-0.7, 0.2), (-0.1, -0.25), (0.4, -0.1), (0.1, 0.36)]

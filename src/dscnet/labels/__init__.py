@@ -1,4 +1,4 @@
-"""From scores to masks: class activation maps, their files, and the pseudo labels made from them."""
+"""From scores to masks: class activation maps, their files, and pseudo labels."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,10 @@ def multi_scale_cam(
 ) -> dict[str, Tensor]:
     """Sum the maps of resized and mirrored photos and normalise them to [0, 1].
 
-    SEAM's inference (Wang et al., CVPR 2020). A photo side of n pixels becomes ``round(n * scale)``,
-    bicubic with antialiasing; every map is resized to the photo's size, bilinear without aligned
-    corners, mirrored back, and added to the sum of its name. See :func:`normalise_scores` for the rest.
+    SEAM's inference (Wang et al., CVPR 2020). A photo side of n pixels becomes
+    ``round(n * scale)``, bicubic with antialiasing; every map is resized to the photo's size,
+    bilinear without aligned corners, mirrored back, and added to the sum of its name.
+    :func:`normalise_scores` does the rest.
 
     Args:
         score: The network, from photos and tags to named foreground scores at any resolution. It is
@@ -74,11 +76,11 @@ def multi_scale_cam(
 def normalise_scores(scores: Tensor, tags: Tensor) -> Tensor:
     """Stretch the scores of each photo and class to [0, 1].
 
-    SEAM: negative scores become 0, then with the smallest and largest value of the map, scores below
-    ``min + 1e-5`` become 0 and the others ``(score - min - 1e-5) / (max - min + 1e-5)``. A constant map
-    becomes 0.
+    SEAM: negative scores become 0, then with the smallest and largest value of the map, scores
+    below ``min + 1e-5`` become 0 and the others ``(score - min - 1e-5) / (max - min + 1e-5)``. A
+    constant map becomes 0.
 
-    Deviation: published code leaves slightly negative values where the smallest score is positive, and
+    Deviation: published code leaves negative values where the smallest score is positive, and
     stores -1 for absent classes; both are 0 here.
 
     Args:
@@ -105,21 +107,25 @@ def write_cam(
     Args:
         path: File to write; replaced if it exists.
         maps: Named maps of the present classes, each ``(C', H, W)`` in [0, 1].
-        classes: Index of each of the C' classes, 0-based, foreground only; () for a photo without tags.
+        classes: Index of each of the C' classes, 0-based, foreground only; empty for a photo
+            without tags.
 
     Raises:
         ValueError: If a map has another number of classes, or the reserved name ``classes``.
     """
     if CLASSES in maps:
         raise ValueError(f"maps must not hold the reserved name {CLASSES!r}")
-    arrays = {name: np.asarray(values).astype(np.float16) for name, values in maps.items()}
+    arrays: dict[str, Any] = {
+        name: np.asarray(values).astype(np.float16) for name, values in maps.items()
+    }
     for name, values in arrays.items():
         if values.ndim != 3 or len(values) != len(classes):
             raise ValueError(
                 f"maps[{name!r}] must be ({len(classes)}, H, W), a map a class, got {values.shape}"
             )
+    arrays[CLASSES] = np.asarray(classes, dtype=np.int64)
     with whole_file(path) as file:
-        np.savez(file, **{CLASSES: np.asarray(classes, dtype=np.int64)}, **arrays)
+        np.savez(file, **arrays)
 
 
 def read_cam(path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
@@ -151,7 +157,7 @@ def read_cam(path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int
     return {name: a.astype(np.float32) for name, a in arrays.items()}, classes.astype(np.int64)
 
 
-def _fault(classes: NDArray[np.generic] | None, maps: Mapping[str, NDArray[np.generic]]) -> str:
+def _fault(classes: NDArray[Any] | None, maps: Mapping[str, NDArray[Any]]) -> str:
     """What is wrong with the arrays of a file of maps; '' if nothing is."""
     if classes is None:
         return f"it holds no array {CLASSES!r} of class indices"
@@ -165,7 +171,8 @@ def _fault(classes: NDArray[np.generic] | None, maps: Mapping[str, NDArray[np.ge
         return "its maps differ in size"
     for name, values in maps.items():
         if values.dtype.kind != "f" or values.ndim != 3 or len(values) != len(classes):
-            return f"map {name!r} is {values.dtype} {values.shape}, not ({len(classes)}, H, W) floats"
+            form = f"({len(classes)}, H, W) floats"
+            return f"map {name!r} is {values.dtype} {values.shape}, not {form}"
         # Written so that NaN fails too.
         if values.size and not (values.min() >= 0 and values.max() <= 1):
             return f"map {name!r} holds values that are not in [0, 1]"
@@ -176,6 +183,4 @@ def _resize_photos(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize photos, bicubic; antialiased like the image libraries that published code uses."""
     if images.shape[-2:] == size:
         return images
-    return functional.interpolate(
-        images, size, mode="bicubic", align_corners=False, antialias=True
-    )
+    return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)

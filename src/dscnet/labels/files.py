@@ -13,8 +13,8 @@ from typing import BinaryIO
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing under a temporary name beside ``path``, and move it there at the end.
 
-    Folders that lead to ``path`` are made. If the body raises, nothing is left behind and a file that
-    was at ``path`` before is untouched.
+    Folders that lead to ``path`` are made. If the body raises, nothing is left behind and a file
+    that was at ``path`` before is untouched.
 
     Args:
         path: Where the finished file shall lie.

@@ -25,8 +25,8 @@ def best_label(
         classes: Index of each of them, 0-based, foreground only, below 254.
 
     Returns:
-        The strongest score ``(H, W)``, and the label of its class ``(H, W)`` uint8, the first listed
-        where several tie. Without classes: score 0 and background.
+        The strongest score ``(H, W)``, and the label of its class ``(H, W)`` uint8, the first
+        listed where several tie. Without classes: score 0 and background.
 
     Raises:
         ValueError: If the number of maps and classes differ, or a class has no 8-bit label.
@@ -62,15 +62,16 @@ def pseudo_label(
         ignore_band: Lower and higher score, ``0 <= low <= high <= 1``.
 
     Returns:
-        ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 ignore. All background without classes.
+        ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 ignore. Without classes all is
+        background.
 
     Raises:
         ValueError: If the scores are out of order or range, or maps and classes do not fit.
     """
     low, high = (bg_score, bg_score) if ignore_band is None else ignore_band
     if not 0 <= low <= high <= 1:
-        name, value = ("bg_score", bg_score) if ignore_band is None else ("ignore_band", ignore_band)
-        raise ValueError(f"{name} must lie in [0, 1], the lower score first, got {value}")
+        name = "bg_score" if ignore_band is None else "ignore_band"
+        raise ValueError(f"{name} must lie in [0, 1], low to high, got {low} and {high}")
     best, winner = best_label(cam, classes)
     undecided = np.where(best > low, np.uint8(IGNORE_INDEX), np.uint8(BACKGROUND))
     return np.where(best > high, winner, undecided)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import timm
 import torch
+from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 OUTPUT_STRIDES = (8, 16, 32)
 
-_ANY_SIZE: tuple[dict[str, bool], ...] = (
+_ANY_SIZE: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True},  # plain vision transformers
     {"strict_img_size": False},  # windowed ones
     {},
@@ -65,8 +66,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)
         self.name, self.mean, self.std = name, mean, std
-        self.channels: tuple[int, int, int] = _last_three(net.feature_info.channels())
-        self.output_stride: int = net.feature_info.reduction()[-1]
+        info = _feature_info(net)
+        self.channels: tuple[int, int, int] = _last_three(info.channels())
+        self.output_stride: int = info.reduction()[-1]
         self.multiple = multiple
         self._channels_trail = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         freeze_trunk(net, frozen_stages)
@@ -104,6 +106,11 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     padding = (0, -width % multiple, 0, -height % multiple)
     padded = functional.pad(image, padding) if any(padding) else image
     return padded.contiguous(memory_format=torch.channels_last)
+
+
+def _feature_info(net: nn.Module) -> FeatureInfo:
+    """Return what timm tells of the feature maps of an extractor."""
+    return cast(FeatureInfo, net.feature_info)
 
 
 def _last_three(items: list[T]) -> tuple[T, T, T]:
@@ -169,8 +176,8 @@ def normalisation(name: str, weights: str = "none") -> tuple[Colour, Colour]:
     """
     if name.startswith("tf_efficientnet_lite"):
         return (127 / 255,) * 3, (128 / 255,) * 3
-    config = timm.get_pretrained_cfg(tagged_name(name, weights))
-    return tuple(config.mean), tuple(config.std)
+    config = timm.get_pretrained_cfg(tagged_name(name, weights)) or PretrainedCfg()
+    return cast(Colour, tuple(config.mean)), cast(Colour, tuple(config.std))
 
 
 def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
@@ -188,20 +195,22 @@ def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
     """
     check_name(name)
     offered: list[int] = []
-    for options in ({"output_stride": output_stride}, *_ANY_SIZE):
+    dilation: dict[str, Any] = {"output_stride": output_stride}
+    for options in (dilation, *_ANY_SIZE):
         try:
             net: nn.Module = timm.create_model(name, features_only=True, **options)
         except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError):
             continue  # each family refuses an option in its own way
-        offered = list(net.feature_info.reduction())
+        offered = list(_feature_info(net).reduction())
         if offered[-1] == output_stride:
-            return net, 1 if "output_stride" in options else output_stride
+            dilated = options is dilation and output_stride < 32
+            return net, 1 if dilated else output_stride
     if not offered:
         raise DscnetError(f"backbone {name!r} offers no feature maps in timm; choose another")
     raise DscnetError(
         f"backbone {name!r} does not offer output stride {output_stride}: its maps have strides "
         f"{', '.join(map(str, offered))} and the last is used. Choose output_stride={offered[-1]} "
-        "or a backbone that can be dilated, such as tf_efficientnet_lite0, resnet50 or convnext_tiny"
+        "or a backbone that can be dilated, such as tf_efficientnet_lite0 or resnet50"
     )
 
 
@@ -221,7 +230,7 @@ def freeze_trunk(net: nn.Module, frozen_stages: int) -> None:
         ValueError: If ``frozen_stages`` is negative or above the number of stages.
         DscnetError: If the model does not say where its stages end.
     """
-    stages = net.feature_info.info
+    stages = _feature_info(net).info
     if not 0 <= frozen_stages <= len(stages):
         raise ValueError(f"frozen_stages must be in 0..{len(stages)}, got {frozen_stages}")
     for module in net.modules():

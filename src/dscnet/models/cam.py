@@ -60,9 +60,11 @@ class PlainCam(nn.Module):
     def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Run the network once on photos of one size, in training and in inference alike."""
         low, mid, high = self.backbone(image)
-        output = ModelOutput(features=high, cam_logits=self.classifier(self.dropout(high)))
+        cam_logits = self.classifier(self.dropout(high))
+        size = (image.shape[-2], image.shape[-1])
+        output = ModelOutput(features=high, cam_logits=cam_logits, size=size)
         if self.context is not None and (self.training or self.context.fuse):
-            output.context = self.context(high, output.cam_logits, tags)
+            output.context = self.context(high, cam_logits, tags)
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
         return output
 

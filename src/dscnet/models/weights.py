@@ -98,8 +98,8 @@ def load_weights(
     if needed:
         raise DscnetError(
             f"{source} does not fit the model: {len(needed)} of {len(expected)} tensors are "
-            f"missing. Expected {_some(needed)}; found {_some(tuple(state))}. Are these the weights "
-            "of another model?"
+            f"missing. Expected {_some(needed)}; found {_some(tuple(state))}. Are these the "
+            "weights of another model?"
         )
     module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
@@ -132,7 +132,7 @@ def read_weights(path: str | Path) -> State:
         raise DscnetError(f"{path}: no such weight file")
     try:
         if path.suffix == ".safetensors":
-            content = load_file(path)
+            content: object = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise anything from EOFError to UnpicklingError
@@ -165,8 +165,8 @@ def packaged_weights(name: str) -> State:
     """
     if name not in PACKAGED:
         raise DscnetError(
-            f"no packaged weights for backbone {name!r}, only for {', '.join(PACKAGED)}; choose one "
-            'of them, weights="imagenet" (downloaded), weights="none" or the path of a weight file'
+            f"no packaged weights for backbone {name!r}, only for {', '.join(PACKAGED)}; choose "
+            'one of them, weights="imagenet" (downloaded), weights="none" or the path of a file'
         )
     size = name[-1]
     try:

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dscnet.build import build_segmenter
+from dscnet.config import Config, SegmentConfig
+from dscnet.export import Scores, export
+from dscnet.predictor import store
+from dscnet.run_folder import RunFolder, write_text
+from dscnet.types import DscnetError
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run with an untrained network: what is exported does not depend on training."""
+    folder = RunFolder(tmp_path_factory.mktemp("export"))
+    config = Config(segment=SegmentConfig(decoder_channels=16))
+    torch.manual_seed(0)
+    model = build_segmenter(config, 3)
+    folder.write_config(config)
+    write_text(
+        folder.model_card,
+        json.dumps({"classes": ["cat", "dog"], "mean": model.mean, "std": model.std}),
+    )
+    store(model, folder.segmenter_weights)
+    return folder, model.eval()
+
+
+def test_safetensors_are_the_weights(run_folder, tmp_path):
+    folder, model = run_folder
+    export(folder.root, tmp_path / "out", "safetensors")
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["classes"] == [
+        "background",
+        "cat",
+        "dog",
+    ]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+def test_onnx_gives_the_same_scores_at_another_size(run_folder, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder, model = run_folder
+    target = tmp_path / "net.onnx"
+    assert "largest difference" in export(folder.root, target, "onnx")
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    photos = torch.randn(3, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+    (got,) = session.run(None, {"image": photos.numpy()})
+    with torch.inference_mode():
+        expected = Scores(model)(photos).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [
+        "background",
+        "cat",
+        "dog",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_folder_without_a_network_is_refused(tmp_path):
+    RunFolder(tmp_path).write_config(Config())
+    with pytest.raises(DscnetError, match="dscnet segment"):
+        export(tmp_path, tmp_path / "net.onnx", "onnx")

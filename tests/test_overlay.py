@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dscnet.overlay import colour_mask, heat, overlay
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+LABELS = np.array([[0, 1, 2, 15, 20, 255, 0]] * 5, dtype=np.uint8)
+
+# From the VOC development kit.
+COLOURS = {
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    15: (192, 128, 128),
+    20: (0, 64, 128),
+    255: (224, 224, 192),
+}
+
+
+def test_masks_have_the_voc_colours():
+    picture = colour_mask(LABELS)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (5, 7, 3)
+    for x, label in enumerate(LABELS[0]):
+        assert tuple(picture[3, x].tolist()) == COLOURS[int(label)]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.3, 1.0])
+def test_overlay_equals_loops(alpha):
+    picture = overlay(PHOTO, LABELS, alpha)
+    assert picture.dtype == np.uint8
+    for y in range(5):
+        for x in range(7):
+            label = int(LABELS[y, x])
+            for channel in range(3):
+                shade = int(PHOTO[y, x, channel])
+                if label != 0:
+                    shade = round((1 - alpha) * shade + alpha * COLOURS[label][channel])
+                assert picture[y, x, channel] == shade
+
+
+def test_heat_keeps_the_order_of_the_scores():
+    grey = np.full((1, 11, 3), 128, dtype=np.uint8)
+    scores = np.linspace(0, 1, 11)[None]
+    brightness = heat(grey, scores).astype(int).sum(-1)[0]
+    assert (np.diff(brightness) > 0).all()
+
+
+def test_heat_by_hand():
+    photo = np.array([[[100, 0, 200]] * 4], dtype=np.uint8)
+    scores = np.array([[0.0, 0.5, 1.0, 7.0]], dtype=np.float32)
+    ends = [(35, 0, 73), (157, 36, 125), (199, 166, 177), (199, 166, 177)]
+    assert heat(photo, scores).tolist() == [[list(colour) for colour in ends]]
+
+
+@pytest.mark.parametrize("picture", [overlay, heat])
+def test_other_sizes_are_refused(picture):
+    with pytest.raises(ValueError, match=r"of the photo's size \(5, 7\), got \(7, 5\)"):
+        picture(PHOTO, np.zeros((7, 5), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5])
+def test_weights_out_of_range_are_refused(alpha):
+    with pytest.raises(ValueError, match="alpha must be in"):
+        overlay(PHOTO, LABELS, alpha)

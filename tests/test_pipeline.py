@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dscnet.cli import main
+from dscnet.config import (
+    AugmentConfig,
+    CamConfig,
+    Config,
+    MethodConfig,
+    ModelConfig,
+    SegmentConfig,
+    TrainConfig,
+)
+from dscnet.data.scenes import write_scenes
+from dscnet.labels.cam import write_cam
+from dscnet.pipeline import STAGES, run, run_single
+from dscnet.run_folder import RunFolder
+from dscnet.types import DataError, DscnetError
+
+SECTION = {
+    "split",
+    "num_images",
+    "miou",
+    "bg_score",
+    "miou_best_bg",
+    "best_bg_score",
+    "iou",
+    "pixel_accuracy",
+}
+
+
+def settings(data: Path, **changes) -> Config:
+    """The smallest run that still goes through everything."""
+    values = {
+        "data": str(data),
+        "augment": AugmentConfig(crop_size=64, long_side=[64, 96]),
+        "model": ModelConfig(),
+        "method": MethodConfig(warmup=0.0),
+        "train": TrainConfig(epochs=2, batch_size=4, accelerator="cpu"),
+        "cam": CamConfig(scales=[1.0], flip=False),
+        "segment": SegmentConfig(epochs=2, batch_size=4, decoder_channels=16, accelerator="cpu"),
+    }
+    return Config(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("pipeline") / "scenes"
+    write_scenes(root, num_train=12, num_val=4, size=64, seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(settings(scenes), out, progress=False)
+    return out
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_a_run_leaves_the_files_of_the_contract(finished):
+    for name in ("config.yaml", "environment.json", "metrics.csv", "metrics.json", "report.html"):
+        assert (finished / name).stat().st_size > 0, name
+    assert len(list((finished / "cams").glob("*.npz"))) == 12
+    assert len(list((finished / "labels").glob("*.png"))) == 12
+    assert len(list((finished / "masks").glob("*.png"))) == 4
+    assert (finished / "segmenter" / "weights.safetensors").exists()
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_metrics_keep_the_contract(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    for name in ("cam", "pseudo_label", "segmenter"):
+        assert set(metrics[name]) >= SECTION
+        assert len(metrics[name]["iou"]) == 7
+        assert 0 <= metrics[name]["miou"] <= 1
+    assert metrics["cam"]["miou_best_bg"] >= metrics["cam"]["miou"]
+    assert metrics["pseudo_label"]["miou_best_bg"] is None
+    assert metrics["segmenter"]["split"] == "val"
+    assert 0 < metrics["tags"]["map"] <= 1
+
+
+def test_labels_are_the_maps_at_the_background_score(finished):
+    """Writing a label and measuring it loses nothing against measuring the map."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["pseudo_label"]["miou"] == pytest.approx(metrics["cam"]["miou"], abs=1e-9)
+
+
+def test_labels_hold_no_class_that_the_photo_is_not_tagged_with(finished, scenes):
+    lines = (scenes / "ImageSets" / "tags.csv").read_text().splitlines()[1:]
+    names = (scenes / "classes.txt").read_text().split()
+    for line in lines:
+        image_id, tags = line.split(",")
+        path = finished / "labels" / f"{image_id}.png"
+        if path.exists():
+            allowed = {0} | {names.index(tag) for tag in tags.split(";") if tag}
+            assert set(np.unique(np.asarray(Image.open(path)))) <= allowed
+
+
+def test_an_unchanged_run_does_nothing_again(copy, scenes):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in copy.rglob("*")
+        if path.suffix in (".npz", ".png", ".safetensors")
+    }
+    run(settings(scenes), copy, resume=True, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_changed_setting_runs_what_it_changes(copy, scenes):
+    config = settings(scenes)
+    config.label.bg_score = 0.9
+    weights = (copy / "checkpoints" / "weights.safetensors").stat().st_mtime_ns
+    assert not run_single("train", config, copy, resume=True)
+    assert not run_single("cam", config, copy)
+    assert run_single("label", config, copy)
+    assert (copy / "checkpoints" / "weights.safetensors").stat().st_mtime_ns == weights
+    assert RunFolder(copy).fingerprint_of("segment") is None, "it learned from other labels"
+
+
+def test_runs_are_deterministic(finished, scenes, tmp_path):
+    run(settings(scenes), tmp_path / "again", stages=["train", "cam"], progress=False)
+    for path in sorted((finished / "cams").glob("*.npz")):
+        with np.load(path) as one, np.load(tmp_path / "again" / "cams" / path.name) as two:
+            for name in one.files:
+                np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_an_existing_run_is_not_overwritten(copy, scenes):
+    with pytest.raises(DscnetError, match="--resume"):
+        run(settings(scenes), copy, progress=False)
+
+
+def test_a_stage_without_its_input_says_what_to_run(scenes, tmp_path):
+    with pytest.raises(DscnetError, match="dscnet train"):
+        run_single("cam", settings(scenes), tmp_path / "new")
+
+
+def test_maps_and_labels_made_elsewhere(scenes, tmp_path):
+    """Someone else's maps become labels; a network learns from them; no CAM network is trained."""
+    cams = tmp_path / "cams"
+    cams.mkdir()
+    for path in (scenes / "SegmentationClass").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        present = sorted(set(np.unique(mask)) - {0, 255})
+        maps = (
+            np.stack([mask == label for label in present])
+            if present
+            else np.zeros((0, *mask.shape))
+        )
+        write_cam(
+            cams / f"{path.stem}.npz",
+            {"cam": maps.astype(np.float32)},
+            [label - 1 for label in present],
+        )
+    config = settings(scenes)
+    config.label.cams = str(cams)
+    metrics = run(config, tmp_path / "run", stages=["label", "segment", "evaluate"], progress=False)
+    assert metrics["pseudo_label"]["miou"] > 0.99
+    assert metrics["cam"] is None
+    assert metrics["segmenter"] is not None
+
+
+def test_full_supervision_needs_no_labels(scenes, tmp_path):
+    config = settings(scenes)
+    config.segment.supervision = "full"
+    metrics = run(config, tmp_path / "run", stages=["segment", "evaluate"], progress=False)
+    assert metrics["pseudo_label"] is None
+    assert metrics["segmenter"]["num_images"] == 4
+
+
+def test_without_masks_nothing_is_measured_and_everything_runs(scenes, tmp_path):
+    """Training, thresholds and labels never open a mask: there is none to open."""
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    shutil.rmtree(bare / "SegmentationClass")
+    shutil.rmtree(bare / "saliency")
+    metrics = run(settings(bare), tmp_path / "run", progress=False)
+    assert metrics["cam"] is metrics["pseudo_label"] is metrics["segmenter"] is None
+    assert (tmp_path / "run" / "report.html").exists()
+    assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 4
+
+
+def test_masks_do_not_change_what_is_learned(scenes, finished, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    shutil.rmtree(bare / "SegmentationClass")
+    run(settings(bare), tmp_path / "run", stages=["train", "cam", "label"], progress=False)
+    for path in sorted((finished / "labels").glob("*.png")):
+        assert path.read_bytes() == (tmp_path / "run" / "labels" / path.name).read_bytes()
+
+
+def test_an_interrupted_training_goes_on(scenes, tmp_path, monkeypatch):
+    import dscnet.training as training
+
+    config = settings(scenes)
+    whole = tmp_path / "whole"
+    run(config, whole, stages=["train"], progress=False)
+
+    class Stop(Exception):
+        pass
+
+    original = training.CsvLog.on_train_batch_end
+
+    def stop_in_the_second_epoch(self, trainer, *rest):
+        if trainer.current_epoch == 1:
+            raise Stop
+        original(self, trainer, *rest)
+
+    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", stop_in_the_second_epoch)
+    with pytest.raises(Stop):
+        run(config, tmp_path / "broken", stages=["train"], progress=False)
+    monkeypatch.undo()
+    run(config, tmp_path / "broken", stages=["train"], resume=True, progress=False)
+    from safetensors.torch import load_file
+
+    one = load_file(whole / "checkpoints" / "weights.safetensors")
+    two = load_file(tmp_path / "broken" / "checkpoints" / "weights.safetensors")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert (whole / "metrics.csv").read_text() == (tmp_path / "broken" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("fault", ["undecodable", "tiny", "unknown", "missing", "empty"])
+def test_bad_data_is_refused_before_training(scenes, tmp_path, fault):
+    bad = tmp_path / "bad"
+    shutil.copytree(scenes, bad)
+    photo = sorted((bad / "JPEGImages").glob("*.jpg"))[0]
+    tags = bad / "ImageSets" / "tags.csv"
+    expected = photo.stem
+    if fault == "undecodable":
+        photo.write_bytes(photo.read_bytes()[:300])
+    elif fault == "tiny":
+        Image.new("RGB", (8, 8)).save(photo)
+    elif fault == "unknown":
+        tags.write_text(tags.read_text() + f"{photo.stem},dragon\n")
+        expected = "dragon|more than once|twice"
+    elif fault == "missing":
+        tags.write_text(tags.read_text() + "ghost,boat\n")
+        expected = "ghost"
+    else:
+        (bad / "ImageSets" / "Segmentation" / "train.txt").write_text("")
+        expected = "train"
+    with pytest.raises(DataError, match=expected):
+        run(settings(bad), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage_names_are_checked(scenes, tmp_path):
+    assert list(STAGES) == ["train", "cam", "label", "segment", "evaluate", "report"]
+    with pytest.raises(ValueError, match="stages must be among"):
+        run(settings(scenes), tmp_path, stages=["fly"])
+
+
+def test_verbs_work_on_a_run_folder(copy, tmp_path, scenes, capsys):
+    assert main(["label", "--out", str(copy), "--label.bg_score", "0.4"]) == 0
+    assert main(["evaluate", "--out", str(copy)]) == 0
+    assert json.loads((copy / "metrics.json").read_text())["pseudo_label"]["bg_score"] == 0.4
+    assert main(["report", "--out", str(copy)]) == 0
+    assert main(["check", str(scenes)]) == 0
+    assert "boat" in capsys.readouterr().out
+
+
+def test_predict_on_a_folder_of_photos(finished, scenes, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    source = sorted((scenes / "JPEGImages").glob("*.jpg"))[:2]
+    for path in source:
+        shutil.copy(path, photos)
+    Image.new("L", (50, 41), 128).save(photos / "grey.png")
+    out = tmp_path / "out"
+    assert main(["predict", str(photos), "--model", str(finished), "--out", str(out)]) == 0
+    assert sorted(path.stem for path in (out / "masks").glob("*.png")) == sorted(
+        ["grey", *(p.stem for p in source)]
+    )
+    with Image.open(out / "masks" / "grey.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (50, 41))
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    assert (
+        main(["predict", str(photos), "--model", str(finished), "--out", str(tmp_path / "two")])
+        == 1
+    )
+    assert "broken.jpg" in capsys.readouterr().err
+    assert (tmp_path / "two" / "masks" / "grey.png").exists(), (
+        "one bad photo does not stop the others"
+    )
