@@ -14,6 +14,10 @@ from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
 
 
+DROPOUT = 0.5
+"""SEAM's channel dropout before the class-aware convolution; Eq. (1) and Eq. (11) share it."""
+
+
 def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualStreamContext | None:
     """DSCNet's streams as the variant asks for them; None for the baseline."""
     if method.variant == "baseline":
@@ -32,6 +36,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         temperature=method.temperature,
         residual=method.residual,
         zero_init=method.zero_init,
+        dropout=DROPOUT,
         bg_score=method.bg_score,
     )
 
@@ -46,7 +51,9 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         frozen_stages=model.frozen_stages,
     )
     context = build_context(config.method, backbone.channels[-1], num_classes + 1)
-    options = {"view_scale": model.view_scale} if model.name == "seam" else {}
+    options: dict[str, float] = {"dropout": DROPOUT}
+    if model.name == "seam":
+        options["view_scale"] = model.view_scale
     return create_model(model.name, backbone, num_classes, context=context, **options)
 
 

@@ -554,10 +554,13 @@ STAGES: dict[str, Stage] = {
         evaluate,
         lambda config: (),
         lambda config: [asdict(config.label), asdict(config.segment)],
-        ("evaluation.py",),
+        ("evaluation.py", "confusion.py", "labels/pseudo_label.py"),
         reads=("train", "cam", "label", "segment"),
     ),
     "report": Stage(
-        report, lambda config: ("evaluate",), lambda config: None, ("report.py", "run_report.py")
+        report,
+        lambda config: ("evaluate",),
+        lambda config: None,
+        ("report.py", "run_report.py", "overlay.py", "templates/report.html.j2"),
     ),
 }

@@ -72,6 +72,8 @@ class DualStreamContext(nn.Module):
         learned_prototypes: Whether the category nodes are trained.
         zero_init: Whether the classifier's half that reads the context starts at zero, so that
             training begins as a plain CAM.
+        dropout: Probability of dropping a channel before the classifier of the refined CAM, in
+            [0, 1); give it that of your own classifier, or the two differ in more than the context.
         bg_score: Background of the CAM that guides the groups, in [0, 1].
 
     Raises:
@@ -96,6 +98,7 @@ class DualStreamContext(nn.Module):
         residual: bool = True,
         learned_prototypes: bool = True,
         zero_init: bool = True,
+        dropout: float = 0.0,
         bg_score: float = 0.2,
     ) -> None:
         super().__init__()
@@ -132,6 +135,7 @@ class DualStreamContext(nn.Module):
             )
         if fuse:
             self.expand = nn.Linear(node_dim, in_channels)
+            self.dropout = nn.Dropout2d(dropout)
             self.classifier = nn.Conv2d(2 * in_channels, num_labels, 1, bias=False)
             plain, enriched = torch.split(self.classifier.weight.detach(), in_channels, dim=1)
             nn.init.xavier_uniform_(plain)
@@ -177,7 +181,7 @@ class DualStreamContext(nn.Module):
         output.semantic_logits = relations.logits
         if self.classifier is not None:
             context = self._context_features(features, groups, relations).to(features.dtype)
-            output.cam_logits = self.classifier(torch.cat([features, context], dim=1))
+            output.cam_logits = self.classifier(self.dropout(torch.cat([features, context], dim=1)))
         return output
 
     @full_precision
