@@ -194,7 +194,7 @@ class SegmentConfig(TrainConfig):
     supervision: Literal["pseudo", "full"] = "pseudo"
     labels: str | None = None
     decoder_channels: int = 128
-    frozen_stages: int = 1
+    frozen_stages: int = 2
     flip_test: bool = True
 
 
