@@ -42,6 +42,7 @@ TOP = {
     "config",
     "demo",
     "experiments",
+    "export",
     "pipeline",
     "predictor",
     "run_folder",

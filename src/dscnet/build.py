@@ -13,7 +13,6 @@ from dscnet.models.backbones import create_backbone
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
 
-
 DROPOUT = 0.5
 """SEAM's channel dropout before the class-aware convolution; Eq. (1) and Eq. (11) share it."""
 
@@ -28,6 +27,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         semantic=method.sgcl,
         fuse=method.dscl,
         fusion=method.fusion,
+        row_norm=method.row_norm,
         grouping=method.grouping,
         starts=method.starts,
         num_groups=method.num_groups,
@@ -35,6 +35,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         node_dim=method.node_dim,
         temperature=method.temperature,
         residual=method.residual,
+        learned_prototypes=method.learned_prototypes,
         zero_init=method.zero_init,
         dropout=DROPOUT,
         bg_score=method.bg_score,
@@ -73,6 +74,8 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
         memory_size=method.memory_size,
         bg_score=method.bg_score,
         hard_targets=method.hard_targets,
+        group_rule=method.group_rule,
+        group_margin=method.group_margin,
         warmup=method.warmup,
     )
     return CamObjective(contrast, plain_weight=method.plain_weight)

@@ -61,9 +61,13 @@ class MethodConfig:
         grouping: Reading of Eq. (4), (5): ``pearson`` or ``context_rows``.
         starts: k-means starts: ``cam`` or ``kmeans++``.
         num_groups: Groups a photo; null = its categories and background.
+        group_rule: A group's category: ``mean_cam``, or ``majority`` of its pixels' labels.
+        group_margin: Groups whose category leads the next by less give no term; 0 = all do.
         fusion: Reading of Eq. (10): ``groups`` or ``categories``.
+        row_norm: norm() of Eq. (10): ``softmax`` with the temperature, or ``l1``.
         zero_init: The half of Eq. (11) that reads the context starts at zero.
         residual: The graph convolution adds its input.
+        learned_prototypes: The graph's category nodes are trained.
         hard_targets: SGCL's target is a group's majority label instead of its shares.
         embedding_dim: Channels of the contrasted embeddings.
         node_dim: Channels of the graph's nodes.
@@ -81,9 +85,13 @@ class MethodConfig:
     grouping: Literal["pearson", "context_rows"] = "pearson"
     starts: Literal["cam", "kmeans++"] = "cam"
     num_groups: int | None = None
+    group_rule: Literal["mean_cam", "majority"] = "mean_cam"
+    group_margin: float = 0.0
     fusion: Literal["groups", "categories"] = "groups"
+    row_norm: Literal["softmax", "l1"] = "softmax"
     zero_init: bool = True
     residual: bool = True
+    learned_prototypes: bool = True
     hard_targets: bool = False
     embedding_dim: int = 128
     node_dim: int = 128

@@ -46,6 +46,8 @@ class ContrastObjective(nn.Module):
         temperature: Divides the cosine similarity.
         memory_size: Past groups kept a category, 0 = off.
         bg_score: Background score of the pseudo labels.
+        group_rule: How a group gets its category, one of ``context.RULES``.
+        group_margin: Groups whose category leads the next by less give no term of Eq. (7).
         hard_targets: SGCL's target is the majority label of a group instead of its shares.
         warmup: Share of training, in [0, 1), before the terms start.
     """
@@ -63,6 +65,8 @@ class ContrastObjective(nn.Module):
         temperature: float = 0.1,
         memory_size: int = 64,
         bg_score: float = 0.25,
+        group_rule: str = "mean_cam",
+        group_margin: float = 0.0,
         hard_targets: bool = False,
         warmup: float = 0.0,
     ) -> None:
@@ -74,6 +78,7 @@ class ContrastObjective(nn.Module):
         self.num_labels = num_labels
         self.pgcl, self.sgcl, self.contrast = pgcl, sgcl, contrast
         self.temperature, self.bg_score = temperature, bg_score
+        self.group_rule, self.group_margin = group_rule, group_margin
         self.hard_targets, self.warmup = hard_targets, warmup
         self.weights = {"pgcl": pgcl_weight, "sgcl": sgcl_weight}
         self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
@@ -124,7 +129,10 @@ class ContrastObjective(nn.Module):
         self, views: Sequence[ContextOutput], cams: Sequence[Tensor], present: Tensor
     ) -> Tensor:
         categories = [
-            group_categories(cam, v.groups, present) for v, cam in zip(views, cams, strict=True)
+            group_categories(
+                cam, view.groups, present, rule=self.group_rule, margin=self.group_margin
+            )
+            for view, cam in zip(views, cams, strict=True)
         ]
         embeddings = torch.cat([view.group_embeddings.flatten(0, 1) for view in views])
         num_photos = len(present)
