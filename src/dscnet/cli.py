@@ -49,13 +49,12 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="dscnet",
         description="Photos and image-level tags in, pixel masks out.",
-        default_meta=False,
     )
     parser.add_argument("--version", action="version", version=f"dscnet {_version()}")
     verbs = parser.add_subcommands(metavar="VERB", title="verbs", description="one of")
 
     def add(name: str, text: str) -> Parser:
-        sub = Parser(description=text, default_meta=False)
+        sub = Parser(description=text)
         verbs.add_subcommand(name, sub, help=text)
         return sub
 
@@ -120,7 +119,7 @@ def _run(arguments: list[str]) -> int:
         return 2
     parsed = parser.parse_args(_with_config_file(arguments))
     verb = parsed.subcommand
-    return VERBS[verb](parsed[verb])
+    return VERBS[verb](parsed[verb].clone(with_meta=False))
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:

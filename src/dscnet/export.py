@@ -53,8 +53,8 @@ def export(model: str | Path, out: Path, kind: Literal["onnx", "safetensors"]) -
     predictor = Predictor.from_run(model)
     card = {
         "classes": ["background", *predictor.classes],
-        "mean": list(predictor.transform.mean),
-        "std": list(predictor.transform.std),
+        "mean": list(predictor.mean),
+        "std": list(predictor.std),
     }
     if kind == "safetensors":
         out.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ class Predictor:
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).eval()
         self.classes = classes
+        self.mean, self.std = mean, std
         self.transform = build_eval_transform(mean, std)
         self.flip = flip
 

@@ -277,6 +277,8 @@ def fit(
         # Frozen batch normalisation is meant to stay in evaluation; workers are the user's choice.
         warnings.filterwarnings("ignore", "Found .* in eval mode")
         warnings.filterwarnings("ignore", ".*does not have many workers")
+        # Going on in a folder is what resuming means.
+        warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
         # Lightning's own use of a torch function that newer versions call deprecated.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
