@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
-from torch import nn
 
 from dscnet.config import AugmentConfig, Config, MethodConfig, SegmentConfig, TrainConfig
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
-from dscnet.models import create_model
+from dscnet.models import PlainCam, create_model
 from dscnet.models.backbones import create_backbone
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
@@ -42,7 +43,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
     )
 
 
-def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> PlainCam:
     """The CAM network; ``pretrained=False`` when weights are loaded right after."""
     model = config.model
     backbone = create_backbone(
@@ -55,7 +56,8 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     options: dict[str, float] = {"dropout": DROPOUT}
     if model.name == "seam":
         options["view_scale"] = model.view_scale
-    return create_model(model.name, backbone, num_classes, context=context, **options)
+    network = create_model(model.name, backbone, num_classes, context=context, **options)
+    return cast(PlainCam, network)
 
 
 def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
@@ -109,7 +111,7 @@ def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Eva
     return EvalTransform(mean=mean, std=std)
 
 
-def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, float | str]:
+def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, Any]:
     """Arguments of ``TrainingModule``; the published momentum quirk is resolved here."""
     return {
         "optimizer": train.optimizer,

@@ -16,7 +16,7 @@ from dscnet.pipeline import run
 from dscnet.recipes import find_recipe
 from dscnet.run_folder import RunFolder
 
-NUM_TRAIN, NUM_VAL = 160, 48
+NUM_TRAIN, NUM_VAL, SIZE = 160, 48, 192
 
 
 def demo(
@@ -39,7 +39,7 @@ def demo(
     if force and scenes.exists():
         shutil.rmtree(scenes)
     logging.getLogger("dscnet").info("drawing %d scenes into %s", NUM_TRAIN + NUM_VAL, scenes)
-    write_scenes(scenes, num_train=NUM_TRAIN, num_val=NUM_VAL, seed=seed)
+    write_scenes(scenes, num_train=NUM_TRAIN, num_val=NUM_VAL, size=SIZE, seed=seed)
     config = from_dict(Config, yaml.safe_load(find_recipe("demo").read_text()))
     config.data, config.seed = os.fspath(scenes), seed
     return run(config, root, resume=True, progress=progress)

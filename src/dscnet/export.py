@@ -61,6 +61,7 @@ def export(model: str | Path, out: Path, kind: Literal["onnx", "safetensors"]) -
         store(predictor.model, out / "model.safetensors")
         (out / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         return f"{out}: weights and model.json"
+    assert isinstance(predictor.model, Segmenter)
     difference = _export_onnx(Scores(predictor.model).cpu().eval(), out, card)
     return f"{out}: checked against the original, largest difference {difference:.1e}"
 
@@ -87,6 +88,7 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any]) -> float:
         output_names=["probabilities"],
         verbose=False,
     )
+    assert program is not None  # it is None only for the exporter that `dynamo=True` replaces
     model = program.model_proto
     for key, value in card.items():
         model.metadata_props.add(key=key, value=json.dumps(value))

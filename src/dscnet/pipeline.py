@@ -46,6 +46,7 @@ from dscnet.data import (
 from dscnet.labels.cam import multi_scale_cam, read_cam, write_cam
 from dscnet.labels.pseudo_label import pseudo_label, read_label, write_label
 from dscnet.losses.tags import mean_average_precision
+from dscnet.models import PlainCam
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, restore, store
 from dscnet.run_folder import RunFolder, fingerprint, write_text
@@ -298,7 +299,7 @@ def tag_matrix(photos: PhotoSet) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def tag_map(context: Context, model: torch.nn.Module) -> float | None:
+def tag_map(context: Context, model: PlainCam) -> float | None:
     """Mean average precision of the tags on the validation photos: it needs no masks."""
     if context.val is None:
         return None

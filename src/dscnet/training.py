@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -35,7 +36,8 @@ def parameter_groups(
     learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left
     out.
     """
-    trunk = {id(p) for p in model.backbone.parameters()} if hasattr(model, "backbone") else set()
+    backbone = getattr(model, "backbone", None)
+    trunk = set() if backbone is None else {id(p) for p in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -104,7 +106,7 @@ class TrainingModule(L.LightningModule):
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.ids))
         return {"loss": total, "terms": logged}
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD or AdamW over SEAM's parameter groups, polynomial decay a step."""
         groups = parameter_groups(self.model, **self.rates)
         if isinstance(self.objective, nn.Module) and any(True for _ in self.objective.parameters()):
@@ -117,7 +119,10 @@ class TrainingModule(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: max(0.0, 1 - step / self.total_steps) ** self.poly_power
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return OptimizerLRSchedulerConfig(
+            optimizer=optimizer,
+            lr_scheduler=LRSchedulerConfigType(scheduler=schedule, interval="step"),
+        )
 
 
 class CsvLog(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ class Batch:
     ids: list[str]
     mask: Tensor | None = None
 
-    def to(self, *args: object, **kwargs: object) -> Batch:
-        """Move every tensor, as ``Tensor.to`` does."""
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """A copy whose tensors lie on ``device``."""
         return replace(
             self,
-            image=self.image.to(*args, **kwargs),  # type: ignore[arg-type]
-            tags=self.tags.to(*args, **kwargs),  # type: ignore[arg-type]
-            mask=None if self.mask is None else self.mask.to(*args, **kwargs),  # type: ignore[arg-type]
+            image=self.image.to(device, non_blocking=non_blocking),
+            tags=self.tags.to(device, non_blocking=non_blocking),
+            mask=None if self.mask is None else self.mask.to(device, non_blocking=non_blocking),
         )
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 def cloud(rng: np.random.Generator, size: int, rows: int, columns: int) -> Floats:
     """A smooth random field ``(size, size)`` in 0..1 with about so many blobs down and across."""
     grid = rng.random((rows, columns), dtype=np.float32)
     field = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(field), 0, 1)
+    return np.asarray(field, np.float32).clip(0, 1)
 
 
 def frame(size: int) -> tuple[Floats, Floats]:
@@ -26,7 +27,7 @@ def frame(size: int) -> tuple[Floats, Floats]:
 
 def blend(low: Sequence[float] | Floats, high: Sequence[float] | Floats, share: Floats) -> Floats:
     """Colours ``(H, W, 3)`` from ``low`` where ``share (H, W)`` is 0 to ``high`` where it is 1."""
-    first, last = np.float32(low), np.float32(high)
+    first, last = np.asarray(low, np.float32), np.asarray(high, np.float32)
     return first + share[..., None] * (last - first)
 
 
@@ -36,8 +37,8 @@ def paint_water(rng: np.random.Generator, size: int) -> Floats:
     phase = y * rng.uniform(9, 16) + 2.0 * cloud(rng, size, 5, 3)
     waves = 0.5 + 0.5 * np.sin(2 * np.pi * phase)
     share = 0.6 * waves * cloud(rng, size, 30, 7) + 0.4 * cloud(rng, size, 40, 8)
-    deep = np.float32([0.08, 0.28, 0.42]) + _shift(rng)
-    return blend(deep, deep + np.float32([0.32, 0.38, 0.34]), share)
+    deep = np.asarray([0.08, 0.28, 0.42], np.float32) + _shift(rng)
+    return blend(deep, deep + np.asarray([0.32, 0.38, 0.34], np.float32), share)
 
 
 def paint_sky(rng: np.random.Generator, size: int) -> Floats:
@@ -50,29 +51,29 @@ def paint_sky(rng: np.random.Generator, size: int) -> Floats:
     field = 0.6 * cloud(rng, size, 5, 3) + 0.28 * cloud(rng, size, 12, 8)
     field += 0.12 * cloud(rng, size, 26, 20)
     cover = np.clip((field - rng.uniform(0.42, 0.6)) * 4, 0, 0.9)
-    return clear + cover[..., None] * (np.float32([0.95, 0.95, 0.96]) - clear)
+    return clear + cover[..., None] * (np.asarray([0.95, 0.95, 0.96], np.float32) - clear)
 
 
 def paint_grass(rng: np.random.Generator, size: int) -> Floats:
     """Blades, patches and a few flowers."""
     share = 0.65 * cloud(rng, size, 36, 90) + 0.35 * cloud(rng, size, 6, 6)
-    dark = np.float32([0.12, 0.30, 0.07]) + _shift(rng)
-    field = blend(dark, dark + np.float32([0.38, 0.42, 0.20]), share)
+    dark = np.asarray([0.12, 0.30, 0.07], np.float32) + _shift(rng)
+    field = blend(dark, dark + np.asarray([0.38, 0.42, 0.20], np.float32), share)
     y, x = rng.integers(0, size, (2, int(rng.integers(0, 25))))
-    field[y, x] = np.float32([0.95, 0.92, 0.6])
+    field[y, x] = np.asarray([0.95, 0.92, 0.6], np.float32)
     return field
 
 
 def paint_asphalt(rng: np.random.Generator, size: int) -> Floats:
     """Speckled grey with lane marks and a joint."""
     share = 0.55 * cloud(rng, size, 110, 110) + 0.45 * cloud(rng, size, 4, 5)
-    dark = np.float32([0.20, 0.20, 0.22]) + _shift(rng) / 2
-    road = blend(dark, dark + np.float32([0.30, 0.30, 0.30]), share)
+    dark = np.asarray([0.20, 0.20, 0.22], np.float32) + _shift(rng) / 2
+    road = blend(dark, dark + np.asarray([0.30, 0.30, 0.30], np.float32), share)
     x, y = frame(size)
     lean, height = rng.uniform(-0.25, 0.25), rng.uniform(0.1, 0.9)
     across = y - height - lean * (x - 0.5)
     dashes = (x * rng.uniform(2, 4) + rng.random()) % 1 < 0.6
-    road[(np.abs(across) < 0.018) & dashes] = np.float32([0.85, 0.84, 0.76])
+    road[(np.abs(across) < 0.018) & dashes] = np.asarray([0.85, 0.84, 0.76], np.float32)
     road[np.abs(across + rng.uniform(0.2, 0.5)) < 0.006] *= 0.6
     return road
 
@@ -81,7 +82,7 @@ def paint_fence(rng: np.random.Generator, size: int) -> Floats:
     """A picket fence before a hedge."""
     hedge = blend((0.05, 0.13, 0.06), (0.22, 0.36, 0.18), cloud(rng, size, 40, 40))
     x, y = frame(size)
-    wood = np.float32([0.62, 0.48, 0.34]) + _shift(rng)
+    wood = np.asarray([0.62, 0.48, 0.34], np.float32) + _shift(rng)
     boards = blend(0.85 * wood, 1.15 * wood, cloud(rng, size, 5, 80))
     pickets = (x * rng.uniform(9, 14)) % 1 < 0.62
     rails = (np.abs(y - 0.28) < 0.03) | (np.abs(y - 0.72) < 0.03)
@@ -111,18 +112,18 @@ def paint_sand(rng: np.random.Generator, size: int) -> Floats:
     _, y = frame(size)
     ripples = 0.5 + 0.5 * np.sin(2 * np.pi * (y * 7 + 1.5 * cloud(rng, size, 4, 4)))
     share = 0.35 * ripples + 0.35 * cloud(rng, size, 90, 90) + 0.3 * cloud(rng, size, 4, 4)
-    dark = np.float32([0.58, 0.48, 0.34]) + _shift(rng)
-    return blend(dark, dark + np.float32([0.28, 0.27, 0.24]), share)
+    dark = np.asarray([0.58, 0.48, 0.34], np.float32) + _shift(rng)
+    return blend(dark, dark + np.asarray([0.28, 0.27, 0.24], np.float32), share)
 
 
 def paint_rock(rng: np.random.Generator, size: int) -> Floats:
     """Cracked grey-brown stone; the surroundings of no class."""
     ridges = np.abs(2 * cloud(rng, size, 9, 9) - 1)
     share = 0.6 * ridges + 0.4 * cloud(rng, size, 28, 28)
-    dark = np.float32([0.27, 0.25, 0.23]) + _shift(rng)
-    return blend(dark, dark + np.float32([0.42, 0.38, 0.34]), share)
+    dark = np.asarray([0.27, 0.25, 0.23], np.float32) + _shift(rng)
+    return blend(dark, dark + np.asarray([0.42, 0.38, 0.34], np.float32), share)
 
 
 def _shift(rng: np.random.Generator) -> Floats:
     """A small change of colour."""
-    return np.float32(rng.normal(0, 0.03, 3))
+    return rng.normal(0, 0.03, 3).astype(np.float32)

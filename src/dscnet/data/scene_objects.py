@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 Colour = Sequence[float] | Floats
 Pattern = Callable[[Floats, Floats], Floats]
@@ -41,7 +42,7 @@ class Brush:
     def __call__(self, u: Floats, v: Floats) -> Floats:
         """Colours ``(M, 3)`` at M points; a little darker towards the bottom, as lit from above."""
         share = np.ones_like(u) if self.pattern is None else self.pattern(u, v)
-        colour, other = np.float32(self.colour), np.float32(self.other)
+        colour, other = np.asarray(self.colour, np.float32), np.asarray(self.other, np.float32)
         return (other + share[:, None] * (colour - other)) * (0.95 - 0.15 * v[:, None])
 
 
@@ -69,19 +70,21 @@ def ellipse(u0: float, v0: float, ru: float, rv: float, *, lumps: int = 0) -> Fl
     """Outline ``(48, 2)`` of an ellipse, with ``lumps`` bulges."""
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     swell = 1 + 0.06 * np.cos(lumps * turn) if lumps else 1.0
-    return np.float32(np.stack([u0 + ru * swell * np.cos(turn), v0 + rv * swell * np.sin(turn)], 1))
+    return np.asarray(
+        np.stack([u0 + ru * swell * np.cos(turn), v0 + rv * swell * np.sin(turn)], 1), np.float32
+    )
 
 
 def box(u0: float, v0: float, u1: float, v1: float) -> Floats:
     """Outline of an upright rectangle."""
-    return np.float32([(u0, v0), (u1, v0), (u1, v1), (u0, v1)])
+    return np.asarray([(u0, v0), (u1, v0), (u1, v1), (u0, v1)], np.float32)
 
 
 def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> Floats:
     """Outline of a straight stroke."""
-    a, b = np.float32(start), np.float32(end)
+    a, b = np.asarray(start, np.float32), np.asarray(end, np.float32)
     along = (b - a) / np.linalg.norm(b - a)
-    side = np.float32([-along[1], along[0]]) * width / 2
+    side = np.asarray([-along[1], along[0]], np.float32) * width / 2
     return np.stack([a + side, b + side, b - side, a - side])
 
 
@@ -132,8 +135,12 @@ class Canvas:
     ) -> None:
         self._half = int(np.ceil(radius * _MARGIN))
         scale = _SUPERSAMPLE * radius
-        turn = np.float32([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        reach = np.diag(np.float32([-stretch if flip else stretch, 1 / stretch])) * scale
+        turn = np.asarray(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32
+        )
+        reach = (
+            np.diag(np.asarray([-stretch if flip else stretch, 1 / stretch], np.float32)) * scale
+        )
         self._to_pixels = turn @ reach
         self._to_units = np.linalg.inv(self._to_pixels)
         side = 2 * self._half * _SUPERSAMPLE
@@ -159,7 +166,7 @@ class Canvas:
         points = np.asarray(outline, np.float32) @ self._to_pixels.T + centre
         low = np.clip(np.floor(points.min(0)).astype(int), 0, len(self._kind) - 1)
         high = np.clip(np.ceil(points.max(0)).astype(int) + 1, low + 1, len(self._kind))
-        stencil = Image.new("L", tuple(int(length) for length in high - low))
+        stencil = Image.new("L", (int(high[0] - low[0]), int(high[1] - low[1])))
         ImageDraw.Draw(stencil).polygon((points - low).ravel().tolist(), fill=1)
         rows, columns = np.nonzero(np.asarray(stencil))
         rows, columns = rows + low[1], columns + low[0]
@@ -177,11 +184,11 @@ def _shrink(pixels: Floats) -> Floats:
 def _plain(rng: np.random.Generator) -> Brush:
     """The brush of a body."""
     colour = BODY_COLOURS[rng.integers(len(BODY_COLOURS))]
-    return Brush(np.float32(np.clip(colour + rng.normal(0, 0.04, 3), 0, 1)))
+    return Brush(np.asarray(np.clip(colour + rng.normal(0, 0.04, 3), 0, 1), np.float32))
 
 
 def _shade(brush: Brush, factor: float) -> Brush:
-    return Brush(np.float32(brush.colour) * np.float32(factor))
+    return Brush(np.asarray(brush.colour, np.float32) * np.asarray(factor, np.float32))
 
 
 def draw_boat(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -236,7 +243,9 @@ def draw_car(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.body(cabin, paint)
     shell = [(-1.1, -0.14), (0.6, -0.14), (1.12, 0.02), (1.12, 0.36), (-1.1, 0.36)]
     canvas.body(smooth(shell), paint)
-    window = np.float32(cabin) * np.float32([0.8, 0.72]) - np.float32([0.0, 0.05])
+    window = np.asarray(cabin, np.float32) * np.asarray([0.8, 0.72], np.float32) - np.asarray(
+        [0.0, 0.05], np.float32
+    )
     canvas.body(window, _shade(paint, 0.5))
     canvas.body(bar((-0.06, roof), (-0.06, -0.1), 0.08), paint)
     v = 0.34
@@ -284,12 +293,12 @@ def draw_clutter(canvas: Canvas, rng: np.random.Generator) -> None:
         smooth([(-1.1, -0.3), (1.1, -0.3), (0.7, 0.4), (-0.7, 0.4)]),
         smooth([(-1.2, -0.25), (1.2, -0.2), (1.2, 0.25), (-1.2, 0.2)]),
         box(-0.7, -0.6, 0.7, 0.6),
-        np.float32([(-0.6, 0.8), (0.0, -0.9), (0.6, 0.8)]),
+        np.asarray([(-0.6, 0.8), (0.0, -0.9), (0.6, 0.8)], np.float32),
         bar((0, -1.2), (0, 1.2), 0.25),
         smooth(rng.uniform(0.5, 1.0, (7, 1)) * ellipse(0, 0, 1.1, 0.9)[::7]),
     )
     brush = _plain(rng)
     canvas.body(outlines[rng.integers(len(outlines))], brush)
     if rng.random() < 0.4:
-        inner = ellipse(*rng.uniform(-0.2, 0.2, 2), 0.3, 0.2)
+        inner = ellipse(rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), 0.3, 0.2)
         canvas.body(inner, _shade(brush, rng.uniform(0.6, 0.9)))

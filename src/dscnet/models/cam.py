@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from dscnet.models.heads import resize
@@ -39,7 +41,7 @@ class PlainCam(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.channels: tuple[int, int, int] = backbone.channels  # type: ignore[assignment]
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(self.channels[2], num_classes + 1, 1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)

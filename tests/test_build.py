@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dscnet.build import (
+    build_model,
+    build_objective,
+    build_segmenter,
+    build_train_transform,
+    device_of,
+    optimiser_settings,
+)
+from dscnet.config import AugmentConfig, Config, MethodConfig, ModelConfig, TrainConfig
+from dscnet.models import PlainCam, Seam
+
+
+def config(variant: str, name: str = "seam") -> Config:
+    return Config(
+        model=ModelConfig(name=name, weights="none"), method=MethodConfig(variant=variant)
+    )
+
+
+def test_the_baseline_has_nothing_of_dscnet():
+    model = build_model(config("baseline"), 3)
+    assert isinstance(model, Seam)
+    assert model.context is None
+    assert build_objective(MethodConfig(variant="baseline"), 4).contrast is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "semantic", "fuse"),
+    [("M1", False, False), ("M2", True, False), ("M3", True, False), ("M4", True, True)],
+)
+def test_a_variant_builds_what_it_needs(variant, semantic, fuse):
+    context = build_model(config(variant), 3).context
+    assert (context.graph is not None, context.classifier is not None) == (semantic, fuse)
+    objective = build_objective(MethodConfig(variant=variant), 4).contrast
+    assert (objective.pgcl, objective.sgcl) == (variant != "M2", variant != "M1")
+
+
+def test_plain_cam_takes_the_same_settings():
+    model = build_model(config("M4", name="cam"), 3)
+    assert type(model) is PlainCam
+    assert model.context.classifier is not None
+
+
+def test_published_momentum_is_the_weight_decay():
+    assert optimiser_settings(TrainConfig(weight_decay=5e-4))["momentum"] == 0.9
+    quirk = TrainConfig(weight_decay=5e-4, published_momentum_quirk=True)
+    assert optimiser_settings(quirk)["momentum"] == 5e-4
+
+
+def test_transform_and_segmenter_take_their_settings():
+    transform = build_train_transform(AugmentConfig(crop_size=40), (0.5,) * 3, (0.5,) * 3)
+    image, _ = transform(torch.zeros(3, 60, 50, dtype=torch.uint8), None)
+    assert image.shape == (3, 40, 40)
+    segmenter = build_segmenter(config("baseline"), 4).eval()
+    with torch.inference_mode():
+        assert segmenter(torch.zeros(1, 3, 33, 47)).seg_logits.shape == (1, 4, 33, 47)
+
+
+def test_device():
+    assert device_of("cpu") == torch.device("cpu")
+    assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

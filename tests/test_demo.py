@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import json
+
+import yaml
+
+import dscnet.demo as demo
+from dscnet.cli import main
+
+
+def test_the_demo_runs_and_refuses_to_overwrite(tmp_path, monkeypatch, capsys):
+    """A small and short one: that the whole one is good is seen by running it."""
+    recipe = yaml.safe_load(demo.find_recipe("demo").read_text())
+    recipe["train"]["epochs"] = recipe["segment"]["epochs"] = 1
+    short = tmp_path / "short.yaml"
+    short.write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(demo, "find_recipe", lambda name: short)
+    monkeypatch.setattr(demo, "NUM_TRAIN", 16)
+    monkeypatch.setattr(demo, "NUM_VAL", 4)
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "segmenter" in text
+    assert str(out / "report.html") in text
+    assert json.loads((out / "metrics.json").read_text())["segmenter"]["num_images"] == 4
+    assert main(["demo", "--out", str(out)]) == 1
+    assert "--force" in capsys.readouterr().err
