@@ -116,6 +116,21 @@ def test_evaluate_compares_two_folders(tmp_path, capsys):
     assert section["miou"] == pytest.approx((8 / 9 + 7 / 8) / 2)
 
 
+def test_evaluate_says_which_true_masks_it_left_out(tmp_path, capsys):
+    for folder, names in (("pred", "a"), ("gt", "ab")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    argv = ["evaluate", "--pred", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt")]
+    argv += ["--classes", str(tmp_path / "classes.txt")]
+    assert main(argv) == 0
+    assert "1 true masks have no prediction" in capsys.readouterr().err
+    assert main([*argv, "--ids", str(tmp_path / "ids.txt")]) == 1
+    assert "have no prediction there (b)" in capsys.readouterr().err
+
+
 def test_table_says_what_was_not_measured():
     section = {"split": "train", "num_images": 3, "miou": 0.5, "miou_best_bg": None}
     text = metrics_table({"pseudo_label": section, "tags": {"map": None}})

@@ -12,15 +12,16 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from dscnet.confusion import ConfusionMatrix
+from dscnet.data import read_classes
 from dscnet.evaluation import (
     SWEEP,
     evaluate_cams,
     evaluate_folders,
     evaluate_pairs,
     label_names,
-    read_classes,
     read_metrics,
     section_text,
+    shared_ids,
     write_metrics,
     write_section,
 )
@@ -315,24 +316,10 @@ def test_a_section_alone(tmp_path):
     ]
 
 
-def test_classes_of_a_file(tmp_path):
-    path = tmp_path / "classes.txt"
-    path.write_text("background\n boat \n\ndining table\n")
-    assert read_classes(path) == ("boat", "dining table")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "no readable list"),
-        ("", "first line must be 'background'"),
-        ("boat\nbackground\n", "first line must be 'background'"),
-        ("background\nboat\ncow\nboat\n", "listed more than once: boat"),
-    ],
-)
-def test_files_that_are_no_classes(tmp_path, text, message):
-    path = tmp_path / "classes.txt"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_classes(path)
+def test_shared_ids_count_what_is_left_out(tmp_path):
+    for folder, names in (("pred", ("a", "sub/b", "extra")), ("gt", ("a", "sub/b", "c"))):
+        for name in names:
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert shared_ids(tmp_path / "pred", tmp_path / "gt") == (["a", "sub/b"], 1)

@@ -81,6 +81,12 @@ def build_parser() -> Parser:
         "--classes", type=str | None, default=None, help="class names, one a line, background first"
     )
     evaluate.add_argument(
+        "--ids",
+        type=str | None,
+        default=None,
+        help="photos to measure, one id a line (default: the predicted)",
+    )
+    evaluate.add_argument(
         "--json", type=str | None, default=None, help="write the numbers to this file"
     )
     evaluate.add_argument(
@@ -194,11 +200,17 @@ def _do_evaluate(parsed: Namespace) -> int:
     if missing:
         print(f"dscnet evaluate: needs {', '.join(missing)}, or --out RUN", file=sys.stderr)
         return 2
-    from dscnet.evaluation import evaluate_folders, read_classes, section_text, write_section
+    from dscnet.data import read_classes
+    from dscnet.evaluation import evaluate_folders, section_text, shared_ids, write_section
 
-    section = evaluate_folders(
-        Path(parsed.pred), Path(parsed.gt), read_classes(Path(parsed.classes))
-    )
+    pred, gt = Path(parsed.pred), Path(parsed.gt)
+    if parsed.ids is not None:
+        ids = Path(parsed.ids).read_text().split()
+    else:
+        ids, left_out = shared_ids(pred, gt)
+        if left_out:
+            print(f"{left_out} true masks have no prediction: left out", file=sys.stderr)
+    section = evaluate_folders(pred, gt, read_classes(Path(parsed.classes)), ids=ids)
     print(section_text(section))
     if parsed.json is not None:
         write_section(Path(parsed.json), section)

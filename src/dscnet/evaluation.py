@@ -35,9 +35,9 @@ __all__ = [
     "evaluate_folders",
     "evaluate_pairs",
     "label_names",
-    "read_classes",
     "read_metrics",
     "section_text",
+    "shared_ids",
     "write_metrics",
     "write_section",
 ]
@@ -169,6 +169,19 @@ def evaluate_folders(
     return evaluate_pairs(pairs, classes, split=split)
 
 
+def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
+    """Ids of the photos that have both a prediction and ground truth.
+
+    Returns:
+        The ids, sorted, and how many true masks have no prediction.
+    """
+    truths, predictions = (
+        {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")}
+        for folder in (Path(gt_dir), Path(pred_dir))
+    )
+    return sorted(truths & predictions), len(truths - predictions)
+
+
 def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
     """Write ``metrics.json``.
 
@@ -215,26 +228,6 @@ def section_text(section: Mapping[str, Any]) -> str:
     for name, value in rows:
         lines.append(f"{name:{width}}  " + ("    -" if value is None else f"{100 * value:5.1f}"))
     return "\n".join(lines)
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Foreground class names of a text file, one a line with the background first.
-
-    Raises:
-        DataError: If the file is missing, its first line is not ``background``, or a name occurs
-            twice.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no readable list of classes; write one name a line") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names or names[0] != "background":
-        raise DataError(f"{path}: the first line must be 'background', then one class a line")
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{path}: listed more than once: {', '.join(twice)}; keep one line a class")
-    return tuple(names[1:])
 
 
 def label_names(classes: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from dscnet.data.check import CheckReport, check_dataset
 from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, open_photos
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
+from dscnet.data.tag_files import read_classes
 from dscnet.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "make_loader",
     "open_dataset",
     "open_photos",
+    "read_classes",
     "read_image",
     "read_mask",
     "read_saliency",

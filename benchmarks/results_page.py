@@ -1,0 +1,61 @@
+"""Write docs/results.md from benchmarks/results/*.json: python benchmarks/results_page.py"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+from dscnet.experiments import table
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """One section a file: what was run, where, and what came out."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `python benchmarks/results_page.py` from `benchmarks/results/*.json`; percent,",
+        "mean ± standard deviation (number of seeds). `miou_best_bg` is at the best background score",
+        "of a sweep, chosen with masks; `miou` is at the recipe's fixed one.",
+    ]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        lines += ["", *section(path.stem, json.loads(path.read_text()))]
+    (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+
+
+def section(name: str, content: dict) -> list[str]:
+    """Markdown of one result file."""
+    where = content["environment"]
+    settings = content["settings"]
+    seconds = wall_times(content["rows"])
+    return [
+        f"## {name}",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"Data `{settings['data']}`, {settings['model']['name']} on"
+        f" {settings['model']['backbone']}, background score {settings['label']['bg_score']}."
+        f" {where['processor']}, {where['cpu_threads']} threads, {where['device']};"
+        f" torch {where['versions']['torch']}; revision {where['git_revision']}.",
+        "",
+        table(content["summary"]),
+        "",
+        "Median seconds a stage: "
+        + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
+        + ".",
+    ]
+
+
+def wall_times(rows: list[dict]) -> dict[str, float]:
+    """Median wall time of each stage over the runs."""
+    stages = dict.fromkeys(stage for row in rows for stage in row["seconds"])
+    return {
+        stage: statistics.median(r["seconds"][stage] for r in rows if stage in r["seconds"])
+        for stage in stages
+    }
+
+
+if __name__ == "__main__":
+    main()
