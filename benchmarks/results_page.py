@@ -17,7 +17,7 @@ def main() -> None:
         "# Results",
         "",
         "Written by `python benchmarks/results_page.py` from `benchmarks/results/*.json`; percent,",
-        "mean ± standard deviation (number of seeds). `miou_best_bg` is at the best background score",
+        "mean ± standard deviation (seeds). `miou_best_bg` is at the best background score",
         "of a sweep, chosen with masks; `miou` is at the recipe's fixed one.",
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):

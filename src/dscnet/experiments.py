@@ -64,7 +64,8 @@ def run_grid(
             wanted = replace_settings(config, {**settings, "seed": seed})
             metrics = run(wanted, folder.root, resume=True, stages=stages, progress=False)
             row = {"variant": name, "seed": seed, "seconds": folder.seconds(), **metrics}
-            row["collapsed"] = _collapsed(folder)
+            row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
+            row["otsu_bg_score"] = _read(folder.threshold, "otsu")
             if strict_masks is not None:
                 row["cam_strict"] = _against(strict_masks, wanted, folder)
             rows.append(row)
@@ -143,9 +144,8 @@ def _lookup(row: Mapping[str, Any], measure: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _collapsed(folder: RunFolder) -> bool | None:
-    path = folder.checkpoints / "tags.json"
-    return bool(json.loads(path.read_text())["collapsed"]) if path.exists() else None
+def _read(path: Path, key: str) -> Any:
+    return json.loads(path.read_text())[key] if path.exists() else None
 
 
 def _against(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:

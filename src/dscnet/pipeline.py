@@ -44,7 +44,13 @@ from dscnet.data import (
     read_mask,
 )
 from dscnet.labels.cam import multi_scale_cam, read_cam, write_cam
-from dscnet.labels.pseudo_label import pseudo_label, read_label, write_label
+from dscnet.labels.pseudo_label import (
+    otsu_score,
+    pseudo_label,
+    read_label,
+    score_histogram,
+    write_label,
+)
 from dscnet.losses.tags import mean_average_precision
 from dscnet.models import PlainCam
 from dscnet.objective import SegmentationObjective
@@ -368,17 +374,27 @@ def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def label(context: Context, resume: bool) -> None:
-    """Write the pseudo label of every training photo: ``labels/ID.png``."""
+    """Write the pseudo label of every training photo: ``labels/ID.png``.
+
+    Beside the fixed background score it notes the one that the maps themselves suggest.
+    """
     settings, folder = context.config.label, context.folder
     cams = Path(settings.cams) if settings.cams else folder.cams
     band = (
         None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
     )
     fresh_folder(folder.labels)
+    histogram = score_histogram(np.zeros((0, 1, 1)))
     for sample in context.train.samples:
         scores, classes = load_map(cams, sample.image_id)
+        histogram += score_histogram(scores)
         labels = pseudo_label(scores, classes, bg_score=settings.bg_score, ignore_band=band)
         write_label(folder.labels / f"{sample.image_id}.png", labels)
+    otsu = otsu_score(histogram)
+    write_text(folder.threshold, json.dumps({"otsu": otsu, "used": settings.bg_score}) + "\n")
+    log.info(
+        "background score %s; Otsu's criterion on the maps suggests %s", settings.bg_score, otsu
+    )
 
 
 def fresh_folder(path: Path) -> None:

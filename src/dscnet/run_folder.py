@@ -72,6 +72,11 @@ class RunFolder:
         return self.root / "labels"
 
     @property
+    def threshold(self) -> Path:
+        """The background score in use and the one that the maps suggest."""
+        return self.root / "threshold.json"
+
+    @property
     def segmenter(self) -> Path:
         """Checkpoint, weights and losses of the segmentation network."""
         return self.root / "segmenter"
