@@ -21,7 +21,8 @@ def main() -> None:
         "of a sweep, chosen with masks; `miou` is at the recipe's fixed one.",
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        lines += ["", *section(path.stem, json.loads(path.read_text()))]
+        content = json.loads(path.read_text())
+        lines += ["", *(section if "rows" in content else step_times)(path.stem, content)]
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 
@@ -45,6 +46,24 @@ def section(name: str, content: dict) -> list[str]:
         "Median seconds a stage: "
         + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
         + ".",
+    ]
+
+
+def step_times(name: str, content: dict) -> list[str]:
+    """Markdown of the benchmark of single steps."""
+    where = content["environment"]
+    seconds = content["median_seconds"]
+    rows = [f"| {v} | {s:.2f} | {s / seconds['baseline']:.2f} |" for v, s in seconds.items()]
+    return [
+        f"## {name}",
+        "",
+        f"Seconds a training step of {content['photos']} photos, crop {content['crop']},"
+        f" {content['backbone']}, median; {where['processor']}, {where['cpu_threads']} threads,"
+        f" {where['device']}; torch {where['versions']['torch']}.",
+        "",
+        "| variant | seconds | of the baseline |",
+        "|---|---|---|",
+        *rows,
     ]
 
 

@@ -46,13 +46,13 @@ def test_safetensors_are_the_weights(run_folder, tmp_path):
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )
-def test_onnx_gives_the_same_scores_at_another_size(run_folder, tmp_path):
+def test_onnx_gives_the_same_scores(run_folder, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     folder, model = run_folder
     target = tmp_path / "net.onnx"
-    assert "largest difference" in export(folder.root, target, "onnx")
+    assert "largest difference" in export(folder.root, target, "onnx", (64, 96))
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
-    photos = torch.randn(3, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+    photos = torch.randn(5, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     (got,) = session.run(None, {"image": photos.numpy()})
     with torch.inference_mode():
         expected = Scores(model)(photos).numpy()
@@ -69,3 +69,9 @@ def test_a_folder_without_a_network_is_refused(tmp_path):
     RunFolder(tmp_path).write_config(Config())
     with pytest.raises(DscnetError, match="dscnet segment"):
         export(tmp_path, tmp_path / "net.onnx", "onnx")
+
+
+def test_a_size_that_does_not_fit_is_refused(run_folder, tmp_path):
+    folder, _ = run_folder
+    with pytest.raises(ValueError, match="multiples of the output stride 16"):
+        export(folder.root, tmp_path / "net.onnx", "onnx", (64, 100))

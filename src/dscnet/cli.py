@@ -104,6 +104,9 @@ def build_parser() -> Parser:
         "--format", type=Literal["onnx", "safetensors"], default="onnx", help="what to write"
     )
     export.add_argument(
+        "--size", type=tuple[int, int], default=(320, 320), help="height and width (onnx)"
+    )
+    export.add_argument(
         "--out", type=str, required=True, help="file (onnx) or folder (safetensors)"
     )
     add("recipes", "list the recipes that come with the package")
@@ -230,7 +233,8 @@ def _do_predict(parsed: Namespace) -> int:
 def _do_export(parsed: Namespace) -> int:
     from dscnet.export import export
 
-    print(export(parsed.model, Path(parsed.out), parsed.format))
+    height, width = parsed.size
+    print(export(parsed.model, Path(parsed.out), parsed.format, (height, width)))
     return 0
 
 

@@ -32,21 +32,26 @@ class Scores(nn.Module):
         return probabilities
 
 
-def export(model: str | Path, out: Path, kind: Literal["onnx", "safetensors"]) -> str:
+def export(
+    model: str | Path,
+    out: Path,
+    kind: Literal["onnx", "safetensors"],
+    size: tuple[int, int] = (320, 320),
+) -> str:
     """Write the segmentation network of a run folder.
 
     Args:
         model: Run folder.
-        out: File (``onnx``: any batch, height and width that are multiples of the output stride,
-            the class
-            names and the normalisation in its metadata), or folder (``safetensors``: weights,
-            ``model.json``).
+        out: File (``onnx``: any batch of photos of one size, class names and normalisation in its
+            metadata), or folder (``safetensors``: weights, ``model.json``).
         kind: What to write.
+        size: Height and width of the photos that an ``onnx`` file takes, multiples of the stride.
 
     Returns:
         What was written and how far it is from the original.
 
     Raises:
+        ValueError: If ``size`` is no multiple of the output stride.
         DscnetError: If the folder holds no network, the ``onnx`` extra is missing, or the export
             differs.
     """
@@ -62,11 +67,14 @@ def export(model: str | Path, out: Path, kind: Literal["onnx", "safetensors"]) -
         (out / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         return f"{out}: weights and model.json"
     assert isinstance(predictor.model, Segmenter)
-    difference = _export_onnx(Scores(predictor.model).cpu().eval(), out, card)
+    stride = predictor.model.output_stride
+    if any(side < 1 or side % stride for side in size):
+        raise ValueError(f"size must be multiples of the output stride {stride}, got {size}")
+    difference = _export_onnx(Scores(predictor.model).cpu().eval(), out, card, size)
     return f"{out}: checked against the original, largest difference {difference:.1e}"
 
 
-def _export_onnx(network: Scores, out: Path, card: dict[str, Any]) -> float:
+def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[int, int]) -> float:
     try:
         import onnx
         import onnxruntime
@@ -74,16 +82,16 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any]) -> float:
     except ImportError as error:
         raise DscnetError(f"{error.name} is missing: pip install 'dscnet[onnx]'") from error
     generator = torch.Generator().manual_seed(0)
-    # A batch of one, or equal sides, would be taken for constants.
-    example = torch.randn(2, 3, 128, 160, generator=generator)
-    sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    # A batch of one would be taken for a constant. Height and width are constants: the trunk pads
+    # by them in a way that takes the exporter minutes to solve for free sizes.
+    example = torch.randn(2, 3, *size, generator=generator)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     program = torch.onnx.export(
         network,
         (example,),
         dynamo=True,
-        dynamic_shapes=(sizes,),
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
         input_names=["image"],
         output_names=["probabilities"],
         verbose=False,
@@ -94,7 +102,7 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any]) -> float:
         model.metadata_props.add(key=key, value=json.dumps(value))
     onnx.save(model, temporary)
     session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-    photos = torch.randn(1, 3, 96, 224, generator=generator)
+    photos = torch.randn(3, 3, *size, generator=generator)
     with torch.inference_mode():
         expected = network(photos)
     (got,) = session.run(None, {"image": photos.numpy()})
