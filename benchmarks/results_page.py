@@ -1,4 +1,4 @@
-"""Write docs/results.md from benchmarks/results/*.json: python benchmarks/results_page.py"""
+"""Write docs/results.md and the README's table from benchmarks/results/*.json: run it bare."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import statistics
 from pathlib import Path
 
-from dscnet.experiments import table
+from dscnet.experiments import summarise, table
 
 ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
 def main() -> None:
@@ -24,6 +25,45 @@ def main() -> None:
         content = json.loads(path.read_text())
         lines += ["", *(section if "rows" in content else step_times)(path.stem, content)]
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(before + "\n".join([BEGIN, *headline(), END]) + rest.split(END)[1])
+
+
+def headline() -> list[str]:
+    """The README's table: pseudo labels of the variants, and the segmentation network."""
+    rows = results("msrc_variants")["rows"]
+    rows += [row for row in results("msrc_baseline")["rows"] if row["seed"] > 1]
+    summary = summarise(rows)
+    lines = [
+        "| | pseudo labels, train: `miou` | best background score (chosen with masks) | seeds |",
+        "|---|---|---|---|",
+    ]
+    for variant, measures in summary.items():
+        fixed, best = measures["cam.miou"], measures["cam.miou_best_bg"]
+        lines.append(f"| {variant} | {percent(fixed)} | {percent(best)} | {fixed['seeds']} |")
+    tags = summarise(results("msrc_segmenter")["rows"])
+    full = summarise(results("msrc_ceiling")["rows"])
+    ours, ceiling = next(iter(tags.values())), next(iter(full.values()))
+    reached, bound = ours["segmenter.miou"], ceiling["segmenter.miou"]
+    lines += [
+        "",
+        f"Segmentation network on val, tags only: {percent(reached)} mIoU; the same network on true"
+        f" masks: {percent(bound)}; that is {100 * reached['mean'] / bound['mean']:.0f} % of it"
+        f" ({reached['seeds']} seed). Every figure: [`docs/results.md`](docs/results.md).",
+    ]
+    return lines
+
+
+def results(name: str) -> dict:
+    """Content of one result file."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def percent(entry: dict) -> str:
+    """Mean and, over several seeds, standard deviation."""
+    spread = "" if entry["std"] is None else f" ± {100 * entry['std']:.1f}"
+    return f"{100 * entry['mean']:.1f}{spread}"
 
 
 def section(name: str, content: dict) -> list[str]:
