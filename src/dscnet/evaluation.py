@@ -25,8 +25,8 @@ SCHEMA = 1
 STAGES = ("cam", "pseudo_label", "segmenter")
 """Stages that ``metrics.json`` has an IoU section for."""
 
-SWEEP = tuple(i / 100 for i in range(60))
-"""Background scores that the sweep tries (SEAM's)."""
+SWEEP = tuple(i / 100 for i in range(100))
+"""Background scores that the sweep tries; SEAM's are the first 60, too few for small objects."""
 
 __all__ = [
     "ConfusionMatrix",
