@@ -47,6 +47,7 @@ TOP = {
     "predictor",
     "run_folder",
     "run_report",
+    "stages",
 }
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "segmentation_models_pytorch", "torchmetrics"}

@@ -12,8 +12,9 @@ from typing import Any
 from dscnet import evaluation
 from dscnet.config import Config, replace_settings
 from dscnet.data import open_dataset, read_mask
-from dscnet.pipeline import load_map, run
+from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.stages import load_map
 
 log = logging.getLogger("dscnet")
 

@@ -32,8 +32,7 @@ class ContrastObjective(nn.Module):
     """PGCL and SGCL, Eq. (7) and (9), on what a ``DualStreamContext`` computed.
 
     The pseudo labels that steer both are made from the CAM it is given (Eq. 2, or Eq. 12 when that
-    is
-    DSCL's), never with a gradient.
+    is DSCL's), never with a gradient.
 
     Args:
         num_labels: Classes with background, L.

@@ -115,8 +115,7 @@ class RunFolder:
 
         Raises:
             DscnetError: If the folder holds something and neither is said, or ``force`` would
-                delete a
-                folder that is no run.
+                delete a folder that is no run.
         """
         occupied = self.root.is_dir() and any(self.root.iterdir())
         if self.root.exists() and not self.root.is_dir():

@@ -32,9 +32,8 @@ def parameter_groups(
     """SEAM's four groups: trunk and new layers, weights and biases.
 
     Biases learn twice as fast and have no weight decay; everything outside ``model.backbone`` is
-    new and
-    learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left
-    out.
+    new and learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups
+    are left out.
     """
     backbone = getattr(model, "backbone", None)
     trunk = set() if backbone is None else {id(p) for p in backbone.parameters()}
@@ -59,8 +58,12 @@ class TrainingModule(L.LightningModule):
     Args:
         model: Maps ``(image, tags)`` to a ``ModelOutput``; its ``backbone`` is the pretrained part.
         objective: Maps ``(output, batch, progress)`` to ``LossTerms``.
-        settings: ``optimizer``, ``lr``, ``new_lr_factor``, ``momentum``, ``weight_decay``,
-            ``poly_power``.
+        optimizer: ``sgd`` or ``adamw``.
+        lr: Learning rate of the trunk's weights.
+        new_lr_factor: As for :func:`parameter_groups`.
+        momentum: Of SGD.
+        weight_decay: As for :func:`parameter_groups`.
+        poly_power: Exponent of the polynomial decay, a step.
         total_steps: Steps until the learning rate is 0.
         seed: Each epoch's randomness depends on it and the epoch alone, so that resuming changes
             nothing.

@@ -1,0 +1,332 @@
+"""What each stage does; files of the run folder in, files of the run folder out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dscnet import evaluation
+from dscnet.build import (
+    build_eval_transform,
+    build_model,
+    build_objective,
+    build_segmenter,
+    build_train_transform,
+    device_of,
+    optimiser_settings,
+)
+from dscnet.config import Config, TrainConfig
+from dscnet.data import PhotoDataset, PhotoSet, image_size, make_loader, read_image, read_mask
+from dscnet.labels.cam import multi_scale_cam, read_cam, write_cam
+from dscnet.labels.pseudo_label import (
+    otsu_score,
+    pseudo_label,
+    read_label,
+    score_histogram,
+    write_label,
+)
+from dscnet.losses.tags import mean_average_precision
+from dscnet.models import PlainCam
+from dscnet.objective import SegmentationObjective
+from dscnet.predictor import Predictor, restore, store
+from dscnet.run_folder import RunFolder, write_text
+from dscnet.run_report import write_run_report
+from dscnet.training import CollapseWatch, TrainingModule, fit, tag_entropy
+
+log = logging.getLogger("dscnet")
+
+
+@dataclass
+class Job:
+    """What every stage gets: settings, folder, photos."""
+
+    config: Config
+    folder: RunFolder
+    train: PhotoSet
+    val: PhotoSet | None
+    progress: bool = True
+
+
+def train(job: Job, resume: bool) -> None:
+    """Train the CAM network on photos and tags; the last weights count, no validation chooses."""
+    config, folder = job.config, job.folder
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    model = build_model(config, job.train.num_classes)
+    objective = build_objective(config.method, job.train.num_labels)
+    backbone = model.backbone
+    dataset = PhotoDataset(
+        job.train, build_train_transform(config.augment, backbone.mean, backbone.std)
+    )
+    write_card(job, backbone.mean, backbone.std)
+    watch = CollapseWatch("cls", tag_entropy(tag_matrix(job.train)))
+    optimise(
+        job,
+        model,
+        objective,
+        dataset,
+        config.train,
+        folder.checkpoints,
+        folder.losses,
+        resume,
+        [watch],
+    )
+    store(model, folder.weights)
+    scores = {"collapsed": watch.collapsed, "map": tag_map(job, model)}
+    write_text(folder.checkpoints / "tags.json", json.dumps(scores) + "\n")
+
+
+def optimise(
+    job: Job,
+    model: torch.nn.Module,
+    objective: torch.nn.Module,
+    dataset: PhotoDataset,
+    settings: TrainConfig,
+    checkpoints: Path,
+    losses: Path,
+    resume: bool,
+    callbacks: list[Any],
+) -> None:
+    """One training by Lightning; a checkpoint of other settings is not resumed."""
+    config = job.config
+    if not resume:
+        (checkpoints / "last.ckpt").unlink(missing_ok=True)
+    loader = make_loader(
+        dataset,
+        batch_size=min(settings.batch_size, len(dataset)),
+        seed=config.seed,
+        shuffle=True,
+        num_workers=config.augment.num_workers,
+        drop_last=True,
+    )
+    module = TrainingModule(
+        model,
+        objective,
+        total_steps=settings.epochs * len(loader),
+        seed=config.seed,
+        **optimiser_settings(settings),
+    )
+    fit(
+        module,
+        loader,
+        epochs=settings.epochs,
+        folder=checkpoints,
+        log_path=losses,
+        clip=settings.clip,
+        precision=settings.precision,
+        accelerator=settings.accelerator,
+        resume=resume,
+        callbacks=callbacks,
+        progress=job.progress,
+    )
+
+
+def write_card(job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """What prediction needs beside weights and settings."""
+    photos = job.train
+    card = {
+        "data": photos.name,
+        "classes": list(photos.classes),
+        "mean": list(mean),
+        "std": list(std),
+    }
+    write_text(job.folder.model_card, json.dumps(card, indent=2) + "\n")
+
+
+def tag_matrix(photos: PhotoSet) -> torch.Tensor:
+    """Tags of a photo set, ``(N, C)`` float in {0, 1}."""
+    matrix = torch.zeros(len(photos.samples), photos.num_classes)
+    for row, sample in zip(matrix, photos.samples, strict=True):
+        row[list(sample.tags or ())] = 1
+    return matrix
+
+
+@torch.inference_mode()
+def tag_map(job: Job, model: PlainCam) -> float | None:
+    """Mean average precision of the tags on the validation photos: it needs no masks."""
+    if job.val is None:
+        return None
+    device = device_of(job.config.train.accelerator)
+    model.to(device).eval()
+    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    scores = []
+    for sample in job.val.samples:
+        image = transform(read_image(sample.image_path), None)[0][None].to(device)
+        scores.append(model.tag_logits(model(image), (image.shape[-2], image.shape[-1])).cpu())
+    value = mean_average_precision(torch.cat(scores), tag_matrix(job.val))
+    return None if np.isnan(value) else value
+
+
+def cam(job: Job, resume: bool) -> None:
+    """Write the maps of every training photo: ``cams/ID.npz``."""
+    config, folder = job.config, job.folder
+    model = build_model(config, job.train.num_classes, pretrained=False)
+    restore(model, folder.weights)
+    card = folder.read_card()
+    device = device_of(config.train.accelerator)
+    model.to(device).eval()
+    transform = build_eval_transform(card["mean"], card["std"])
+    fresh_folder(folder.cams)
+    for indices in same_size_batches(job.train, config.cam.batch_size):
+        samples = [job.train.samples[index] for index in indices]
+        images = torch.stack(
+            [transform(read_image(sample.image_path), None)[0] for sample in samples]
+        )
+        tags = tag_matrix(job.train)[indices]
+        with torch.inference_mode():
+            maps = multi_scale_cam(
+                model.score_maps,
+                images.to(device),
+                tags.to(device),
+                scales=config.cam.scales,
+                flip=config.cam.flip,
+            )
+        for row, sample in enumerate(samples):
+            present = np.asarray(sample.tags or (), dtype=np.int64)
+            write_cam(
+                folder.cams / f"{sample.image_id}.npz",
+                {name: value[row, present].cpu().numpy() for name, value in maps.items()},
+                present,
+            )
+
+
+def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
+    """Indices of photos that share one size, at most ``batch_size`` at once."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, sample in enumerate(photos.samples):
+        by_size.setdefault(image_size(sample.image_path), []).append(index)
+    for indices in by_size.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The map that labels are made from: the refined CAM where there is one; with its classes."""
+    maps, classes = read_cam(folder / f"{image_id}.npz")
+    return maps["refined" if "refined" in maps else "cam"], classes
+
+
+def label(job: Job, resume: bool) -> None:
+    """Write the pseudo label of every training photo: ``labels/ID.png``.
+
+    Beside the fixed background score it notes the one that the maps themselves suggest.
+    """
+    settings, folder = job.config.label, job.folder
+    cams = Path(settings.cams) if settings.cams else folder.cams
+    band = (
+        None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
+    )
+    fresh_folder(folder.labels)
+    histogram = score_histogram(np.zeros((0, 1, 1)))
+    for sample in job.train.samples:
+        scores, classes = load_map(cams, sample.image_id)
+        histogram += score_histogram(scores)
+        labels = pseudo_label(scores, classes, bg_score=settings.bg_score, ignore_band=band)
+        write_label(folder.labels / f"{sample.image_id}.png", labels)
+    otsu = otsu_score(histogram)
+    write_text(folder.threshold, json.dumps({"otsu": otsu, "used": settings.bg_score}) + "\n")
+    log.info(
+        "background score %s; Otsu's criterion on the maps suggests %s", settings.bg_score, otsu
+    )
+
+
+def fresh_folder(path: Path) -> None:
+    """An empty folder in the place of what a stage wrote before."""
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+
+
+def segment(job: Job, resume: bool) -> None:
+    """Train the segmentation network on the pseudo labels; write the validation photos' masks."""
+    config, folder = job.config, job.folder
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    model = build_segmenter(config, job.train.num_labels)
+    transform = build_train_transform(config.augment, model.mean, model.std)
+    full = config.segment.supervision == "full"
+    labels = Path(config.segment.labels) if config.segment.labels else folder.labels
+    dataset = PhotoDataset(job.train, transform, mask_dir=None if full else labels, use_masks=full)
+    write_card(job, model.mean, model.std)
+    optimise(
+        job,
+        model,
+        SegmentationObjective(),
+        dataset,
+        config.segment,
+        folder.segmenter,
+        folder.segmenter / "metrics.csv",
+        resume,
+        [],
+    )
+    store(model, folder.segmenter_weights)
+    if job.val is not None:
+        fresh_folder(folder.masks)
+        Predictor.from_run(folder.root).write(job.val, folder.masks)
+
+
+def evaluate(job: Job, resume: bool) -> None:
+    """Measure every stage against the true masks, where the data set has them: ``metrics.json``."""
+    config, folder = job.config, job.folder
+    classes = job.train.classes
+    train_masks = truth(job.train)
+    val_masks = truth(job.val)
+    bg_score = config.label.bg_score
+    sections: dict[str, Any] = {
+        "cam": None,
+        "pseudo_label": None,
+        "segmenter": None,
+        "tags": {"map": None},
+    }
+    if train_masks and folder.fingerprint_of("cam"):
+        items = (
+            (*load_map(folder.cams, image_id), read_mask(path).numpy())
+            for image_id, path in train_masks
+        )
+        sections["cam"] = evaluation.evaluate_cams(
+            items, classes, split=config.train_split, bg_score=bg_score
+        )
+    if train_masks and folder.fingerprint_of("label"):
+        pairs = label_pairs(folder.labels, train_masks)
+        sections["pseudo_label"] = evaluation.evaluate_pairs(
+            pairs, classes, split=config.train_split, bg_score=bg_score
+        )
+    if val_masks and folder.fingerprint_of("segment"):
+        pairs = label_pairs(folder.masks, val_masks)
+        sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
+    tags = folder.checkpoints / "tags.json"
+    if folder.fingerprint_of("train"):
+        sections["tags"]["map"] = json.loads(tags.read_text())["map"]
+    evaluation.write_metrics(folder.metrics, sections)
+
+
+def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
+    """Ids and true masks of the photos that have one."""
+    if photos is None:
+        return []
+    return [
+        (sample.image_id, sample.mask_path)
+        for sample in photos.samples
+        if sample.mask_path is not None
+    ]
+
+
+def label_pairs(
+    folder: Path, masks: list[tuple[str, Path]]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Written labels beside the true masks."""
+    for image_id, path in masks:
+        yield read_label(folder / f"{image_id}.png"), read_mask(path).numpy()
+
+
+def report(job: Job, resume: bool) -> None:
+    """Write ``report.html``."""
+    write_run_report(job.config, job.folder, job.train, job.val)
