@@ -42,17 +42,26 @@ def headline() -> list[str]:
     for variant, measures in summary.items():
         fixed, best = measures["cam.miou"], measures["cam.miou_best_bg"]
         lines.append(f"| {variant} | {percent(fixed)} | {percent(best)} | {fixed['seeds']} |")
-    tags = summarise(results("msrc_segmenter")["rows"])
-    full = summarise(results("msrc_ceiling")["rows"])
-    ours, ceiling = next(iter(tags.values())), next(iter(full.values()))
-    reached, bound = ours["segmenter.miou"], ceiling["segmenter.miou"]
     lines += [
         "",
-        f"Segmentation network on val, tags only: {percent(reached)} mIoU; the same network on true"
-        f" masks: {percent(bound)}; that is {100 * reached['mean'] / bound['mean']:.0f} % of it"
-        f" ({reached['seeds']} seed). Every figure: [`docs/results.md`](docs/results.md).",
+        f"Segmentation network: {segmenter()} Every figure: [`docs/results.md`](docs/results.md).",
     ]
     return lines
+
+
+def segmenter() -> str:
+    """What the network that learned from tags reaches of the one that saw the true masks."""
+    folder = ROOT / "benchmarks" / "results"
+    if not all((folder / f"msrc_{name}.json").exists() for name in ("segmenter", "ceiling")):
+        return "not run."
+    ((variant, ours),) = summarise(results("msrc_segmenter")["rows"]).items()
+    ((_, full),) = summarise(results("msrc_ceiling")["rows"]).items()
+    reached, bound = ours["segmenter.miou"], full["segmenter.miou"]
+    return (
+        f"{percent(reached)} mIoU on val from tags only ({variant}); the same network on true masks"
+        f" {percent(bound)}, so {100 * reached['mean'] / bound['mean']:.0f} % of it"
+        f" (seeds: {reached['seeds']})."
+    )
 
 
 def results(name: str) -> dict:
