@@ -194,6 +194,20 @@ def test_without_masks_nothing_is_measured_and_everything_runs(scenes, tmp_path)
     assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 4
 
 
+def test_masks_that_come_later_are_measured_without_training_again(scenes, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    masks = shutil.move(bare / "SegmentationClass", tmp_path / "masks")
+    config, stages = settings(bare), ["train", "cam", "label", "evaluate"]
+    assert run(config, tmp_path / "run", stages=stages, progress=False)["cam"] is None
+    weights = tmp_path / "run" / "checkpoints" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    shutil.move(masks, bare / "SegmentationClass")
+    metrics = run(config, tmp_path / "run", stages=stages, resume=True, progress=False)
+    assert metrics["cam"]["num_images"] == 12
+    assert weights.stat().st_mtime_ns == before
+
+
 def test_masks_do_not_change_what_is_learned(scenes, finished, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(scenes, bare)

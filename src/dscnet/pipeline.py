@@ -116,7 +116,7 @@ def run_stage(name: str, job: Job) -> bool:
     mark = fingerprint(
         name,
         config.seed,
-        [data_fingerprint(photos) for photos in (job.train, job.val)],
+        [data_fingerprint(photos, masks=stage.masks(config)) for photos in (job.train, job.val)],
         stage.settings(config),
         upstream,
         code=stage.code,
@@ -147,14 +147,16 @@ def check_photos(job: Job) -> None:
             )
 
 
-def data_fingerprint(photos: PhotoSet | None) -> str:
-    """Names, tags and file states of a photo set."""
+def data_fingerprint(photos: PhotoSet | None, *, masks: bool = False) -> str:
+    """Names, tags and file states of a photo set; of its true masks only where asked."""
     if photos is None:
         return ""
     rows = []
     for sample in photos.samples:
-        state = sample.image_path.stat()
-        rows.append([sample.image_id, sample.tags, state.st_size, state.st_mtime_ns])
+        mask = sample.mask_path if masks else None
+        files = [sample.image_path] if mask is None else [sample.image_path, mask]
+        states = [(state.st_size, state.st_mtime_ns) for state in (file.stat() for file in files)]
+        rows.append([sample.image_id, sample.tags, states])
     return fingerprint(photos.classes, rows)
 
 
@@ -168,6 +170,7 @@ class Stage:
         settings: The settings that change what it makes.
         code: Modules and rooms that change what it makes.
         reads: Stages whose files it reads where there are any.
+        masks: Whether it reads the true masks, given the settings.
     """
 
     work: Callable[[Job, bool], None]
@@ -175,6 +178,7 @@ class Stage:
     settings: Callable[[Config], Any]
     code: tuple[str, ...]
     reads: tuple[str, ...] = ()
+    masks: Callable[[Config], bool] = lambda config: False
 
 
 def _downstream(name: str, config: Config) -> set[str]:
@@ -203,7 +207,7 @@ STAGES: dict[str, Stage] = {
         work.cam,
         lambda config: ("train",),
         lambda config: asdict(config.cam),
-        ("models", "context", "labels/cam.py"),
+        ("data", "models", "context", "labels/cam.py", "build.py"),
     ),
     "label": Stage(
         work.label,
@@ -217,19 +221,22 @@ STAGES: dict[str, Stage] = {
             () if config.segment.labels or config.segment.supervision == "full" else ("label",)
         ),
         lambda config: [*_learning(config), asdict(config.segment)],
-        ("data", "models", "training.py", "predictor.py", "objective.py"),
+        ("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
+        masks=lambda config: config.segment.supervision == "full",
     ),
     "evaluate": Stage(
         work.evaluate,
         lambda config: (),
         lambda config: [asdict(config.label), asdict(config.segment)],
-        ("evaluation.py", "confusion.py", "labels/pseudo_label.py"),
+        ("evaluation.py", "confusion.py", "labels/pseudo_label.py", "labels/cam.py"),
         reads=("train", "cam", "label", "segment"),
+        masks=lambda config: True,
     ),
     "report": Stage(
         work.report,
         lambda config: ("evaluate",),
         lambda config: None,
         ("report.py", "run_report.py", "overlay.py", "templates/report.html.j2"),
+        masks=lambda config: True,
     ),
 }

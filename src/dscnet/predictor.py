@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dscnet.build import build_eval_transform, build_segmenter, device_of
 from dscnet.data import PhotoSet, open_photos
 from dscnet.data.io import read_image
+from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import write_label
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder
@@ -141,13 +142,9 @@ def predict(photos: str | Path, model: str | Path, out: str | Path) -> list[str]
 
 def store(model: nn.Module, path: Path) -> None:
     """Write a network's weights as safetensors, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
-        temporary,
-    )
-    temporary.replace(path)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with whole_file(path) as file:
+        file.write(save(state))
 
 
 def restore(model: nn.Module, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from dscnet.config import Config, from_dict, to_dict
+from dscnet.labels.files import whole_file
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")
@@ -254,9 +254,8 @@ def processor() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _version(name: str) -> str | None:

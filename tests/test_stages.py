@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dscnet.config import Config, LabelConfig
+from dscnet.data import PhotoSet, Sample
+from dscnet.labels.cam import write_cam
+from dscnet.labels.pseudo_label import read_label
+from dscnet.run_folder import RunFolder
+from dscnet.stages import Job, fresh_folder, label, load_map, same_size_batches, tag_matrix, truth
+from dscnet.types import DataError
+
+
+def photos(folder: Path, sizes: list[tuple[int, int]]) -> PhotoSet:
+    samples = []
+    for index, size in enumerate(sizes):
+        path = folder / f"{index}.png"
+        Image.new("RGB", size).save(path)
+        tags = None if index == 2 else (1,) if index else ()
+        samples.append(Sample(str(index), path, tags, path if index else None, None))
+    return PhotoSet("made", ("cat", "dog"), tuple(samples), ())
+
+
+def test_negatives_and_unknown_tags_are_rows_of_zeros(tmp_path):
+    assert tag_matrix(photos(tmp_path, [(4, 4)] * 3)).tolist() == [[0, 0], [0, 1], [0, 0]]
+
+
+def test_batches_hold_photos_of_one_size_each_once(tmp_path):
+    made = photos(tmp_path, [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4)])
+    assert list(same_size_batches(made, 2)) == [[0, 2], [3], [1, 4]]
+
+
+def test_labels_come_from_the_refined_map_where_there_is_one(tmp_path):
+    plain, refined = np.zeros((1, 2, 2)), np.ones((1, 2, 2))
+    write_cam(tmp_path / "both.npz", {"cam": plain, "refined": refined}, [1])
+    write_cam(tmp_path / "plain.npz", {"cam": plain}, [1])
+    assert load_map(tmp_path, "both")[0].max() == 1
+    assert load_map(tmp_path, "plain")[0].max() == 0
+
+
+def test_truth_is_of_photos_with_a_mask(tmp_path):
+    made = photos(tmp_path, [(4, 4)] * 3)
+    assert [image_id for image_id, _ in truth(made)] == ["1", "2"]
+    assert truth(None) == []
+
+
+def test_labels_of_maps_at_the_background_score_or_with_a_band(tmp_path):
+    made = photos(tmp_path, [(3, 1)])
+    write_cam(tmp_path / "cams" / "0.npz", {"cam": np.array([[[0.2, 0.5, 0.9]]])}, [1])
+    for band, expected in ((None, [0, 2, 2]), ([0.3, 0.6], [0, 255, 2])):
+        settings = LabelConfig(bg_score=0.4, ignore_band=band, cams=str(tmp_path / "cams"))
+        folder = RunFolder(tmp_path / "run")
+        label(Job(Config(label=settings), folder, made, None), False)
+        assert read_label(folder.labels / "0.png").tolist() == [expected]
+        assert folder.threshold.exists()
+
+
+def test_a_missing_map_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"0\.npz"):
+        load_map(tmp_path, "0")
+
+
+def test_a_fresh_folder_is_empty(tmp_path):
+    fresh_folder(tmp_path / "x")
+    (tmp_path / "x" / "old").touch()
+    fresh_folder(tmp_path / "x")
+    assert list((tmp_path / "x").iterdir()) == []
