@@ -48,6 +48,27 @@ def test_a_wrong_setting_names_the_right_one(argv, hint, capsys):
     assert f"did you mean {hint}" in capsys.readouterr().err
 
 
+def test_a_wrong_setting_in_a_file_names_the_right_one(tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text("train: {lrr: 1}\n")
+    assert main(["run", "--config", str(file), "--data", "x", "--out", "y"]) == 2
+    assert "did you mean --train.lr?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--data", "x"],
+        ["run", "--out", "x", "--train.lr", "fast"],
+        ["run", "--out", "x", "--method.variant", "M9"],
+        ["frun"],
+    ],
+)
+def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
+    assert main(argv) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv",
     [

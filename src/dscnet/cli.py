@@ -30,18 +30,22 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one readable line and exit with 2."""
-        names = [
-            f"--{name}"
-            for name in (*dotted_names(to_dict(Config())), "config", "out", "resume", "force")
-        ]
-        wrong = re.findall(r"--[\w.]+|'([\w.]+)'|([\w]+\.[\w.]+)", message)
-        tokens = re.findall(r"--[\w.]+", message) + [f"--{a or b}" for a, b in wrong if a or b]
-        hints = []
-        for token in tokens:
-            if token not in names:
-                hints += get_close_matches(token, names, n=1, cutoff=0.6)
-        hint = f" (did you mean {hints[0]}?)" if hints else ""
+        hint = nearest_option(message)
+        hint = f" (did you mean {hint}?)" if hint else ""
         self.exit(2, f"{self.prog}: {message}{hint}\n")
+
+
+def nearest_option(message: str) -> str | None:
+    """The option nearest to the first one that an error message calls unknown."""
+    # jsonargparse's wording, of the command line and of a settings file.
+    unknown = re.search(
+        r"unrecognized arguments:.*?--([\w.]+)|not accept option '([\w.]+)'", message
+    )
+    if unknown is None:
+        return None
+    names = [*dotted_names(to_dict(Config())), "config", "out", "resume", "force"]
+    nearest = get_close_matches(unknown[1] or unknown[2], names, n=1)
+    return f"--{nearest[0]}" if nearest else None
 
 
 def build_parser() -> Parser:
