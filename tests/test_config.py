@@ -64,3 +64,14 @@ def test_every_setting_has_a_help_text():
 def test_reading_settings_does_not_import_torch():
     code = "import sys, dscnet.config, dscnet.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_number_has_one_form_whatever_yaml_made_of_it():
+    made = from_dict(Config, {"train": {"lr": "2e-4", "clip": 10}, "cam": {"scales": [1, 1.5]}})
+    assert repr((made.train.lr, made.train.clip, made.cam.scales)) == "(0.0002, 10.0, [1.0, 1.5])"
+
+
+@pytest.mark.parametrize("wrong", [{"lr": "fast"}, {"lr": [1]}])
+def test_what_is_no_number_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match="'lr' needs numbers"):
+        from_dict(Config, {"train": wrong})

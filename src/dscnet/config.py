@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 Variant = Literal["baseline", "M1", "M2", "M3", "M4"]
 
@@ -242,7 +243,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     """Build a (nested) config from plain dictionaries.
 
     Raises:
-        ValueError: If a key is no setting; the message names the nearest one.
+        ValueError: If a key is no setting (the message names the nearest one), or a number is none.
     """
     hints = get_type_hints(cls)
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
@@ -251,8 +252,26 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
         if key not in names:
             raise ValueError(unknown_setting(key, names))
         nested = is_dataclass(hints[key]) and isinstance(value, Mapping)
-        arguments[key] = from_dict(hints[key], value) if nested else value
+        arguments[key] = (
+            from_dict(hints[key], value) if nested else _numbers(key, hints[key], value)
+        )
     return cls(**arguments)
+
+
+def _numbers(key: str, hint: Any, value: Any) -> Any:
+    """Floats where floats are due: YAML reads ``10`` as an integer and ``2e-4`` as text.
+
+    One value must have one form, because fingerprints of finished stages are made of it.
+    """
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    try:
+        if value is not None and float in kinds:
+            return float(value)
+        if value is not None and list[float] in kinds:
+            return [float(item) for item in value]
+    except (TypeError, ValueError):
+        raise ValueError(f"setting '{key}' needs numbers, got {value!r}") from None
+    return value
 
 
 def unknown_setting(key: str, names: list[str]) -> str:
