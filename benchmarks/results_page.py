@@ -6,7 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
-from dscnet.experiments import summarise, table
+from dscnet.comparison import summarise, table
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -92,10 +92,19 @@ def section(name: str, content: dict) -> list[str]:
         "",
         table(content["summary"]),
         "",
+        *differences(content),
         "Median seconds a stage: "
         + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
         + ".",
     ]
+
+
+def differences(content: dict) -> list[str]:
+    """Markdown of what lies above the base, where there is something to compare with."""
+    if not content.get("paired"):
+        return []
+    title = f"Above {content['base']}, seed by seed, with the 95 % interval of the mean:"
+    return [title, "", difference_table(content["paired"]), ""]
 
 
 def step_times(name: str, content: dict) -> list[str]:
@@ -118,9 +127,10 @@ def step_times(name: str, content: dict) -> list[str]:
 
 def wall_times(rows: list[dict]) -> dict[str, float]:
     """Median wall time of each stage over the runs."""
-    stages = dict.fromkeys(stage for row in rows for stage in row["seconds"])
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    stages = dict.fromkeys(stage for own in seconds for stage in own)
     return {
-        stage: statistics.median(r["seconds"][stage] for r in rows if stage in r["seconds"])
+        stage: statistics.median(own[stage] for own in seconds if stage in own)
         for stage in stages
     }
 

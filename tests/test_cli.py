@@ -32,6 +32,7 @@ def test_help_needs_no_torch_and_half_a_second():
         "report",
         "export",
         "recipes",
+        "sweep",
     ):
         assert verb in done.stdout
 
@@ -76,6 +77,9 @@ def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
         ["run", "--out", "x", "--train.lr", "fast"],
         ["run", "--out", "x", "--method.variant", "M5"],
         ["fly"],
+        ["sweep", "--out", "x", "--variants", "M9"],
+        ["sweep", "--out", "x", "--variants", "M1", "--grid", "x.yaml"],
+        ["sweep", "--out", "x", "--jobs", "two"],
         [],
         ["evaluate", "--pred", "x"],
     ],
@@ -83,14 +87,6 @@ def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
 def test_wrong_usage_exits_with_two(argv, capsys):
     assert main(argv) == 2
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_a_wrong_setting_in_a_file_is_named(tmp_path, capsys):
-    (tmp_path / "own.yaml").write_text("train: {lrr: 1}\n")
-    assert (
-        main(["run", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 2
-    )
-    assert "lrr" in capsys.readouterr().err
 
 
 def test_failures_exit_with_one_and_without_traceback(tmp_path, capsys):

@@ -4,63 +4,83 @@ import json
 
 import pytest
 
+from dscnet.comparison import paired, summarise
 from dscnet.config import AugmentConfig, CamConfig, Config, TrainConfig
 from dscnet.data.scenes import write_scenes
-from dscnet.experiments import VARIANTS, run_grid, summarise, table, write_results
-
-
-def row(variant: str, seed: int, miou: float | None) -> dict:
-    section = None if miou is None else {"miou": miou / 2, "miou_best_bg": miou}
-    return {"variant": variant, "seed": seed, "cam": section, "tags": {"map": None}}
-
-
-def test_summary_is_mean_and_sample_deviation():
-    summary = summarise([row("M1", 0, 0.5), row("M1", 1, 0.7), row("M2", 0, 0.4)])
-    assert summary["M1"]["cam.miou_best_bg"] == {
-        "mean": pytest.approx(0.6),
-        "std": pytest.approx(0.1 * 2**0.5),
-        "seeds": 2,
-    }
-    assert summary["M2"]["cam.miou_best_bg"]["std"] is None
-
-
-def test_what_was_not_measured_is_left_out():
-    assert summarise([row("M1", 0, None)]) == {"M1": {}}
-
-
-def test_table_says_not_run():
-    text = table(summarise([row("M1", 0, 0.5), row("M2", 0, None)]))
-    assert "| M1 | 25.0 (1) | 50.0 (1) |" in text
-    assert "| M2 | not run | not run |" in text
+from dscnet.experiments import VARIANTS, read_variants, run_grid, sweep, write_results
+from dscnet.types import DscnetError
 
 
 def test_variants_are_the_papers_table():
     assert list(VARIANTS) == ["baseline", "M1", "M2", "M3", "M4"]
 
 
-def test_a_grid_runs_resumes_and_is_written(tmp_path):
-    scenes = tmp_path / "scenes"
-    write_scenes(scenes, num_train=8, num_val=2, size=64, seed=0)
-    config = Config(
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, num_train=8, num_val=2, size=64, seed=0)
+    return folder
+
+
+def tiny(scenes) -> Config:
+    return Config(
         data=str(scenes),
         augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
         train=TrainConfig(epochs=1, batch_size=4, accelerator="cpu"),
         cam=CamConfig(scales=[1.0], flip=False),
     )
+
+
+STAGES = ["train", "cam", "label", "evaluate"]
+
+
+def test_a_grid_runs_resumes_and_is_written(scenes, tmp_path):
+    config = tiny(scenes)
     variants = {name: VARIANTS[name] for name in ("baseline", "M4")}
-    options = {
-        "stages": ["train", "cam", "label", "evaluate"],
-        "strict_masks": scenes / "SegmentationClass",
-    }
-    rows = run_grid(config, tmp_path / "runs", variants, [0], **options)
+    options = {"stages": STAGES, "strict_masks": scenes / "SegmentationClass"}
+    rows = list(run_grid(config, tmp_path / "runs", variants, [0], **options))
     assert [(r["variant"], r["seed"]) for r in rows] == [("baseline", 0), ("M4", 0)]
     assert rows[0]["cam_strict"]["miou"] == pytest.approx(rows[0]["cam"]["miou"])
     weights = tmp_path / "runs" / "M4-s0" / "checkpoints" / "weights.safetensors"
     before = weights.stat().st_mtime_ns
-    assert run_grid(config, tmp_path / "runs", variants, [0], **options) == rows
+    assert list(run_grid(config, tmp_path / "runs", variants, [0], **options)) == rows
     assert weights.stat().st_mtime_ns == before
-    write_results(tmp_path / "out.json", rows, command="test", config=config)
+    write_results(tmp_path / "out.json", rows, command="test", config=config, variants=variants)
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["rows"] == rows
+    assert content["variants"] == variants
     assert content["summary"] == summarise(rows)
+    assert content["paired"] == paired(rows, "baseline")
     assert content["settings"]["data"] == "scenes", "no path of the machine goes into a result"
+
+
+def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_path, capsys):
+    variants = {
+        "small steps": {"train.lr": 1e-3},
+        "broken": {"train.lr": 1e30},
+        "baseline": {"method.variant": "baseline"},
+    }
+    for jobs in (1, 3):
+        failed = sweep(tiny(scenes), tmp_path / str(jobs), variants, [1], stages=STAGES, jobs=jobs)
+        assert failed == 1
+    results = [json.loads((tmp_path / jobs / "sweep.json").read_text()) for jobs in ("1", "3")]
+    rows = [[{**row, "seconds": None} for row in result["rows"]] for result in results]
+    assert rows[0] == rows[1]
+    assert [row["variant"] for row in rows[0]] == list(variants)
+    assert "lower the learning rate" in rows[0][1]["error"]
+    assert "Above small steps, by seed" in capsys.readouterr().out
+
+
+def test_no_job_is_refused(scenes, tmp_path):
+    with pytest.raises(ValueError, match="jobs"):
+        list(run_grid(tiny(scenes), tmp_path, VARIANTS, [0], stages=STAGES, jobs=0))
+
+
+def test_variants_come_from_a_file(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("base: {}\nslow: {train.lr: 1e-3}\n")
+    assert read_variants(path) == {"base": {}, "slow": {"train.lr": "1e-3"}}
+    for wrong in ("- a\n", "a: 3\n", ""):
+        path.write_text(wrong)
+        with pytest.raises(DscnetError, match=r"grid\.yaml"):
+            read_variants(path)

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 TOP = {
     "build",
     "cli",
+    "comparison",
     "config",
     "demo",
     "experiments",

@@ -76,6 +76,29 @@ def build_parser() -> Parser:
     _add_run_arguments(add("run", "all stages: train, cam, label, segment, evaluate, report"))
     for name, text in STAGE_VERBS.items():
         _add_run_arguments(add(name, text))
+    sweep = add("sweep", "variants times seeds of one recipe: runs, one JSON, one table")
+    _add_settings(sweep, "folder of the runs, OUT/VARIANT-sSEED; finished ones are only read")
+    sweep.add_argument(
+        "--variants", type=str, nargs="+", default=None, help="among baseline, M1, M2, M3, M4"
+    )
+    sweep.add_argument(
+        "--grid", type=str | None, default=None, help="YAML of variants, NAME: {SETTING: VALUE}"
+    )
+    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each variant")
+    sweep.add_argument(
+        "--stages",
+        type=str,
+        nargs="+",
+        default=["train", "cam", "label", "segment", "evaluate"],
+        help="stages of each run",
+    )
+    sweep.add_argument(
+        "--strict_masks", type=str | None, default=None, help="a second folder of true masks"
+    )
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at once")
+    sweep.add_argument(
+        "--json", type=str | None, default=None, help="results (default: OUT/sweep.json)"
+    )
     evaluate = add("evaluate", "measure masks against true ones, or a run's stages")
     evaluate.add_argument(
         "--pred", type=str | None, default=None, help="folder of predicted PNG masks"
@@ -118,10 +141,14 @@ def build_parser() -> Parser:
 
 
 def _add_run_arguments(parser: Parser) -> None:
-    parser.add_argument("--config", action="config", help="recipe name or YAML file of settings")
-    parser.add_argument("--out", type=str, required=True, help="run folder")
+    _add_settings(parser, "run folder")
     parser.add_argument("--resume", action="store_true", help="go on in a run folder")
     parser.add_argument("--force", action="store_true", help="delete what the run folder holds")
+
+
+def _add_settings(parser: Parser, out: str) -> None:
+    parser.add_argument("--config", action="config", help="recipe name or YAML file of settings")
+    parser.add_argument("--out", type=str, required=True, help=out)
     parser.add_class_arguments(Config)
 
 
@@ -184,6 +211,32 @@ def _do_demo(parsed: Namespace) -> int:
     print(metrics_table(metrics))
     print(f"report: {Path(parsed.out) / 'report.html'}")
     return 0
+
+
+def _do_sweep(parsed: Namespace) -> int:
+    from dscnet.experiments import VARIANTS, read_variants, sweep
+
+    if parsed.grid is not None and parsed.variants is not None:
+        print("dscnet sweep: takes --grid or --variants, not both", file=sys.stderr)
+        return 2
+    variants = VARIANTS if parsed.grid is None else read_variants(Path(parsed.grid))
+    names = list(variants) if parsed.variants is None else parsed.variants
+    if unknown := [name for name in names if name not in variants]:
+        known = ", ".join(variants)
+        print(f"dscnet sweep: no variant {', '.join(unknown)}; there are {known}", file=sys.stderr)
+        return 2
+    failures = sweep(
+        _settings(parsed),
+        Path(parsed.out),
+        {name: variants[name] for name in names},
+        parsed.seeds,
+        stages=parsed.stages,
+        strict_masks=None if parsed.strict_masks is None else Path(parsed.strict_masks),
+        jobs=parsed.jobs,
+        json_path=None if parsed.json is None else Path(parsed.json),
+        command=" ".join(Path(word).name if "/" in word else word for word in sys.argv),
+    )
+    return 1 if failures else 0
 
 
 def _do_check(parsed: Namespace) -> int:
@@ -250,6 +303,7 @@ def _do_recipes(parsed: Namespace) -> int:
 
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "demo": _do_demo,
+    "sweep": _do_sweep,
     "check": _do_check,
     "run": _do_run,
     "evaluate": _do_evaluate,

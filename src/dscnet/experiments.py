@@ -1,20 +1,28 @@
-"""Grids of runs, named variants times seeds, and their summary."""
+"""Grids of runs, named variants times seeds, and the file of their results."""
 
 from __future__ import annotations
 
 import json
 import logging
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from dscnet import evaluation
-from dscnet.config import Config, replace_settings
+from dscnet.comparison import difference_table, paired, summarise, table
+from dscnet.config import Config, replace_settings, to_dict
 from dscnet.data import open_dataset, read_mask
 from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.stages import load_map
+from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")
 
@@ -22,15 +30,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     name: {"method.variant": name} for name in ("baseline", "M1", "M2", "M3", "M4")
 }
 """The rows of the paper's Table IV, each one setting."""
-
-MEASURES = (
-    "cam.miou",
-    "cam.miou_best_bg",
-    "cam_strict.miou_best_bg",
-    "pseudo_label.miou",
-    "segmenter.miou",
-    "tags.map",
-)
 
 
 def run_grid(
@@ -41,8 +40,11 @@ def run_grid(
     *,
     stages: Sequence[str],
     strict_masks: Path | None = None,
-) -> list[dict[str, Any]]:
+    jobs: int = 1,
+) -> Iterator[dict[str, Any]]:
     """Run every variant with every seed, in ``OUT/VARIANT-sSEED``; finished runs are only read.
+
+    A run that fails does not end the others.
 
     Args:
         config: Settings that all share.
@@ -51,98 +53,146 @@ def run_grid(
         seeds: Seeds of each variant.
         stages: Stages of each run.
         strict_masks: A second folder of true masks to measure the maps against.
+        jobs: Runs at once, each in a process with its share of the cores.
 
-    Returns:
-        One row a run: ``variant``, ``seed``, ``seconds`` a stage, and the sections of its
-        ``metrics.json``.
+    Yields:
+        One row a run as it ends: ``variant``, ``seed``, ``seconds`` a stage, and the sections of
+        its ``metrics.json``; or ``error``, what it failed by.
+
+    Raises:
+        ValueError: If a setting of a variant does not exist, or ``jobs`` is below 1.
     """
-    rows = []
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     # Seeds outside, so that an unfinished grid compares all variants on the seeds it has.
-    for seed in seeds:
-        for name, settings in variants.items():
-            folder = RunFolder(Path(out) / f"{name}-s{seed}")
-            log.info("== %s, seed %d", name, seed)
-            wanted = replace_settings(config, {**settings, "seed": seed})
-            metrics = run(wanted, folder.root, resume=True, stages=stages, progress=False)
-            row = {"variant": name, "seed": seed, "seconds": folder.seconds(), **metrics}
-            row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
-            row["otsu_bg_score"] = _read(folder.threshold, "otsu")
-            if strict_masks is not None:
-                row["cam_strict"] = _against(strict_masks, wanted, folder)
-            rows.append(row)
-    return rows
+    runs = [
+        (name, replace_settings(config, {**settings, "seed": seed}), Path(out) / f"{name}-s{seed}")
+        for seed in seeds
+        for name, settings in variants.items()
+    ]
+    one = partial(_one_run, stages=list(stages), strict_masks=strict_masks)
+    if jobs == 1:
+        for arguments in runs:
+            yield one(*arguments)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
+    ) as pool:
+        for done in as_completed(pool.submit(one, *arguments) for arguments in runs):
+            yield done.result()
 
 
-def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation (of the sample) and number of seeds of each measure of each variant.
+def sweep(
+    config: Config,
+    out: Path,
+    variants: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    *,
+    stages: Sequence[str],
+    strict_masks: Path | None = None,
+    jobs: int = 1,
+    json_path: Path | None = None,
+    command: str = "",
+) -> int:
+    """Run a grid, write its results after every run, and print its tables.
+
+    Args:
+        config: As for :func:`run_grid`, like the other arguments that it has.
+        out: As there.
+        variants: As there; the first is what the others are compared with.
+        seeds: As there.
+        stages: As there.
+        strict_masks: As there.
+        jobs: As there.
+        json_path: File of the results; None = ``OUT/sweep.json``.
+        command: What to write down as the way to these results.
 
     Returns:
-        ``{variant: {measure: {"mean": x, "std": y, "seeds": n}}}`` with x, y in [0, 1]; y is None
-        for one seed.
-        A measure that no run has is left out.
+        How many runs failed.
     """
-    by_variant: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_variant.setdefault(row["variant"], []).append(row)
-    return {
-        variant: {
-            measure: _statistics(values)
-            for measure in MEASURES
-            if (values := [value for row in own if (value := _lookup(row, measure)) is not None])
-        }
-        for variant, own in by_variant.items()
-    }
+    base = next(iter(variants))
+    order = [(seed, name) for seed in seeds for name in variants]
+    rows: list[dict[str, Any]] = []
+    grid = run_grid(
+        config, out, variants, seeds, stages=stages, strict_masks=strict_masks, jobs=jobs
+    )
+    for row in grid:
+        rows = sorted([*rows, row], key=lambda row: order.index((row["seed"], row["variant"])))
+        target = json_path or out / "sweep.json"
+        write_results(target, rows, command=command, config=config, variants=variants)
+    print(table(summarise(rows)))
+    if len(variants) > 1:
+        print(f"\nAbove {base}, by seed, with 95 % interval:\n")
+        print(difference_table(paired(rows, base)))
+    return sum("error" in row for row in rows)
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.INFO, format="%(processName)s: %(message)s")
+
+
+def _one_run(
+    variant: str, config: Config, out: Path, *, stages: Sequence[str], strict_masks: Path | None
+) -> dict[str, Any]:
+    folder = RunFolder(out)
+    log.info("== %s, seed %d", variant, config.seed)
+    row: dict[str, Any] = {"variant": variant, "seed": config.seed}
+    try:
+        metrics = run(config, folder.root, resume=True, stages=stages, progress=False)
+    except DscnetError as error:
+        log.error("== %s, seed %d failed: %s", variant, config.seed, error)
+        return row | {"error": str(error)}
+    row |= {"seconds": folder.seconds(), **metrics}
+    row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
+    row["otsu_bg_score"] = _read(folder.threshold, "otsu")
+    if strict_masks is not None:
+        row["cam_strict"] = _against(strict_masks, config, folder)
+    return row
+
+
+def read_variants(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a YAML file of variants, ``NAME: {DOTTED_SETTING: VALUE}``; the first is the base.
+
+    Raises:
+        DscnetError: If the file is not of this form.
+    """
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, dict) or not all(
+        isinstance(settings, dict) for settings in content.values()
+    ):
+        raise DscnetError(f"{path}: not a mapping of names to dotted settings")
+    return {str(name): settings for name, settings in content.items()}
 
 
 def write_results(
-    path: Path, rows: Sequence[Mapping[str, Any]], *, command: str, config: Config
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    command: str,
+    config: Config,
+    variants: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write a grid's rows, summary, settings and environment as one JSON file."""
-    from dscnet.config import to_dict
-
+    base = next(iter(variants))
     settings = to_dict(config)
-    settings["data"] = Path(config.data).name
     # Where the data lies and which run came first say nothing to a reader of the numbers.
+    settings["data"] = Path(config.data).name
     content = {
         "command": command,
         "environment": {
             key: value for key, value in environment(config.seed).items() if key != "seed"
         },
         "settings": settings,
+        "variants": variants,
         "summary": summarise(rows),
+        "base": base,
+        "paired": paired(rows, base),
         "rows": list(rows),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """The summary as a Markdown table, percent."""
-    measures = [measure for measure in MEASURES if any(measure in row for row in summary.values())]
-    lines = ["| variant | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
-    for variant, row in summary.items():
-        lines.append(
-            f"| {variant} | " + " | ".join(_cell(row.get(measure)) for measure in measures) + " |"
-        )
-    return "\n".join(lines)
-
-
-def _cell(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return "not run"
-    spread = "" if entry["std"] is None else f" ± {100 * entry['std']:.1f}"
-    return f"{100 * entry['mean']:.1f}{spread} ({entry['seeds']})"
-
-
-def _statistics(values: Sequence[float]) -> dict[str, Any]:
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "seeds": len(values)}
-
-
-def _lookup(row: Mapping[str, Any], measure: str) -> float | None:
-    section, key = measure.split(".")
-    value = (row.get(section) or {}).get(key)
-    return None if value is None else float(value)
 
 
 def _read(path: Path, key: str) -> Any:

@@ -1,0 +1,126 @@
+"""What rows of runs say together: means, paired differences, tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+MEASURES = (
+    "cam.miou",
+    "cam.miou_best_bg",
+    "cam_strict.miou_best_bg",
+    "pseudo_label.miou",
+    "segmenter.miou",
+    "tags.map",
+)
+"""Sections and keys of ``metrics.json`` that are compared, in the order of the columns."""
+
+STUDENT_95 = (
+    (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    + (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+    + (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+)
+"""By degrees of freedom, 1 to 30."""
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean, standard deviation (of the sample) and number of seeds of each measure of each variant.
+
+    Returns:
+        ``{variant: {measure: {"mean": x, "std": y, "seeds": n}}}`` with x, y in [0, 1]; y is None
+        for one seed. A measure that no run has is left out.
+    """
+    by_variant: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_variant.setdefault(row["variant"], []).append(row)
+    return {
+        variant: {
+            measure: _statistics(values)
+            for measure in MEASURES
+            if (values := [value for row in own if (value := _lookup(row, measure)) is not None])
+        }
+        for variant, own in by_variant.items()
+    }
+
+
+def paired(
+    rows: Iterable[Mapping[str, Any]], base: str
+) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """How far each variant lies above ``base``, seed by seed.
+
+    Returns:
+        ``{variant: {measure: {"mean": d, "low": l, "high": h, "seeds": n}}}`` over the n seeds that
+        both have; l and h bound Student's 95 % interval of the mean, None for one seed.
+    """
+    rows = list(rows)
+    differences: dict[str, dict[str, dict[str, float | int | None]]] = {}
+    for variant in dict.fromkeys(row["variant"] for row in rows if row["variant"] != base):
+        differences[variant] = {}
+        for measure in MEASURES:
+            ours, theirs = _by_seed(rows, variant, measure), _by_seed(rows, base, measure)
+            gains = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+            if gains:
+                differences[variant][measure] = _interval(gains)
+    return differences
+
+
+def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """The summary as a Markdown table, percent."""
+    return _markdown(summary, lambda entry: _spread(entry["mean"], entry["std"], entry["seeds"]))
+
+
+def difference_table(differences: Mapping[str, Mapping[str, Any]]) -> str:
+    """What ``paired`` returns as a Markdown table, percent points."""
+    return _markdown(differences, _gain)
+
+
+def _markdown(rows: Mapping[str, Mapping[str, Any]], cell: Callable[[Any], str]) -> str:
+    measures = [measure for measure in MEASURES if any(measure in row for row in rows.values())]
+    lines = ["| variant | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+    for variant, row in rows.items():
+        cells = [cell(row[measure]) if measure in row else "not run" for measure in measures]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(mean: float, std: float | None, seeds: int) -> str:
+    spread = "" if std is None else f" ± {100 * std:.1f}"
+    return f"{100 * mean:.1f}{spread} ({seeds})"
+
+
+def _gain(entry: Mapping[str, Any]) -> str:
+    low, high = entry["low"], entry["high"]
+    interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * entry['mean']:+.1f}{interval} ({entry['seeds']})"
+
+
+def _statistics(values: Sequence[float]) -> dict[str, Any]:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "seeds": len(values)}
+
+
+def _interval(gains: Sequence[float]) -> dict[str, float | int | None]:
+    mean, count = statistics.fmean(gains), len(gains)
+    if count == 1:
+        return {"mean": mean, "low": None, "high": None, "seeds": 1}
+    reach = student_95(count - 1) * statistics.stdev(gains) / math.sqrt(count)
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "seeds": count}
+
+
+def student_95(degrees: int) -> float:
+    """Bound of the central 95 % of Student's t distribution."""
+    # Beyond the table the normal distribution is 0.05 too narrow at most.
+    return STUDENT_95[degrees - 1] if degrees <= len(STUDENT_95) else 1.96
+
+
+def _by_seed(rows: Sequence[Mapping[str, Any]], variant: str, measure: str) -> dict[int, float]:
+    values = {r["seed"]: _lookup(r, measure) for r in rows if r["variant"] == variant}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _lookup(row: Mapping[str, Any], measure: str) -> float | None:
+    section, key = measure.split(".")
+    value = (row.get(section) or {}).get(key)
+    return None if value is None else float(value)
