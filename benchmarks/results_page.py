@@ -6,7 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
-from dscnet.comparison import summarise, table
+from dscnet.comparison import difference_table, summarise, table
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -130,8 +130,7 @@ def wall_times(rows: list[dict]) -> dict[str, float]:
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     stages = dict.fromkeys(stage for own in seconds for stage in own)
     return {
-        stage: statistics.median(own[stage] for own in seconds if stage in own)
-        for stage in stages
+        stage: statistics.median(own[stage] for own in seconds if stage in own) for stage in stages
     }
 
 

@@ -63,3 +63,13 @@ def test_transform_and_segmenter_take_their_settings():
 def test_device():
     assert device_of("cpu") == torch.device("cpu")
     assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_all_variants_of_a_seed_start_from_one_baseline():
+    states = []
+    for variant in ("baseline", "M1", "M4"):
+        torch.manual_seed(3)
+        states.append(build_model(config(variant), 3).state_dict())
+    assert states[0].keys() < states[1].keys()
+    for other in states[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in states[0].items())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dscnet import models
 from dscnet.losses import pooled_logits
 from dscnet.models import MODELS, PlainCam, create_model, list_models, register_model
+from dscnet.models.cam import TAPS
 
 
 class TinyTrunk(nn.Module):
@@ -36,10 +37,16 @@ class Doubling(nn.Module):
     def __init__(self, fuse: bool) -> None:
         super().__init__()
         self.fuse = fuse
-        self.calls: list[tuple[Tensor, Tensor | None]] = []
+        self.calls: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
 
-    def forward(self, features: Tensor, cam_logits: Tensor, tags: Tensor | None) -> SimpleNamespace:
-        self.calls.append((features, tags))
+    def forward(
+        self,
+        features: Tensor,
+        cam_logits: Tensor,
+        tags: Tensor | None,
+        guide: Tensor | None = None,
+    ) -> SimpleNamespace:
+        self.calls.append((features, tags, guide))
         return SimpleNamespace(cam_logits=2 * cam_logits if self.fuse else None)
 
 
@@ -91,9 +98,22 @@ def test_context_runs_in_training_or_where_it_fuses(
     output = model(image, tags)
     assert bool(context.calls) == called
     if called:
-        features, seen_tags = context.calls[0]
-        assert features is output.features and seen_tags is tags
+        features, seen_tags, guide = context.calls[0]
+        assert features is output.features and seen_tags is tags and guide is features
     assert torch.equal(output.final_logits, (2 if fuse else 1) * output.cam_logits)
+
+
+@pytest.mark.parametrize("group_by", TAPS)
+def test_the_named_tap_guides_the_context(image: Tensor, group_by: str) -> None:
+    context = Doubling(fuse=True)
+    model = PlainCam(TinyTrunk(), 3, context=context, group_by=group_by).eval()
+    model(image)
+    assert torch.equal(context.calls[0][2], model.backbone(image)[TAPS.index(group_by)])
+
+
+def test_an_unknown_tap_is_refused() -> None:
+    with pytest.raises(ValueError, match="group_by must be one of early, middle, last, got 'x'"):
+        PlainCam(TinyTrunk(), 3, group_by="x")
 
 
 def test_score_maps_are_the_rectified_final_foreground(image: Tensor) -> None:

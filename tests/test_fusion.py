@@ -97,6 +97,44 @@ def test_refined_cam_against_loops(fusion, row_norm, generator):
                 assert output.cam_logits[b, label, n // 4, n % 4].item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 3, 8, 8)])
+def test_a_guide_decides_what_pixels_are_compared_by(shape, generator):
+    context = make_context()
+    features, cam_logits, tags = make_inputs(generator)
+    # Left and right halves: nothing that the features show.
+    guide = torch.randn(*shape[:2], 1, 1, generator=generator).expand(shape).clone()
+    half = shape[3] // 2
+    guide[..., half:] = torch.randn(*shape[:2], 1, 1, generator=generator)
+    guide.requires_grad_()
+    tags = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    output = context(features, cam_logits, tags, guide=guide)
+    columns = output.groups.ids.view(2, 4, 4)
+    assert (columns[..., :1] == columns[..., :2]).all() and (
+        columns[..., 2:3] == columns[..., 2:]
+    ).all()
+    assert (columns[..., 0] != columns[..., 3]).all()
+    output.cam_logits.sum().backward()
+    assert guide.grad is None, "the guide steers, it is not trained through"
+    same = context(features, cam_logits, tags, guide=features)
+    torch.testing.assert_close(same.cam_logits, context(features, cam_logits, tags).cam_logits)
+
+
+def test_a_shared_head_adds_to_the_plain_cam(generator):
+    context = make_context(head="shared")
+    features, cam_logits, tags = make_inputs(generator)
+    assert context.classifier.weight.shape == (4, 6, 1, 1)
+    own = make_context(head="own")
+    own.load_state_dict(
+        context.state_dict()
+        | {"classifier.weight": torch.cat([torch.zeros(4, 6, 1, 1), context.classifier.weight], 1)}
+    )
+    added = own(features, cam_logits, tags).cam_logits
+    assert added.abs().max() > 0
+    torch.testing.assert_close(context(features, cam_logits, tags).cam_logits, cam_logits + added)
+    start = make_context(head="shared", zero_init=True)
+    assert torch.equal(start(features, cam_logits, tags).cam_logits, cam_logits)
+
+
 def test_embeddings_against_loops(generator):
     context = make_context().double()
     features, cam_logits, tags = make_inputs(generator)
@@ -285,6 +323,7 @@ def test_channels_last_is_the_same(generator):
     [
         ({"semantic": False}, "fuse=True needs semantic=True"),
         ({"fusion": "both"}, "fusion must be one of groups, categories, got 'both'"),
+        ({"head": "none"}, "head must be one of own, shared, got 'none'"),
         ({"row_norm": "l2"}, "row_norm must be one of softmax, l1, got 'l2'"),
         ({"grouping": "cosine"}, "grouping must be one of pearson, context_rows"),
         ({"starts": "zero"}, r"starts must be one of cam, kmeans\+\+"),

@@ -33,7 +33,13 @@ class Negating(nn.Module):
 
     fuse = True
 
-    def forward(self, features: Tensor, cam_logits: Tensor, tags: Tensor | None) -> SimpleNamespace:
+    def forward(
+        self,
+        features: Tensor,
+        cam_logits: Tensor,
+        tags: Tensor | None,
+        guide: Tensor | None = None,
+    ) -> SimpleNamespace:
         return SimpleNamespace(cam_logits=-cam_logits)
 
 

@@ -28,6 +28,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         semantic=method.sgcl,
         fuse=method.dscl,
         fusion=method.fusion,
+        head=method.head,
         row_norm=method.row_norm,
         grouping=method.grouping,
         starts=method.starts,
@@ -52,12 +53,13 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         weights=model.weights if pretrained else "none",
         frozen_stages=model.frozen_stages,
     )
-    context = build_context(config.method, backbone.channels[-1], num_classes + 1)
-    options: dict[str, float] = {"dropout": DROPOUT}
+    options: dict[str, Any] = {"dropout": DROPOUT, "group_by": config.method.group_by}
     if model.name == "seam":
         options["view_scale"] = model.view_scale
-    network = create_model(model.name, backbone, num_classes, context=context, **options)
-    return cast(PlainCam, network)
+    network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
+    # Last, so that all variants of a seed start from the same baseline.
+    network.context = build_context(config.method, backbone.channels[-1], num_classes + 1)
+    return network
 
 
 def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:

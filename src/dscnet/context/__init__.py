@@ -11,6 +11,7 @@ from dscnet.context.categories import (
 from dscnet.context.clustering import kmeans
 from dscnet.context.fusion import (
     FUSIONS,
+    HEADS,
     ROW_NORMS,
     ContextOutput,
     DualStreamContext,
@@ -33,6 +34,7 @@ from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
 __all__ = [
     "FUSIONS",
     "GROUPINGS",
+    "HEADS",
     "ROW_NORMS",
     "RULES",
     "STARTS",

@@ -23,6 +23,9 @@ from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
 FUSIONS = ("groups", "categories")
 """What re-expresses a pixel, Eq. (10): its groups' graph nodes, or their categories' nodes."""
 
+HEADS = ("own", "shared")
+"""The half of Eq. (11) that reads X: one of its own, or Eq. (1)'s, so that P~ = P + W X^."""
+
 ROW_NORMS = ("softmax", "l1")
 """norm() of Eq. (10): softmax with the temperature, or the positive part divided by its sum."""
 
@@ -61,6 +64,7 @@ class DualStreamContext(nn.Module):
         semantic: Whether to build the graph, Eq. (8).
         fuse: Whether to make the refined CAM, Eq. (10) and (11); needs ``semantic``.
         fusion: One of ``FUSIONS``.
+        head: One of ``HEADS``.
         row_norm: One of ``ROW_NORMS``.
         grouping: One of ``pixel_groups.GROUPINGS``.
         starts: One of ``pixel_groups.STARTS``.
@@ -88,6 +92,7 @@ class DualStreamContext(nn.Module):
         semantic: bool,
         fuse: bool,
         fusion: str = "groups",
+        head: str = "own",
         row_norm: str = "softmax",
         grouping: str = "pearson",
         starts: str = "cam",
@@ -103,7 +108,7 @@ class DualStreamContext(nn.Module):
     ) -> None:
         super().__init__()
         check_grouping(grouping, starts, num_groups)
-        _check_fusion(semantic, fuse, fusion, row_norm)
+        _check_fusion(semantic, fuse, fusion, head, row_norm)
         if num_labels < 2:
             raise ValueError(f"num_labels must be >= 2, background included, got {num_labels}")
         if temperature <= 0:
@@ -114,6 +119,7 @@ class DualStreamContext(nn.Module):
         self.num_labels = num_labels
         self.fuse = fuse
         self.fusion = fusion
+        self.head = head
         self.row_norm = row_norm
         self.grouping = grouping
         self.starts = starts
@@ -136,9 +142,11 @@ class DualStreamContext(nn.Module):
         if fuse:
             self.expand = nn.Linear(node_dim, in_channels)
             self.dropout = nn.Dropout2d(dropout)
-            self.classifier = nn.Conv2d(2 * in_channels, num_labels, 1, bias=False)
-            plain, enriched = torch.split(self.classifier.weight.detach(), in_channels, dim=1)
-            nn.init.xavier_uniform_(plain)
+            read = in_channels if head == "shared" else 2 * in_channels
+            self.classifier = nn.Conv2d(read, num_labels, 1, bias=False)
+            *plain, enriched = torch.split(self.classifier.weight.detach(), in_channels, dim=1)
+            for half in plain:
+                nn.init.xavier_uniform_(half)
             if zero_init:
                 nn.init.zeros_(enriched)
             else:
@@ -149,14 +157,18 @@ class DualStreamContext(nn.Module):
         features: Tensor,
         cam_logits: Tensor,
         tags: Tensor | None = None,
+        guide: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> ContextOutput:
         """Run the streams on one view.
 
         Args:
             features: X, ``(B, D, h, w)``.
-            cam_logits: P of Eq. (1), ``(B, L, h, w)``; only guides the grouping, without gradient.
+            cam_logits: P of Eq. (1), ``(B, L, h, w)``. Without gradient where it guides the
+                grouping.
             tags: ``(B, C)`` in {0, 1}; None = the classes that ``cam_logits`` predict.
+            guide: Features that Eq. (4), (5) and A of Eq. (10) compare pixels by,
+                ``(B, D', h', w')``, resized to those of X, without gradient; None = X.
             generator: Source of random starts of k-means.
 
         Raises:
@@ -164,8 +176,9 @@ class DualStreamContext(nn.Module):
         """
         self._check_shapes(features, cam_logits, tags)
         present = predicted_labels(cam_logits) if tags is None else present_labels(tags)
+        compared = _compared(features, guide)
         groups = group_pixels(
-            features.detach(),
+            compared,
             normalise_cam(cam_logits.detach(), present, self.bg_score),
             present,
             grouping=self.grouping,
@@ -180,17 +193,17 @@ class DualStreamContext(nn.Module):
         relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
         output.semantic_logits = relations.logits
         if self.classifier is not None:
-            context = self._context_features(features, groups, relations).to(features.dtype)
-            output.cam_logits = self.classifier(self.dropout(torch.cat([features, context], dim=1)))
+            context = self._context_features(features, compared, groups, relations)
+            output.cam_logits = self._classify(features, context.to(features.dtype), cam_logits)
         return output
 
     @full_precision
     def _context_features(
-        self, features: Tensor, groups: PixelGroups, relations: SemanticNodes
+        self, features: Tensor, compared: Tensor, groups: PixelGroups, relations: SemanticNodes
     ) -> Tensor:
         """X^ of Eq. (10), ``(B, D, h, w)``."""
         assert self.expand is not None
-        context = correlate_groups(standardise(features), groups)
+        context = correlate_groups(standardise(compared), groups)
         pointing = normalise_rows(context, groups.valid, self.row_norm, self.temperature)
         if self.fusion == "groups":
             values = self.expand(relations.nodes)
@@ -199,6 +212,15 @@ class DualStreamContext(nn.Module):
             values = relations.logits.softmax(-1) @ self.expand(relations.category_nodes)
         enriched: Tensor = pointing.to(values.dtype) @ values
         return enriched.mT.reshape(features.shape)
+
+    def _classify(self, features: Tensor, context: Tensor, cam_logits: Tensor) -> Tensor:
+        """P~ of Eq. (11), ``(B, L, h, w)``."""
+        assert self.classifier is not None
+        if self.head == "shared":
+            added: Tensor = self.classifier(self.dropout(context))
+            return cam_logits + added
+        own: Tensor = self.classifier(self.dropout(torch.cat([features, context], dim=1)))
+        return own
 
     def _check_shapes(self, features: Tensor, cam_logits: Tensor, tags: Tensor | None) -> None:
         if features.ndim != 4 or features.shape[1] != self.in_channels:
@@ -233,10 +255,21 @@ def normalise_rows(context: Tensor, valid: Tensor, row_norm: str, temperature: f
     return F.normalize(context.relu() * valid[:, None], p=1, dim=-1)
 
 
-def _check_fusion(semantic: bool, fuse: bool, fusion: str, row_norm: str) -> None:
+def _compared(features: Tensor, guide: Tensor | None) -> Tensor:
+    """What pixels are compared by, ``(B, D', h, w)`` at the resolution of the features."""
+    compared = (features if guide is None else guide).detach()
+    if compared.shape[-2:] == features.shape[-2:]:
+        return compared
+    size = (features.shape[-2], features.shape[-1])
+    return F.interpolate(compared, size, mode="bilinear", align_corners=True)
+
+
+def _check_fusion(semantic: bool, fuse: bool, fusion: str, head: str, row_norm: str) -> None:
     if fuse and not semantic:
         raise ValueError("fuse=True needs semantic=True: the refined CAM reads the graph")
     if fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+    if head not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
     if row_norm not in ROW_NORMS:
         raise ValueError(f"row_norm must be one of {', '.join(ROW_NORMS)}, got {row_norm!r}")

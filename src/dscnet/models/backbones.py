@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dscnet.models.depthwise import quicken
 from dscnet.models.weights import flat_name, load_pretrained, tagged_name
 from dscnet.types import DscnetError
 
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
         multiple: int = 1,
     ) -> None:
         super().__init__()
+        quicken(net)
         self.net = net.to(memory_format=torch.channels_last)
         self.name, self.mean, self.std = name, mean, std
         info = _feature_info(net)

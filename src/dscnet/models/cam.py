@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from dscnet.models.heads import resize
 from dscnet.types import ModelOutput
 
+TAPS = ("early", "middle", "last")
+"""The three feature maps of a trunk, from shallow to deep."""
+
 
 class PlainCam(nn.Module):
     """A class-aware 1x1 convolution on the features of a trunk, Eq. (1).
@@ -21,12 +24,13 @@ class PlainCam(nn.Module):
             ``(B, 3, H, W)`` to the three taps ``(B, channels[i], *, *)``.
         num_classes: Foreground classes C, >= 1; the CAM has L = C + 1 labels.
         context: The streams of DSCNet (``dscnet.context.DualStreamContext`` or alike), called as
-            ``context(features, cam_logits, tags)``. Where its attribute ``fuse`` is true its
+            ``context(features, cam_logits, tags, guide)``. Where its attribute ``fuse`` is true its
             ``cam_logits`` replace the plain ones; otherwise it only runs in training.
+        group_by: The tap that guides the context, one of ``TAPS``.
         dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
 
     Raises:
-        ValueError: If ``num_classes`` is below 1.
+        ValueError: If ``num_classes`` is below 1 or ``group_by`` is unknown.
     """
 
     def __init__(
@@ -35,9 +39,12 @@ class PlainCam(nn.Module):
         num_classes: int,
         *,
         context: nn.Module | None = None,
+        group_by: str = "last",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if group_by not in TAPS:
+            raise ValueError(f"group_by must be one of {', '.join(TAPS)}, got {group_by!r}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.channels: tuple[int, int, int] = backbone.channels  # type: ignore[assignment]
@@ -46,6 +53,7 @@ class PlainCam(nn.Module):
         self.classifier = nn.Conv2d(self.channels[2], num_classes + 1, 1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)
         self.context = context
+        self.group_by = TAPS.index(group_by)
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos.
@@ -61,12 +69,13 @@ class PlainCam(nn.Module):
 
     def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Run the network once on photos of one size, in training and in inference alike."""
-        low, mid, high = self.backbone(image)
+        taps = self.backbone(image)
+        low, mid, high = taps
         cam_logits = self.classifier(self.dropout(high))
         size = (image.shape[-2], image.shape[-1])
         output = ModelOutput(features=high, cam_logits=cam_logits, size=size)
         if self.context is not None and (self.training or self.context.fuse):
-            output.context = self.context(high, cam_logits, tags)
+            output.context = self.context(high, cam_logits, tags, guide=taps[self.group_by])
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
         return output
 

@@ -29,10 +29,11 @@ class Seam(PlainCam):
         num_classes: Foreground classes C, >= 1.
         view_scale: Size of the second view relative to the first, > 0 (published: 0.3).
         context: As for :class:`PlainCam`; runs on both views.
+        group_by: As for :class:`PlainCam`.
         dropout: As for :class:`PlainCam`; drawn anew for each view.
 
     Raises:
-        ValueError: If ``num_classes`` is below 1 or ``view_scale`` is not positive.
+        ValueError: As for :class:`PlainCam`, or if ``view_scale`` is not positive.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Seam(PlainCam):
         *,
         view_scale: float = 0.3,
         context: nn.Module | None = None,
+        group_by: str = "last",
         dropout: float = 0.5,
     ) -> None:
-        super().__init__(backbone, num_classes, context=context, dropout=dropout)
+        super().__init__(backbone, num_classes, context=context, group_by=group_by, dropout=dropout)
         if view_scale <= 0:
             raise ValueError(f"view_scale must be positive, got {view_scale}")
         self.view_scale = view_scale

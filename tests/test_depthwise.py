@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dscnet.models.backbones import create_backbone
+from dscnet.models.depthwise import DilatedDepthwise, quicken, suits
+
+
+def conv(kernel=(3, 5), dilation=(2, 3), padding=(2, 4), channels=4) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(
+        channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=False
+    )
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (2, 4), (4, 12)])
+@pytest.mark.parametrize("kernel", [(3, 5), (5, 5)])
+def test_output_and_gradients_are_those_of_torch(kernel, padding):
+    plain = conv(kernel, padding=padding).double()
+    fast = nn.Sequential(conv(kernel, padding=padding).double())
+    quicken(fast)
+    assert type(fast[0]) is DilatedDepthwise
+    image = torch.randn(2, 4, 17, 16, dtype=torch.float64)
+    results = []
+    for module in (plain, fast):
+        own = image.clone().requires_grad_()
+        output = module(own)
+        (output**2).sum().backward()
+        results.append((output, own.grad, next(module.parameters()).grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_frozen_weights_and_frozen_images():
+    fast = nn.Sequential(conv())
+    quicken(fast)
+    fast[0].weight.requires_grad_(False)
+    image = torch.randn(1, 4, 12, 12, requires_grad=True)
+    fast(image).sum().backward()
+    assert image.grad is not None
+    assert fast[0].weight.grad is None
+    fast[0].weight.requires_grad_(True)
+    fast(image.detach()).sum().backward()
+    assert fast[0].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(4, 4, 3, groups=4, dilation=2, stride=2),
+        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=True),
+        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=False, padding="same"),
+        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=False, padding=5),
+        nn.ReLU(),
+    ],
+)
+def test_other_modules_stay(other):
+    assert not suits(other)
+
+
+def test_a_trunk_has_them_and_its_names_stay():
+    trunk = create_backbone(output_stride=16, weights="none")
+    replaced = [name for name, m in trunk.named_modules() if isinstance(m, DilatedDepthwise)]
+    assert replaced
+    assert {f"{name}.weight" for name in replaced} <= trunk.state_dict().keys()
+    assert not any(suits(module) for module in trunk.modules())
