@@ -53,12 +53,17 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         weights=model.weights if pretrained else "none",
         frozen_stages=model.frozen_stages,
     )
-    options: dict[str, Any] = {"dropout": DROPOUT, "group_by": config.method.group_by}
+    method = config.method
+    options: dict[str, Any] = {
+        "dropout": DROPOUT,
+        "group_by": method.group_by,
+        "smooth": method.smooth,
+    }
     if model.name == "seam":
         options["view_scale"] = model.view_scale
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
     # Last, so that all variants of a seed start from the same baseline.
-    network.context = build_context(config.method, backbone.channels[-1], num_classes + 1)
+    network.context = build_context(method, backbone.channels[-1], num_classes + 1)
     return network
 
 

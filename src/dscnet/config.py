@@ -62,11 +62,12 @@ class MethodConfig:
         group_by: Feature map that pixels are grouped by: ``last`` (X), ``middle`` or ``early``.
         grouping: Reading of Eq. (4), (5): ``pearson`` or ``context_rows``.
         starts: k-means starts: ``cam`` or ``kmeans++``.
-        num_groups: Groups a photo; null = its categories and background.
+        num_groups: Groups a photo; null = its categories and background. With ``cam`` starts: null.
         group_rule: A group's category: ``mean_cam``, or ``majority`` of its pixels' labels.
         group_margin: Groups whose category leads the next by less give no term; 0 = all do.
         fusion: Reading of Eq. (10): ``groups`` or ``categories``.
         head: The half of Eq. (11) that reads X: its ``own``, or Eq. (1)'s ``shared``.
+        smooth: Share of the refined map that its groups' means give, in [0, 1]; with DSCL.
         row_norm: norm() of Eq. (10): ``softmax`` with the temperature, or ``l1``.
         zero_init: The half of Eq. (11) that reads the context starts at zero.
         residual: The graph convolution adds its input.
@@ -85,14 +86,15 @@ class MethodConfig:
     pgcl_weight: float = 0.6
     sgcl_weight: float = 0.4
     contrast: Literal["groups", "pixels"] = "groups"
-    group_by: Literal["early", "middle", "last"] = "last"
+    group_by: Literal["early", "middle", "last"] = "middle"
     grouping: Literal["pearson", "context_rows"] = "pearson"
-    starts: Literal["cam", "kmeans++"] = "cam"
-    num_groups: int | None = None
+    starts: Literal["cam", "kmeans++"] = "kmeans++"
+    num_groups: int | None = 8
     group_rule: Literal["mean_cam", "majority"] = "mean_cam"
     group_margin: float = 0.0
     fusion: Literal["groups", "categories"] = "groups"
-    head: Literal["own", "shared"] = "own"
+    head: Literal["own", "shared"] = "shared"
+    smooth: float = 0.5
     row_norm: Literal["softmax", "l1"] = "softmax"
     zero_init: bool = True
     residual: bool = True

@@ -41,6 +41,8 @@ class ContextOutput:
             for empty groups.
         semantic_logits: Of each group for each label, ``(B, K, L)``, S of Eq. (8) before its
             softmax; None without the semantic stream.
+        pointing: norm(A) of Eq. (10), how much each pixel points to each group, ``(B, N, K)``, no
+            gradient; None without fusion.
         cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
     """
 
@@ -48,7 +50,26 @@ class ContextOutput:
     groups: PixelGroups
     group_embeddings: Tensor
     semantic_logits: Tensor | None = None
+    pointing: Tensor | None = None
     cam_logits: Tensor | None = None
+
+    def smooth(self, maps: Tensor, share: float) -> Tensor:
+        """Replace a share of each pixel's scores by those of the groups that it points to.
+
+        Args:
+            maps: Scores of the same pixels, ``(B, L, h, w)``.
+            share: In [0, 1]; 0 changes nothing.
+
+        Raises:
+            ValueError: If the context was built without fusion.
+        """
+        if share == 0:
+            return maps
+        if self.pointing is None:
+            raise ValueError("smoothing needs a context with fuse=True")
+        means = group_mean(maps.flatten(2).mT, self.groups)
+        smoothed = (self.pointing.to(means) @ means).mT.reshape(maps.shape)
+        return torch.lerp(maps, smoothed.to(maps), share)
 
 
 class DualStreamContext(nn.Module):
@@ -193,18 +214,23 @@ class DualStreamContext(nn.Module):
         relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
         output.semantic_logits = relations.logits
         if self.classifier is not None:
-            context = self._context_features(features, compared, groups, relations)
+            output.pointing = self._pointing(compared, groups)
+            context = self._context_features(features, output.pointing, relations)
             output.cam_logits = self._classify(features, context.to(features.dtype), cam_logits)
         return output
 
+    @torch.no_grad()
+    def _pointing(self, compared: Tensor, groups: PixelGroups) -> Tensor:
+        """norm(A) of Eq. (10), ``(B, N, K)``."""
+        context = correlate_groups(standardise(compared), groups)
+        return normalise_rows(context, groups.valid, self.row_norm, self.temperature)
+
     @full_precision
     def _context_features(
-        self, features: Tensor, compared: Tensor, groups: PixelGroups, relations: SemanticNodes
+        self, features: Tensor, pointing: Tensor, relations: SemanticNodes
     ) -> Tensor:
         """X^ of Eq. (10), ``(B, D, h, w)``."""
         assert self.expand is not None
-        context = correlate_groups(standardise(compared), groups)
-        pointing = normalise_rows(context, groups.valid, self.row_norm, self.temperature)
         if self.fusion == "groups":
             values = self.expand(relations.nodes)
         else:

@@ -6,11 +6,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dscnet.models.heads import resize
+from dscnet.models.heads import EPS, resize
 from dscnet.types import ModelOutput
 
 TAPS = ("early", "middle", "last")
 """The three feature maps of a trunk, from shallow to deep."""
+
+
+def normalised(cam_logits: Tensor) -> Tensor:
+    """Scores ``(B, L, h, w)`` as a CAM in [0, 1]: positive part over its maximum in the photo."""
+    positive = cam_logits.relu()
+    return positive / (positive.amax((2, 3), keepdim=True) + EPS)
 
 
 class PlainCam(nn.Module):
@@ -27,10 +33,13 @@ class PlainCam(nn.Module):
             ``context(features, cam_logits, tags, guide)``. Where its attribute ``fuse`` is true its
             ``cam_logits`` replace the plain ones; otherwise it only runs in training.
         group_by: The tap that guides the context, one of ``TAPS``.
+        smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
+            see ``ContextOutput.smooth``.
         dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
 
     Raises:
-        ValueError: If ``num_classes`` is below 1 or ``group_by`` is unknown.
+        ValueError: If ``num_classes`` is below 1, ``group_by`` is unknown or ``smooth`` is outside
+            [0, 1].
     """
 
     def __init__(
@@ -40,9 +49,12 @@ class PlainCam(nn.Module):
         *,
         context: nn.Module | None = None,
         group_by: str = "last",
+        smooth: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0 <= smooth <= 1:
+            raise ValueError(f"smooth must be in [0, 1], got {smooth}")
         if group_by not in TAPS:
             raise ValueError(f"group_by must be one of {', '.join(TAPS)}, got {group_by!r}")
         if num_classes < 1:
@@ -54,6 +66,7 @@ class PlainCam(nn.Module):
         nn.init.xavier_uniform_(self.classifier.weight)
         self.context = context
         self.group_by = TAPS.index(group_by)
+        self.smooth = smooth
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos.
@@ -77,10 +90,15 @@ class PlainCam(nn.Module):
         if self.context is not None and (self.training or self.context.fuse):
             output.context = self.context(high, cam_logits, tags, guide=taps[self.group_by])
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
+        if self.smooth and output.context is not None and output.context.pointing is not None:
+            refined = output.cam_refined
+            if refined is None:
+                refined = normalised(output.final_logits)
+            output.cam_refined = output.context.smooth(refined, self.smooth)
         return output
 
     def refine(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor | None:
-        """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none."""
+        """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none of its own."""
         return None
 
     def score_maps(self, image: Tensor, tags: Tensor | None = None) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class Seam(PlainCam):
         view_scale: Size of the second view relative to the first, > 0 (published: 0.3).
         context: As for :class:`PlainCam`; runs on both views.
         group_by: As for :class:`PlainCam`.
+        smooth: As for :class:`PlainCam`.
         dropout: As for :class:`PlainCam`; drawn anew for each view.
 
     Raises:
@@ -44,9 +45,17 @@ class Seam(PlainCam):
         view_scale: float = 0.3,
         context: nn.Module | None = None,
         group_by: str = "last",
+        smooth: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__(backbone, num_classes, context=context, group_by=group_by, dropout=dropout)
+        super().__init__(
+            backbone,
+            num_classes,
+            context=context,
+            group_by=group_by,
+            smooth=smooth,
+            dropout=dropout,
+        )
         if view_scale <= 0:
             raise ValueError(f"view_scale must be positive, got {view_scale}")
         self.view_scale = view_scale
