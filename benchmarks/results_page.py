@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from dscnet.comparison import difference_table, summarise, table
@@ -23,11 +24,18 @@ def main() -> None:
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        lines += ["", *(section if "rows" in content else step_times)(path.stem, content)]
+        lines += ["", *layout(content)(path.stem, content)]
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(before + "\n".join([BEGIN, *headline(), END]) + rest.split(END)[1])
+
+
+def layout(content: dict) -> Callable[[str, dict], list[str]]:
+    """What writes a file of this kind."""
+    if "median_seconds" in content:
+        return step_times
+    return trials if "common" in content else section
 
 
 def headline() -> list[str]:
@@ -105,6 +113,28 @@ def differences(content: dict) -> list[str]:
         return []
     title = f"Above {content['base']}, seed by seed, with the 95 % interval of the mean:"
     return [title, "", difference_table(content["paired"]), ""]
+
+
+def trials(name: str, content: dict) -> list[str]:
+    """Markdown of a search: every run, what it was set to, what it reached."""
+    lines = [
+        f"## {name}",
+        "",
+        f"`{content['command']}`: data `{content['data']}`, every trial of a search, a run a row.",
+        "What they share is under `common` in the file; settings are named where they differ.",
+        "",
+        "| trial | seed | settings | cam.miou | cam.miou_best_bg | tags.map |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        settings = ", ".join(f"`{key}: {value}`" for key, value in row["settings"].items())
+        cam, tags = row.get("cam") or {}, row.get("tags") or {}
+        values = [cam.get("miou"), cam.get("miou_best_bg"), tags.get("map")]
+        cells = ["not run" if value is None else f"{100 * value:.1f}" for value in values]
+        lines.append(
+            f"| {row['variant']} | {row['seed']} | {settings} | " + " | ".join(cells) + " |"
+        )
+    return lines
 
 
 def step_times(name: str, content: dict) -> list[str]:

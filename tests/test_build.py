@@ -73,3 +73,33 @@ def test_all_variants_of_a_seed_start_from_one_baseline():
     assert states[0].keys() < states[1].keys()
     for other in states[1:]:
         assert all(torch.equal(value, other[name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("name", ["seam", "cam"])
+def test_the_groups_smooth_the_refined_map(name):
+    settings = config("M4", name=name)
+    settings.method.starts, settings.method.num_groups = "cam", None
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    outputs = []
+    for share in (0.0, 0.5):
+        torch.manual_seed(0)
+        settings.method.smooth = share
+        outputs.append(build_model(settings, 3).eval()(image, tags))
+    rough, smooth = outputs
+    assert torch.equal(rough.final_logits, smooth.final_logits)
+    if name == "cam":
+        assert rough.cam_refined is None
+        expected = rough.final_logits.relu()
+        expected = expected / (expected.amax((2, 3), keepdim=True) + 1e-5)
+    else:
+        expected = rough.cam_refined
+    assert (smooth.cam_refined - expected).abs().max() > 1e-6
+    torch.testing.assert_close(smooth.cam_refined, smooth.context.smooth(expected, 0.5))
+
+
+def test_a_share_outside_0_to_1_is_refused():
+    settings = config("M4")
+    settings.method.smooth = 1.5
+    with pytest.raises(ValueError, match="smooth must be in"):
+        build_model(settings, 3)

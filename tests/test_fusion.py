@@ -135,6 +135,34 @@ def test_a_shared_head_adds_to_the_plain_cam(generator):
     assert torch.equal(start(features, cam_logits, tags).cam_logits, cam_logits)
 
 
+def test_smoothing_gives_a_share_of_the_groups_means(generator):
+    output = make_context()(*make_inputs(generator))
+    maps = torch.rand(2, 5, 4, 4, generator=generator)
+    smoothed = output.smooth(maps, 0.25)
+    for b in range(2):
+        ids = output.groups.ids[b].tolist()
+        for label in range(5):
+            values = maps[b, label].flatten().tolist()
+            means = []
+            for k in range(output.groups.num_groups):
+                members = [v for v, i in zip(values, ids, strict=True) if i == k]
+                means.append(sum(members) / max(1, len(members)))
+            for n, value in enumerate(values):
+                pointed = sum(
+                    w * m for w, m in zip(output.pointing[b, n].tolist(), means, strict=True)
+                )
+                expected = 0.75 * value + 0.25 * pointed
+                assert smoothed[b, label, n // 4, n % 4].item() == pytest.approx(expected, abs=1e-6)
+    assert output.smooth(maps, 0.0) is maps
+    torch.testing.assert_close(output.smooth(torch.ones_like(maps), 1.0), torch.ones_like(maps))
+
+
+def test_smoothing_needs_the_fusion(generator):
+    output = make_context(fuse=False)(*make_inputs(generator))
+    with pytest.raises(ValueError, match="fuse=True"):
+        output.smooth(torch.rand(2, 5, 4, 4), 0.5)
+
+
 def test_embeddings_against_loops(generator):
     context = make_context().double()
     features, cam_logits, tags = make_inputs(generator)

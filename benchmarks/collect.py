@@ -1,0 +1,81 @@
+"""Write the trials of a search, run folders named NAME-sSEED, as one JSON: failures too.
+
+python benchmarks/collect.py --runs runs/search --json benchmarks/results/NAME.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dscnet.comparison import summarise
+from dscnet.config import dotted_names
+from dscnet.run_folder import RunFolder, write_text
+
+
+def main() -> None:
+    """One row a run folder; a setting is told where it differs from the commonest value."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    found = {path: read_run(path) for path in sorted(options.runs.iterdir()) if path.is_dir()}
+    common = commonest([settings for settings, _ in found.values()])
+    rows = []
+    for path, (settings, metrics) in found.items():
+        name, seed = re.fullmatch(r"(.+)-s(\d+)", path.name).groups()
+        different = {k: v for k, v in settings.items() if common[k] != v}
+        rows.append({"variant": name, "seed": int(seed), "settings": different, **metrics})
+    first = next(iter(found.values()))[0]
+    content = {
+        "command": f"python benchmarks/collect.py --runs {options.runs.name}",
+        "data": Path(first["data"]).name,
+        "common": {k: v for k, v in common.items() if k not in ("data", "seed")},
+        "summary": summarise(rows),
+        "rows": [{**row, "settings": without_place(row["settings"])} for row in rows],
+    }
+    write_text(options.json, json.dumps(content, indent=1) + "\n")
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Dotted settings of a run as it had them, and its numbers; an unfinished one has none."""
+    folder = RunFolder(path)
+    # Not read_config: settings that came later would appear with values that the run never had.
+    values = yaml.safe_load(folder.config.read_text())
+    settings = {name: look_up(values, name) for name in dotted_names(values)}
+    if folder.metrics.exists():
+        return settings, json.loads(folder.metrics.read_text())
+    tags = folder.checkpoints / "tags.json"
+    return settings, {"tags": json.loads(tags.read_text())} if tags.exists() else {}
+
+
+def look_up(values: dict[str, Any], dotted: str) -> Any:
+    """The value of a dotted name."""
+    for part in dotted.split("."):
+        values = values[part]
+    return values
+
+
+def commonest(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The value of each setting that most runs have; None in those from before the setting."""
+    common = {}
+    for name in dict.fromkeys(name for own in settings for name in own):
+        values = [own.get(name) for own in settings]
+        common[name] = max(values, key=values.count)
+    return common
+
+
+def without_place(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the seed, which the row has, and without where the data lies."""
+    return {name: value for name, value in settings.items() if name not in ("data", "seed")}
+
+
+if __name__ == "__main__":
+    main()
