@@ -143,7 +143,12 @@ def gradient_sizes(
     """Norm of each weighted term's gradient at the features over that of the tag loss, mean."""
     objective = build_objective(config.method, photos.num_labels).train()
     transform = build_train_transform(config.augment, model.backbone.mean, model.backbone.std)
-    loader = make_loader(PhotoDataset(photos, transform), config.train.batch_size, seed=config.seed)
+    loader = make_loader(
+        PhotoDataset(photos, transform),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        shuffle=True,
+    )
     sizes: dict[str, list[float]] = defaultdict(list)
     # One batch more: the first fills the memory of the contrast.
     for step, batch in zip(range(batches + 1), loader, strict=False):

@@ -35,6 +35,8 @@ def layout(content: dict) -> Callable[[str, dict], list[str]]:
     """What writes a file of this kind."""
     if "median_seconds" in content:
         return step_times
+    if "gradients" in content:
+        return diagnosis
     return trials if "common" in content else section
 
 
@@ -134,6 +136,30 @@ def trials(name: str, content: dict) -> list[str]:
         lines.append(
             f"| {row['variant']} | {row['seed']} | {settings} | " + " | ".join(cells) + " |"
         )
+    return lines
+
+
+def diagnosis(name: str, content: dict) -> list[str]:
+    """Markdown of what a trained run's groups, embeddings and gradients are like."""
+    groups = dict(content["groups"])
+    cosines = groups.pop("embeddings", {})
+    lines = [
+        f"## {name}",
+        "",
+        f"`python benchmarks/diagnose.py` on one run of {content['variant']},"
+        f" data `{content['data']}`, with true masks for the diagnosis alone.",
+        "Purity: share of pixels that have the commonest true label of their group; category:",
+        "share whose true label is the category that their group got.",
+        "",
+        "| pixels compared by, groups | purity | category |",
+        "|---|---|---|",
+    ]
+    for key, value in groups.items():
+        lines.append(f"| {key} | {100 * value['purity']:.1f} | {100 * value['category']:.1f} |")
+    means = ", ".join(f"{key} {value:.2f}" for key, value in cosines.items())
+    sizes = ", ".join(f"{key} {value:.2f}" for key, value in content["gradients"].items())
+    lines += ["", f"Mean cosine of group embeddings of different photos: {means}." if means else ""]
+    lines += ["", f"Gradient at the features, weighted, over the tag loss's: {sizes}."]
     return lines
 
 
