@@ -1,8 +1,7 @@
 """Plug DSCNet into your network: here torchvision's MobileNetV3, which dscnet knows nothing of.
 
 The lines between the two marks are all it takes: one module beside your CAM head, one objective
-beside your
-loss. Run it: it trains a few steps on generated scenes and prints the losses.
+beside your loss. Run it: it trains a few steps on generated scenes and prints the losses.
 """
 
 from __future__ import annotations
@@ -28,13 +27,15 @@ class YourNetwork(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.trunk = mobilenet_v3_small(weights=None).features[:9]
+        layers = mobilenet_v3_small(weights=None).features
+        self.early, self.late = layers[:7], layers[7:9]
         self.head = nn.Conv2d(48, num_classes + 1, 1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and class maps of normalised photos."""
-        features = self.trunk(image)
-        return features, self.head(features)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features from the middle and the end, and class maps, of normalised photos."""
+        middle = self.early(image)
+        features = self.late(middle)
+        return middle, features, self.head(features)
 
 
 def main(steps: int = 8, seed: int = 0) -> list[float]:
@@ -56,8 +57,8 @@ def main(steps: int = 8, seed: int = 0) -> list[float]:
     optimizer = torch.optim.SGD([*network.parameters(), *context.parameters()], lr=0.05)
     losses = []
     for batch in batches:
-        features, cam_logits = network(batch.image)
-        streams = context(features, cam_logits, batch.tags)
+        middle, features, cam_logits = network(batch.image)
+        streams = context(features, cam_logits, batch.tags, guide=middle)
         scores = streams.cam_logits[:, 1:].mean((2, 3))
         terms = contrast([streams], [streams.cam_logits], batch.tags)
         loss = F.multilabel_soft_margin_loss(scores, batch.tags) + terms.total

@@ -24,6 +24,9 @@ def make_context(**options):
         "embedding_dim": 5,
         "node_dim": 7,
         "zero_init": False,
+        "head": "own",
+        "starts": "cam",
+        "num_groups": None,
     } | options
     return DualStreamContext(6, 4, **options)
 
@@ -314,7 +317,7 @@ def test_hard_inputs_stay_finite(fusion, grouping, starts, generator):
 
 
 def test_one_class(generator):
-    context = DualStreamContext(6, 2, semantic=True, fuse=True)
+    context = DualStreamContext(6, 2, semantic=True, fuse=True, starts="cam", num_groups=None)
     output = context(
         torch.randn(2, 6, 3, 3, generator=generator),
         torch.randn(2, 2, 3, 3, generator=generator),

@@ -19,10 +19,12 @@ from dscnet.config import (
     SegmentConfig,
     TrainConfig,
 )
+from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.labels.cam import write_cam
+from dscnet.labels.cam import read_cam, write_cam
 from dscnet.pipeline import STAGES, run, run_single
 from dscnet.run_folder import RunFolder
+from dscnet.stages import Job, cam
 from dscnet.types import DataError, DscnetError
 
 SECTION = {
@@ -137,6 +139,17 @@ def test_runs_are_deterministic(finished, scenes, tmp_path):
         with np.load(path) as one, np.load(tmp_path / "again" / "cams" / path.name) as two:
             for name in one.files:
                 np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_maps_do_not_depend_on_what_ran_before(copy, scenes):
+    before = {path.name: read_cam(path)[0] for path in (copy / "cams").iterdir()}
+    shutil.rmtree(copy / "cams")
+    torch.manual_seed(99)
+    cam(Job(settings(scenes), RunFolder(copy), open_dataset(scenes, "train"), None), False)
+    assert {path.name for path in (copy / "cams").iterdir()} == before.keys()
+    for name, maps in before.items():
+        for kind, values in read_cam(copy / "cams" / name)[0].items():
+            np.testing.assert_array_equal(values, maps[kind])
 
 
 def test_an_existing_run_is_not_overwritten(copy, scenes):

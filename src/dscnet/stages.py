@@ -159,6 +159,8 @@ def tag_map(job: Job, model: PlainCam) -> float | None:
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     scores = []
+    # Groups start at random: the same ones whether or not the training was resumed.
+    torch.manual_seed(job.config.seed)
     for sample in job.val.samples:
         image = transform(read_image(sample.image_path), None)[0][None].to(device)
         scores.append(model.tag_logits(model(image), (image.shape[-2], image.shape[-1])).cpu())
@@ -176,6 +178,8 @@ def cam(job: Job, resume: bool) -> None:
     model.to(device).eval()
     transform = build_eval_transform(card["mean"], card["std"])
     fresh_folder(folder.cams)
+    # Groups start at random: the same maps whatever ran before in this process.
+    torch.manual_seed(config.seed)
     for indices in same_size_batches(job.train, config.cam.batch_size):
         samples = [job.train.samples[index] for index in indices]
         images = torch.stack(

@@ -76,8 +76,9 @@ class DualStreamContext(nn.Module):
     """Group the pixels, relate the groups to categories, and refine the CAM with both.
 
     The paper's variants are settings: M1 and M2 differ in the losses taken, M3 is ``semantic``, M4
-    is ``semantic`` and ``fuse``. The tags of an image decide how many groups it has and, with
-    ``starts="cam"``, where k-means starts; they touch the refined CAM in no other way.
+    is ``semantic`` and ``fuse``. The tags of an image touch the refined CAM only with
+    ``num_groups=None``, where they decide how many groups it has, and with ``starts="cam"``, where
+    they decide where k-means starts.
 
     Args:
         in_channels: D, channels of the features.
@@ -89,7 +90,8 @@ class DualStreamContext(nn.Module):
         row_norm: One of ``ROW_NORMS``.
         grouping: One of ``pixel_groups.GROUPINGS``.
         starts: One of ``pixel_groups.STARTS``.
-        num_groups: A fixed K; None = the present labels of each image. Needs ``"kmeans++"``.
+        num_groups: A fixed K, which ``starts="cam"`` does not go with; None = the present labels of
+            each image.
         embedding_dim: E, length of the embeddings.
         node_dim: Length of the graph's nodes.
         temperature: Of S and of norm(), > 0.
@@ -113,11 +115,11 @@ class DualStreamContext(nn.Module):
         semantic: bool,
         fuse: bool,
         fusion: str = "groups",
-        head: str = "own",
+        head: str = "shared",
         row_norm: str = "softmax",
         grouping: str = "pearson",
-        starts: str = "cam",
-        num_groups: int | None = None,
+        starts: str = "kmeans++",
+        num_groups: int | None = 8,
         embedding_dim: int = 128,
         node_dim: int = 128,
         temperature: float = 0.1,
