@@ -6,8 +6,10 @@ python benchmarks/collect.py --runs runs/search --json benchmarks/results/NAME.j
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import yaml
 from dscnet.comparison import summarise
 from dscnet.config import dotted_names
 from dscnet.run_folder import RunFolder, write_text
+
+PLACE = ("data", "seed")
+"""Settings that say where a run lay and which it was: the row has the seed, the file the data."""
 
 
 def main() -> None:
@@ -31,15 +36,15 @@ def main() -> None:
     rows = []
     for path, (settings, metrics) in found.items():
         name, seed = re.fullmatch(r"(.+)-s(\d+)", path.name).groups()
-        different = {k: v for k, v in settings.items() if common[k] != v}
+        different = {k: v for k, v in settings.items() if common[k] != v and k not in PLACE}
         rows.append({"variant": name, "seed": int(seed), "settings": different, **metrics})
     first = next(iter(found.values()))[0]
     content = {
         "command": f"python benchmarks/collect.py --runs {options.runs.name}",
         "data": Path(first["data"]).name,
-        "common": {k: v for k, v in common.items() if k not in ("data", "seed")},
+        "common": {k: v for k, v in common.items() if k not in PLACE},
         "summary": summarise(rows),
-        "rows": [{**row, "settings": without_place(row["settings"])} for row in rows],
+        "rows": rows,
     }
     write_text(options.json, json.dumps(content, indent=1) + "\n")
 
@@ -50,10 +55,11 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     # Not read_config: settings that came later would appear with values that the run never had.
     values = yaml.safe_load(folder.config.read_text())
     settings = {name: look_up(values, name) for name in dotted_names(values)}
+    numbers: dict[str, Any] = {"tag_loss": mean_tag_loss(folder.losses)}
     if folder.metrics.exists():
-        return settings, json.loads(folder.metrics.read_text())
+        return settings, numbers | json.loads(folder.metrics.read_text())
     tags = folder.checkpoints / "tags.json"
-    return settings, {"tags": json.loads(tags.read_text())} if tags.exists() else {}
+    return settings, numbers | ({"tags": json.loads(tags.read_text())} if tags.exists() else {})
 
 
 def look_up(values: dict[str, Any], dotted: str) -> Any:
@@ -72,9 +78,13 @@ def commonest(settings: list[dict[str, Any]]) -> dict[str, Any]:
     return common
 
 
-def without_place(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the seed, which the row has, and without where the data lies."""
-    return {name: value for name, value in settings.items() if name not in ("data", "seed")}
+def mean_tag_loss(path: Path) -> list[float]:
+    """Mean tag loss of each epoch, from a run's ``metrics.csv``."""
+    epochs: dict[str, list[float]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            epochs.setdefault(row["epoch"], []).append(float(row["cls"]))
+    return [statistics.fmean(values) for values in epochs.values()]
 
 
 if __name__ == "__main__":

@@ -27,8 +27,10 @@ from dscnet.context import (
 from dscnet.data import PhotoDataset, PhotoSet, make_loader, open_dataset, read_image, read_mask
 from dscnet.models import PlainCam
 from dscnet.models.cam import TAPS
+from dscnet.models.heads import resize
 from dscnet.predictor import restore
 from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.stages import tag_matrix
 from dscnet.types import IGNORE_INDEX
 
 GROUPINGS: dict[str, dict[str, Any]] = {
@@ -75,14 +77,14 @@ def groups_and_embeddings(
     share whose true label is the category that their group got.
     """
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    all_tags = tag_matrix(photos)
     counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(3))
     embeddings, labels, owners = [], [], []
     for index, sample in enumerate(photos.samples):
         if index % every or not sample.tags or sample.mask_path is None:
             continue
         image = transform(read_image(sample.image_path), None)[0][None]
-        tags = torch.zeros(1, photos.num_classes)
-        tags[0, list(sample.tags)] = 1
+        tags = all_tags[index, None]
         present = present_labels(tags)
         taps = model.backbone(image)
         output = model.one_view(image, tags)
@@ -90,7 +92,7 @@ def groups_and_embeddings(
         truth = F.interpolate(read_mask(sample.mask_path)[None, None].float(), size).long()
         cam = normalise_cam(output.final_logits, present, config.label.bg_score)
         for tap, features in zip(TAPS, taps, strict=True):
-            resized = F.interpolate(features, size, mode="bilinear", align_corners=True)
+            resized = resize(features, size)
             for name, settings in GROUPINGS.items():
                 groups = group_pixels(resized, cam, present, **settings)
                 categories = group_categories(cam, groups, present)

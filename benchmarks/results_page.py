@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from dscnet.comparison import difference_table, summarise, table
+from dscnet.comparison import difference_table, gain_text, summarise, table
 from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -56,11 +56,11 @@ def headline() -> list[str]:
         fixed, best = measures["cam.miou"], measures["cam.miou_best_bg"]
         lines.append(f"| {variant} | {percent(fixed)} | {percent(best)} | {fixed['seeds']} |")
     for variant, gains in content["paired"].items():
-        gain = gains["cam.miou"]
+        gain = gain_text(gains["cam.miou"])
         lines += [
             "",
-            f"{variant} above {content['base']}, seed by seed: {100 * gain['mean']:+.1f} points,"
-            f" 95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}.",
+            f"{variant} above {content['base']} by seed, `miou`, points [95 % interval] (seeds):"
+            f" {gain}.",
         ]
     lines += [
         "",
@@ -132,20 +132,22 @@ def trials(name: str, content: dict) -> list[str]:
     lines = [
         f"## {name}",
         "",
-        f"`{content['command']}`: data `{content['data']}`, every trial of a search, a run a row.",
+        f"`{content['command']}`: data `{content['data']}`, every finished trial of a",
+        "search, a run a row.",
         "What they share is under `common` in the file; settings are named where they differ.",
         "",
-        "| trial | seed | settings | cam.miou | cam.miou_best_bg | tags.map |",
-        "|---|---|---|---|---|---|",
+        "| trial | seed | settings | tag loss, first and last epoch"
+        " | cam.miou | cam.miou_best_bg | tags.map |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in content["rows"]:
         settings = ", ".join(f"`{key}: {value}`" for key, value in row["settings"].items())
+        losses = f"{row['tag_loss'][0]:.2f}, {row['tag_loss'][-1]:.2f}"
         cam, tags = row.get("cam") or {}, row.get("tags") or {}
         values = [cam.get("miou"), cam.get("miou_best_bg"), tags.get("map")]
         cells = ["not run" if value is None else f"{100 * value:.1f}" for value in values]
-        lines.append(
-            f"| {row['variant']} | {row['seed']} | {settings} | " + " | ".join(cells) + " |"
-        )
+        cells = [row["variant"], str(row["seed"]), settings, losses, *cells]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

@@ -58,16 +58,18 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
     variants = {
         "small steps": {"train.lr": 1e-3},
         "broken": {"train.lr": 1e30},
+        "impossible": {"method.starts": "cam", "method.num_groups": 8},
         "baseline": {"method.variant": "baseline"},
     }
     for jobs in (1, 3):
         failed = sweep(tiny(scenes), tmp_path / str(jobs), variants, [1], stages=STAGES, jobs=jobs)
-        assert failed == 1
+        assert failed == 2
     results = [json.loads((tmp_path / jobs / "sweep.json").read_text()) for jobs in ("1", "3")]
     rows = [[{**row, "seconds": None} for row in result["rows"]] for result in results]
     assert rows[0] == rows[1]
     assert [row["variant"] for row in rows[0]] == list(variants)
     assert "lower the learning rate" in rows[0][1]["error"]
+    assert "needs starts='kmeans++'" in rows[0][2]["error"]
     assert "Above small steps, by seed" in capsys.readouterr().out
 
 
@@ -80,7 +82,7 @@ def test_variants_come_from_a_file(tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_text("base: {}\nslow: {train.lr: 1e-3}\n")
     assert read_variants(path) == {"base": {}, "slow": {"train.lr": "1e-3"}}
-    for wrong in ("- a\n", "a: 3\n", ""):
+    for wrong in ("- a\n", "a: 3\n", "{}\n", ""):
         path.write_text(wrong)
         with pytest.raises(DscnetError, match=r"grid\.yaml"):
             read_variants(path)

@@ -73,7 +73,7 @@ def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
 
 def difference_table(differences: Mapping[str, Mapping[str, Any]]) -> str:
     """What ``paired`` returns as a Markdown table, percent points."""
-    return _markdown(differences, _gain)
+    return _markdown(differences, gain_text)
 
 
 def _markdown(rows: Mapping[str, Mapping[str, Any]], cell: Callable[[Any], str]) -> str:
@@ -90,7 +90,8 @@ def _spread(mean: float, std: float | None, seeds: int) -> str:
     return f"{100 * mean:.1f}{spread} ({seeds})"
 
 
-def _gain(entry: Mapping[str, Any]) -> str:
+def gain_text(entry: Mapping[str, Any]) -> str:
+    """An entry of what ``paired`` returns, percent points: mean, interval, seeds."""
     low, high = entry["low"], entry["high"]
     interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{100 * entry['mean']:+.1f}{interval} ({entry['seeds']})"

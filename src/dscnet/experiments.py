@@ -117,9 +117,9 @@ def sweep(
     grid = run_grid(
         config, out, variants, seeds, stages=stages, strict_masks=strict_masks, jobs=jobs
     )
+    target = json_path or out / "sweep.json"
     for row in grid:
         rows = sorted([*rows, row], key=lambda row: order.index((row["seed"], row["variant"])))
-        target = json_path or out / "sweep.json"
         write_results(target, rows, command=command, config=config, variants=variants)
     print(table(summarise(rows)))
     if len(variants) > 1:
@@ -141,7 +141,7 @@ def _one_run(
     row: dict[str, Any] = {"variant": variant, "seed": config.seed}
     try:
         metrics = run(config, folder.root, resume=True, stages=stages, progress=False)
-    except DscnetError as error:
+    except (DscnetError, ValueError, OSError) as error:
         log.error("== %s, seed %d failed: %s", variant, config.seed, error)
         return row | {"error": str(error)}
     row |= {"seconds": folder.seconds(), **metrics}
@@ -159,8 +159,10 @@ def read_variants(path: Path) -> dict[str, dict[str, Any]]:
         DscnetError: If the file is not of this form.
     """
     content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict) or not all(
-        isinstance(settings, dict) for settings in content.values()
+    if (
+        not content
+        or not isinstance(content, dict)
+        or not all(isinstance(settings, dict) for settings in content.values())
     ):
         raise DscnetError(f"{path}: not a mapping of names to dotted settings")
     return {str(name): settings for name, settings in content.items()}

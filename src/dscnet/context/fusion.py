@@ -56,9 +56,14 @@ class ContextOutput:
     def smooth(self, maps: Tensor, share: float) -> Tensor:
         """Replace a share of each pixel's scores by those of the groups that it points to.
 
+        [Reading] norm(A) of Eq. (10) applied to the groups' mean scores; the text has no such step.
+
         Args:
             maps: Scores of the same pixels, ``(B, L, h, w)``.
             share: In [0, 1]; 0 changes nothing.
+
+        Returns:
+            ``(B, L, h, w)``, within the range of ``maps``.
 
         Raises:
             ValueError: If the context was built without fusion.

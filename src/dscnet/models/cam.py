@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from dscnet.models.heads import EPS, resize
+from dscnet.context import normalise_cam
+from dscnet.models.heads import resize
 from dscnet.types import ModelOutput
 
 TAPS = ("early", "middle", "last")
 """The three feature maps of a trunk, from shallow to deep."""
-
-
-def normalised(cam_logits: Tensor) -> Tensor:
-    """Scores ``(B, L, h, w)`` as a CAM in [0, 1]: positive part over its maximum in the photo."""
-    positive = cam_logits.relu()
-    return positive / (positive.amax((2, 3), keepdim=True) + EPS)
 
 
 class PlainCam(nn.Module):
@@ -30,8 +26,8 @@ class PlainCam(nn.Module):
             ``(B, 3, H, W)`` to the three taps ``(B, channels[i], *, *)``.
         num_classes: Foreground classes C, >= 1; the CAM has L = C + 1 labels.
         context: The streams of DSCNet (``dscnet.context.DualStreamContext`` or alike), called as
-            ``context(features, cam_logits, tags, guide)``. Where its attribute ``fuse`` is true its
-            ``cam_logits`` replace the plain ones; otherwise it only runs in training.
+            ``context(features, cam_logits, tags, guide=tap)``. Where its attribute ``fuse`` is true
+            its ``cam_logits`` replace the plain ones; otherwise it only runs in training.
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
@@ -93,7 +89,8 @@ class PlainCam(nn.Module):
         if self.smooth and output.context is not None and output.context.pointing is not None:
             refined = output.cam_refined
             if refined is None:
-                refined = normalised(output.final_logits)
+                every = torch.ones_like(cam_logits[:, 1:, 0, 0])
+                refined = normalise_cam(output.final_logits, every, bg_score=0.0)
             output.cam_refined = output.context.smooth(refined, self.smooth)
         return output
 
