@@ -59,9 +59,10 @@ def main(steps: int = 8, seed: int = 0) -> list[float]:
     for batch in batches:
         middle, features, cam_logits = network(batch.image)
         streams = context(features, cam_logits, batch.tags, guide=middle)
-        scores = streams.cam_logits[:, 1:].mean((2, 3))
         terms = contrast([streams], [streams.cam_logits], batch.tags)
-        loss = F.multilabel_soft_margin_loss(scores, batch.tags) + terms.total
+        # Tags by the groups of the refined map, and a little by the mean of the plain one.
+        loss = F.multilabel_soft_margin_loss(streams.tag_logits, batch.tags) + terms.total
+        loss += 0.4 * F.multilabel_soft_margin_loss(cam_logits[:, 1:].mean((2, 3)), batch.tags)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dscnet import models
+from dscnet.context import DualStreamContext
 from dscnet.losses import pooled_logits
 from dscnet.models import MODELS, PlainCam, create_model, list_models, register_model
 from dscnet.models.cam import TAPS
@@ -47,7 +48,8 @@ class Doubling(nn.Module):
         guide: Tensor | None = None,
     ) -> SimpleNamespace:
         self.calls.append((features, tags, guide))
-        return SimpleNamespace(cam_logits=2 * cam_logits if self.fuse else None)
+        refined = 2 * cam_logits if self.fuse else None
+        return SimpleNamespace(cam_logits=refined, tag_logits=None)
 
 
 @pytest.fixture
@@ -128,6 +130,13 @@ def test_tag_logits_agree_with_the_loss(image: Tensor) -> None:
     output = model(image)
     expected = pooled_logits(2 * output.cam_logits, (16, 20))
     torch.testing.assert_close(model.tag_logits(output, (16, 20)), expected)
+
+
+def test_tag_logits_are_those_of_the_groups_where_the_context_has_them(image: Tensor) -> None:
+    context = DualStreamContext(6, 4, semantic=True, fuse=True, embedding_dim=5)
+    model = PlainCam(TinyTrunk(), 3, context=context).eval()
+    output = model(image)
+    assert torch.equal(model.tag_logits(output, (16, 20)), output.context.tag_logits)
 
 
 def test_num_classes_must_be_positive() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dscnet.context import DualStreamContext
+from dscnet.losses import pooled_logits, tag_loss
 from dscnet.models import PlainCam, Seam
 from dscnet.objective import CamObjective, ContrastObjective, SegmentationObjective
 from dscnet.types import Batch, LossTerms, ModelOutput
@@ -27,14 +28,19 @@ class TinyTrunk(nn.Module):
         return tuple(taps)
 
 
-def make(variant: str, *, seam: bool = True, num_classes: int = 3, **options):
+def make(variant: str, *, seam: bool = True, num_classes: int = 3, pool_sharpness=3.0, **options):
     torch.manual_seed(0)
     trunk = TinyTrunk()
     context = None
     if variant != "baseline":
         semantic = variant != "M1"
         context = DualStreamContext(
-            8, num_classes + 1, semantic=semantic, fuse=variant == "M4", embedding_dim=5
+            8,
+            num_classes + 1,
+            semantic=semantic,
+            fuse=variant == "M4",
+            embedding_dim=5,
+            pool_sharpness=pool_sharpness,
         )
     model = (
         Seam(trunk, num_classes, view_scale=0.5, context=context)
@@ -66,9 +72,9 @@ def make_batch(num_classes: int = 3, size: int = 32) -> Batch:
     ("variant", "names"),
     [
         ("baseline", {"cls", "min", "er", "ecr"}),
-        ("M1", {"cls", "min", "er", "ecr", "pgcl"}),
-        ("M2", {"cls", "min", "er", "ecr", "sgcl"}),
-        ("M3", {"cls", "min", "er", "ecr", "pgcl", "sgcl"}),
+        ("M1", {"cls", "cls_plain", "min", "er", "ecr", "pgcl"}),
+        ("M2", {"cls", "cls_plain", "min", "er", "ecr", "sgcl"}),
+        ("M3", {"cls", "cls_plain", "min", "er", "ecr", "pgcl", "sgcl"}),
         ("M4", {"cls", "cls_plain", "min", "er", "ecr", "pgcl", "sgcl"}),
     ],
 )
@@ -97,6 +103,32 @@ def test_total_is_eq_13():
         + 0.4 * t["sgcl"]
     )
     assert terms.total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["M3", "M4"])
+def test_tags_are_scored_by_groups_and_the_plain_cam_by_its_mean(variant):
+    model, objective = make(variant)
+    batch = make_batch()
+    output = model(batch.image, batch.tags)
+    terms = objective(output, batch, 1.0).terms
+    grouped, plain = [], []
+    for view in (output, output.second):
+        grouped.append(tag_loss(view.context.tag_logits, batch.tags))
+        plain.append(tag_loss(pooled_logits(view.cam_logits, view.size), batch.tags))
+    torch.testing.assert_close(terms["cls"], sum(grouped) / 2)
+    torch.testing.assert_close(terms["cls_plain"], sum(plain) / 2)
+    assert terms["cls"].item() != pytest.approx(terms["cls_plain"].item(), abs=1e-4)
+
+
+def test_without_sharpness_the_mean_of_the_final_cam_scores_the_tags():
+    model, objective = make("M4", pool_sharpness=0.0)
+    batch = make_batch()
+    output = model(batch.image, batch.tags)
+    views = (output, output.second)
+    expected = sum(tag_loss(pooled_logits(v.final_logits, v.size), batch.tags) for v in views) / 2
+    torch.testing.assert_close(objective(output, batch, 1.0).terms["cls"], expected)
+    model, objective = make("M3", pool_sharpness=0.0)
+    assert "cls_plain" not in objective(model(batch.image, batch.tags), batch, 1.0).terms
 
 
 def test_plain_cam_has_no_seam_terms():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from dscnet.context import (
     group_mean,
     group_pixels,
     kmeans,
+    pool_groups,
     standardise,
 )
 
@@ -236,6 +239,35 @@ def test_group_mean_against_loops(generator):
             expected = sum(members) / len(members) if members else torch.zeros(4).double()
             torch.testing.assert_close(means[b, k], expected)
     assert torch.autograd.gradcheck(lambda v: group_mean(v, groups), values.requires_grad_())
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_pooling_over_groups_against_loops(sharpness, generator):
+    maps = torch.randn(2, 3, 2, 3, generator=generator)
+    ids = torch.tensor([[0, 0, 1, 3, 3, 3], [2, 2, 2, 2, 2, 2]])
+    pooled = pool_groups(maps, PixelGroups(ids, 4), sharpness)
+    assert pooled.shape == (2, 2)
+    for b in range(2):
+        used = sorted(set(ids[b].tolist()))
+        for c in range(2):
+            values = maps[b, c + 1].flatten().tolist()
+            means = []
+            for k in used:
+                members = [values[n] for n in range(6) if ids[b, n] == k]
+                means.append(sum(members) / len(members))
+            total = sum(math.exp(sharpness * mean) for mean in means) / len(means)
+            assert pooled[b, c].item() == pytest.approx(math.log(total) / sharpness, abs=1e-5)
+
+
+def test_pooling_lies_between_mean_and_maximum_and_has_a_gradient(generator):
+    maps = torch.randn(1, 2, 2, 2, generator=generator, dtype=torch.float64)
+    groups = PixelGroups(torch.tensor([[0, 1, 2, 3]]), 6)
+    flat = pool_groups(maps, groups, 1e-4).item()
+    sharp = pool_groups(maps, groups, 1e3).item()
+    assert flat == pytest.approx(maps[:, 1:].mean().item(), abs=1e-3)
+    assert sharp == pytest.approx(maps[:, 1:].max().item(), abs=0.01)
+    maps.requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: pool_groups(m, groups, 2.0), maps)
 
 
 def test_correlation_with_groups_against_loops(generator):

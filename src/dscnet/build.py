@@ -41,6 +41,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         zero_init=method.zero_init,
         dropout=DROPOUT,
         bg_score=method.bg_score,
+        pool_sharpness=method.pool_sharpness,
     )
 
 

@@ -68,6 +68,8 @@ class MethodConfig:
         fusion: Reading of Eq. (10): ``groups`` or ``categories``.
         head: The half of Eq. (11) that reads X: its ``own``, or Eq. (1)'s ``shared``.
         smooth: Share of the refined map that its groups' means give, in [0, 1]; with DSCL.
+        pool_sharpness: Of the log-sum-exp that pools the groups' mean CAM to tag scores; 0 = the
+            mean over the pixels instead.
         row_norm: norm() of Eq. (10): ``softmax`` with the temperature, or ``l1``.
         zero_init: The half of Eq. (11) that reads the context starts at zero.
         residual: The graph convolution adds its input.
@@ -78,7 +80,8 @@ class MethodConfig:
         temperature: Divides the cosine similarities.
         memory_size: Past groups kept a category; 0 = off.
         warmup: Share of training before the contrasts start.
-        plain_weight: Weight of the tag loss on Eq. (1)'s CAM where Eq. (11) replaces it.
+        plain_weight: Weight of the tag loss on the mean of Eq. (1)'s CAM, where groups or Eq. (11)
+            score the tags.
         bg_score: Background score of Eq. (2) and (12) during training.
     """
 
@@ -95,6 +98,7 @@ class MethodConfig:
     fusion: Literal["groups", "categories"] = "groups"
     head: Literal["own", "shared"] = "shared"
     smooth: float = 0.5
+    pool_sharpness: float = 3.0
     row_norm: Literal["softmax", "l1"] = "softmax"
     zero_init: bool = True
     residual: bool = True

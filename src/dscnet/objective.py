@@ -168,7 +168,8 @@ class CamObjective(nn.Module):
 
     Args:
         contrast: DSCNet's contrasts; None = baseline.
-        plain_weight: Weight of the tag loss on P of Eq. (1) where P~ of Eq. (11) is the CAM.
+        plain_weight: Weight of the tag loss on the mean of P, Eq. (1), over the pixels, where the
+            context scores the tags: by P~ of Eq. (11), or by its groups.
     """
 
     def __init__(
@@ -183,15 +184,16 @@ class CamObjective(nn.Module):
         views = [view for view in (output, output.second) if view is not None]
         size = (batch.image.shape[-2], batch.image.shape[-1])
         sizes = [view.size or size for view in views]
-        terms = {"cls": _mean_tag_loss([view.final_logits for view in views], batch.tags, sizes)}
+        final = [_tag_logits(view, size) for view, size in zip(views, sizes, strict=True)]
+        terms = {"cls": _mean_tag_loss(final, batch.tags)}
         weights: dict[str, float] = {}
         plain = [
-            v.cam_logits
-            for v in views
-            if v.cam_logits is not None and v.final_logits is not v.cam_logits
+            pooled_logits(view.cam_logits, size)
+            for view, size in zip(views, sizes, strict=True)
+            if view.cam_logits is not None and _scored_by_context(view)
         ]
         if plain:
-            terms["cls_plain"] = _mean_tag_loss(plain, batch.tags, sizes)
+            terms["cls_plain"] = _mean_tag_loss(plain, batch.tags)
             weights["cls_plain"] = self.plain_weight
         if output.second is not None:
             terms |= _seam_terms(output, output.second, batch.tags, size)
@@ -219,14 +221,20 @@ class SegmentationObjective(nn.Module):
         return LossTerms({"seg": summed / counted})
 
 
-def _mean_tag_loss(
-    cam_logits: Sequence[Tensor], tags: Tensor, sizes: Sequence[tuple[int, int]]
-) -> Tensor:
-    losses = [
-        tag_loss(pooled_logits(logits, size), tags)
-        for logits, size in zip(cam_logits, sizes, strict=True)
-    ]
-    return torch.stack(losses).mean()
+def _tag_logits(view: ModelOutput, size: tuple[int, int]) -> Tensor:
+    """Tag scores of the final CAM: those of the context's groups, or the mean over the pixels."""
+    if view.context is not None and view.context.tag_logits is not None:
+        return view.context.tag_logits
+    return pooled_logits(view.final_logits, size)
+
+
+def _scored_by_context(view: ModelOutput) -> bool:
+    context = view.context
+    return context is not None and not (context.tag_logits is None and context.cam_logits is None)
+
+
+def _mean_tag_loss(scores: Sequence[Tensor], tags: Tensor) -> Tensor:
+    return torch.stack([tag_loss(score, tags) for score in scores]).mean()
 
 
 def _seam_terms(

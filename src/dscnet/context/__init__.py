@@ -27,6 +27,7 @@ from dscnet.context.pixel_groups import (
     correlate_groups,
     group_mean,
     group_pixels,
+    pool_groups,
     standardise,
 )
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
@@ -53,6 +54,7 @@ __all__ = [
     "kmeans",
     "normalise_cam",
     "normalise_rows",
+    "pool_groups",
     "predicted_labels",
     "present_labels",
     "pseudo_labels",

@@ -16,6 +16,7 @@ from dscnet.context.pixel_groups import (
     correlate_groups,
     group_mean,
     group_pixels,
+    pool_groups,
     standardise,
 )
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
@@ -44,6 +45,8 @@ class ContextOutput:
         pointing: norm(A) of Eq. (10), how much each pixel points to each group, ``(B, N, K)``, no
             gradient; None without fusion.
         cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
+        tag_logits: Tag scores that the groups of the final CAM give, ``(B, C)``; None where they
+            are left to the mean over pixels.
     """
 
     embeddings: Tensor
@@ -52,6 +55,7 @@ class ContextOutput:
     semantic_logits: Tensor | None = None
     pointing: Tensor | None = None
     cam_logits: Tensor | None = None
+    tag_logits: Tensor | None = None
 
     def smooth(self, maps: Tensor, share: float) -> Tensor:
         """Replace a share of each pixel's scores by those of the groups that it points to.
@@ -107,6 +111,8 @@ class DualStreamContext(nn.Module):
         dropout: Probability of dropping a channel before the classifier of the refined CAM, in
             [0, 1); give it that of your own classifier, or the two differ in more than the context.
         bg_score: Background of the CAM that guides the groups, in [0, 1].
+        pool_sharpness: Of the pooling of the final CAM over the groups to tag scores, see
+            ``pixel_groups.pool_groups``; 0 = no such scores.
 
     Raises:
         ValueError: If an option is unknown or two do not fit together.
@@ -133,6 +139,7 @@ class DualStreamContext(nn.Module):
         zero_init: bool = True,
         dropout: float = 0.0,
         bg_score: float = 0.2,
+        pool_sharpness: float = 3.0,
     ) -> None:
         super().__init__()
         check_grouping(grouping, starts, num_groups)
@@ -143,6 +150,8 @@ class DualStreamContext(nn.Module):
             raise ValueError(f"temperature must be > 0, got {temperature}")
         if not 0 <= bg_score <= 1:
             raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
+        if pool_sharpness < 0:
+            raise ValueError(f"pool_sharpness must be >= 0, got {pool_sharpness}")
         self.in_channels = in_channels
         self.num_labels = num_labels
         self.fuse = fuse
@@ -154,6 +163,7 @@ class DualStreamContext(nn.Module):
         self.num_groups = num_groups
         self.temperature = temperature
         self.bg_score = bg_score
+        self.pool_sharpness = pool_sharpness
         self.projection = nn.Conv2d(in_channels, embedding_dim, 1, bias=False)
         self.graph: SemanticGraph | None = None
         self.expand: nn.Linear | None = None
@@ -216,14 +226,16 @@ class DualStreamContext(nn.Module):
         )
         embeddings = unit(self.projection(features).flatten(2).mT.float())
         output = ContextOutput(embeddings, groups, unit(group_mean(embeddings, groups)))
-        if self.graph is None:
-            return output
-        relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
-        output.semantic_logits = relations.logits
-        if self.classifier is not None:
-            output.pointing = self._pointing(compared, groups)
-            context = self._context_features(features, output.pointing, relations)
-            output.cam_logits = self._classify(features, context.to(features.dtype), cam_logits)
+        if self.graph is not None:
+            relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
+            output.semantic_logits = relations.logits
+            if self.classifier is not None:
+                output.pointing = self._pointing(compared, groups)
+                context = self._context_features(features, output.pointing, relations)
+                output.cam_logits = self._classify(features, context.to(features.dtype), cam_logits)
+        if self.pool_sharpness > 0:
+            final = cam_logits if output.cam_logits is None else output.cam_logits
+            output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
         return output
 
     @torch.no_grad()

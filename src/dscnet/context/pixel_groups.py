@@ -182,6 +182,29 @@ def group_mean(values: Tensor, groups: PixelGroups) -> Tensor:
 
 
 @full_precision
+def pool_groups(cam_logits: Tensor, groups: PixelGroups, sharpness: float) -> Tensor:
+    """Tag scores of photos from the mean CAM of their groups; differentiable.
+
+    ``log(mean_k exp(sharpness * p_k)) / sharpness`` over the groups of a photo (Pinheiro and
+    Collobert, CVPR 2015, with groups in the place of pixels): between the mean of the groups and
+    the largest. A class then needs only one group that speaks for it, however small, while a class
+    that a photo does not have is denied by each of its groups. The mean over pixels asks a small
+    object to spill over its surroundings, and lets surroundings keep a score that others outweigh.
+
+    Args:
+        cam_logits: Raw CAM, ``(B, L, h, w)``, label 0 = background, which is not read.
+        groups: The groups of the same pixels, at least one of each photo not empty.
+        sharpness: > 0; the larger, the nearer to the maximum.
+
+    Returns:
+        ``(B, C)``.
+    """
+    means = group_mean(cam_logits[:, 1:].flatten(2).mT, groups)
+    scores = (sharpness * means).masked_fill(~groups.valid[..., None], -torch.inf)
+    return (scores.logsumexp(1) - groups.valid.sum(1, keepdim=True).to(scores).log()) / sharpness
+
+
+@full_precision
 def correlate_groups(z: Tensor, groups: PixelGroups) -> Tensor:
     """Pearson correlation A of every pixel with every group; differentiable.
 
