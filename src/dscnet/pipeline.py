@@ -1,4 +1,4 @@
-"""The stages, wired: train -> cam -> label -> segment -> evaluate -> report.
+"""The stages, wired: train -> cam -> refine -> label -> segment -> evaluate -> report.
 
 Stages talk through the files of a run folder. A stage whose inputs, settings and code are unchanged
 is not run again; an interrupted training goes on from its last epoch.
@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dscnet import evaluation
+from dscnet import evaluation, labelling
 from dscnet import stages as work
 from dscnet.config import Config
 from dscnet.data import PhotoSet, available_splits, check_dataset, open_dataset
+from dscnet.job import Job
+from dscnet.labels.refine import refinement_steps
 from dscnet.run_folder import RunFolder, fingerprint
-from dscnet.stages import Job
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
@@ -28,6 +29,7 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     """Open the run's photos; a data set without a validation split has ``val=None``."""
     if not config.data:
         raise DataError("no data set was named: --data FOLDER")
+    check_settings(config)
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
     val = open_dataset(config.data, config.val_split) if config.val_split in splits else None
@@ -133,6 +135,16 @@ def run_stage(name: str, job: Job) -> bool:
     return True
 
 
+def check_settings(config: Config) -> None:
+    """Refuse settings of the labels that contradict each other, before anything is trained."""
+    refinement_steps(config.refine.steps, lambda photos: photos)
+    if config.refine.steps and config.label.ignore_band is not None:
+        raise DscnetError(
+            "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
+            " probabilities: set one of the two"
+        )
+
+
 def check_photos(job: Job) -> None:
     """Refuse photos that training or labelling would stumble over, all of them at once."""
     for photos in (job.train, job.val):
@@ -190,6 +202,11 @@ def _downstream(name: str, config: Config) -> set[str]:
     return stale - {name}
 
 
+def _maps(config: Config) -> tuple[str, ...]:
+    """The stage that makes the maps, unless they come from elsewhere."""
+    return () if config.label.cams else ("cam",)
+
+
 def _learning(config: Config) -> list[Any]:
     augment = asdict(config.augment)
     augment.pop("num_workers")
@@ -209,11 +226,25 @@ STAGES: dict[str, Stage] = {
         lambda config: asdict(config.cam),
         ("data", "models", "context", "labels/cam.py", "build.py"),
     ),
+    "refine": Stage(
+        labelling.refine,
+        lambda config: (
+            (*_maps(config), *(("train",) if "walk" in config.refine.steps else ()))
+            if config.refine.steps
+            else ()
+        ),
+        lambda config: (
+            [asdict(config.refine), config.label.bg_score, config.label.cams]
+            if config.refine.steps
+            else None
+        ),
+        ("data", "models", "labels", "build.py"),
+    ),
     "label": Stage(
-        work.label,
-        lambda config: () if config.label.cams else ("cam",),
+        labelling.label,
+        lambda config: ("refine",) if config.refine.steps else _maps(config),
         lambda config: asdict(config.label),
-        ("labels/pseudo_label.py",),
+        ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
     ),
     "segment": Stage(
         work.segment,
@@ -227,9 +258,9 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         work.evaluate,
         lambda config: (),
-        lambda config: [asdict(config.label), asdict(config.segment)],
-        ("evaluation.py", "confusion.py", "labels/pseudo_label.py", "labels/cam.py"),
-        reads=("train", "cam", "label", "segment"),
+        lambda config: [asdict(config.refine), asdict(config.label), asdict(config.segment)],
+        ("evaluation.py", "confusion.py", "labels"),
+        reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
     ),
     "report": Stage(
