@@ -18,6 +18,7 @@ from dscnet.config import (
     ModelConfig,
     SegmentConfig,
     TrainConfig,
+    replace_settings,
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
@@ -275,19 +276,35 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": ["magic"]}, "steps must be among pamr, crf, walk"),
-        ({"steps": ["crf"]}, "label.ignore_band"),
+        ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk"),
+        ({"refine.steps": ["crf"], "label.ignore_band": [0.2, 0.6]}, "label.ignore_band"),
+        ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
+        ({"label.bg_score": 2.0}, "bg_score must be in"),
+        ({"label.bg_score": "saliency"}, "needs a saliency map of every training photo"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_before_training(
-    scenes, tmp_path, change, message
-):
-    config = settings(scenes)
-    config.refine.steps = change["steps"]
-    config.label.ignore_band = [0.2, 0.6]
+def test_settings_that_cannot_work_are_refused_before_training(scenes, tmp_path, change, message):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare, ignore=shutil.ignore_patterns("saliency"))
+    config = replace_settings(settings(bare), change)
     with pytest.raises((ValueError, DscnetError), match=message):
         run(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):
+    config = settings(scenes)
+    config.label.bg_score = "magic"
+    with pytest.raises(DscnetError, match="no criterion 'magic'; give a number, auto, otsu"):
+        run(config, tmp_path / "run", progress=False)
+
+
+def test_saliency_chooses_where_it_is_given(finished, scenes, tmp_path):
+    config = settings(scenes)
+    config.label.bg_score = "saliency"
+    config.label.cams = str(finished / "cams")
+    assert run_single("label", config, tmp_path / "run")
+    assert 0 < json.loads((tmp_path / "run" / "threshold.json").read_text())["used"] < 1
 
 
 def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):

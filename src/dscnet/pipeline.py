@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dscnet import evaluation, labelling
 from dscnet import stages as work
 from dscnet.config import Config
 from dscnet.data import PhotoSet, available_splits, check_dataset, open_dataset
 from dscnet.job import Job
-from dscnet.labels.refine import refinement_steps
+from dscnet.labels.refine import label_probabilities, refinement_steps
+from dscnet.labels.thresholds import CRITERIA
 from dscnet.run_folder import RunFolder, fingerprint
 from dscnet.types import DataError, DscnetError
 
@@ -29,11 +32,12 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     """Open the run's photos; a data set without a validation split has ``val=None``."""
     if not config.data:
         raise DataError("no data set was named: --data FOLDER")
-    check_settings(config)
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
     val = open_dataset(config.data, config.val_split) if config.val_split in splits else None
-    return Job(config, folder, train, val, progress)
+    job = Job(config, folder, train, val, progress)
+    check_settings(job)
+    return job
 
 
 def run(
@@ -135,10 +139,28 @@ def run_stage(name: str, job: Job) -> bool:
     return True
 
 
-def check_settings(config: Config) -> None:
-    """Refuse settings of the labels that contradict each other, before anything is trained."""
-    refinement_steps(config.refine.steps, lambda photos: photos)
-    if config.refine.steps and config.label.ignore_band is not None:
+def check_settings(job: Job) -> None:
+    """Refuse settings of labels and refinement that cannot work, before anything is trained."""
+    refine, label = job.config.refine, job.config.label
+    refinement_steps(refine.steps)
+    criterion = label.bg_score if isinstance(label.bg_score, str) else None
+    label_probabilities(
+        np.zeros((0, 1, 1)),
+        bg_score=0.5 if isinstance(label.bg_score, str) else label.bg_score,
+        bg_power=refine.bg_power,
+        certainty=refine.certainty,
+    )
+    if criterion not in (None, "auto", *CRITERIA):
+        raise DscnetError(
+            f"label.bg_score: no criterion '{criterion}'; give a number, auto, "
+            + ", ".join(CRITERIA)
+        )
+    if criterion == "saliency" and not all(s.saliency_path for s in job.train.samples if s.tags):
+        raise DscnetError(
+            "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
+            " with tags; add them to the data set or choose another criterion"
+        )
+    if refine.steps and label.ignore_band is not None:
         raise DscnetError(
             "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
             " probabilities: set one of the two"
@@ -207,6 +229,11 @@ def _maps(config: Config) -> tuple[str, ...]:
     return () if config.label.cams else ("cam",)
 
 
+def _refine_needs(config: Config) -> tuple[str, ...]:
+    """The maps, and for a random walk the network whose features it compares."""
+    return (*_maps(config), "train") if "walk" in config.refine.steps else _maps(config)
+
+
 def _learning(config: Config) -> list[Any]:
     augment = asdict(config.augment)
     augment.pop("num_workers")
@@ -228,11 +255,7 @@ STAGES: dict[str, Stage] = {
     ),
     "refine": Stage(
         labelling.refine,
-        lambda config: (
-            (*_maps(config), *(("train",) if "walk" in config.refine.steps else ()))
-            if config.refine.steps
-            else ()
-        ),
+        lambda config: _refine_needs(config) if config.refine.steps else (),
         lambda config: (
             [asdict(config.refine), config.label.bg_score, config.label.cams]
             if config.refine.steps

@@ -65,19 +65,21 @@ def label_probabilities(
         cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
         bg_score: Score of the background, in [0, 1]. Not read with a power.
         bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
-        certainty: Probability of the strongest label, in (1 / L', 1]; the others share the rest.
+        certainty: Probability of the strongest label, in (0.5, 1]; the others share the rest.
             None = the scores, scaled to sum to 1.
 
     Returns:
         ``(C' + 1, H, W)`` float32, background first, sums to 1.
 
     Raises:
-        ValueError: If ``bg_score`` or ``certainty`` is out of range.
+        ValueError: If ``bg_score``, ``bg_power`` or ``certainty`` is out of range.
     """
     if not 0 <= bg_score <= 1:
         raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
     if certainty is not None and not 0.5 < certainty <= 1:
         raise ValueError(f"certainty must be above 0.5 and at most 1, got {certainty}")
+    if bg_power is not None and bg_power <= 0:
+        raise ValueError(f"bg_power must be > 0, got {bg_power}")
     foreground = torch.from_numpy(np.ascontiguousarray(cam, dtype=np.float32))
     strongest = foreground.amax(0, keepdim=True) if len(cam) else foreground.new_zeros(1, 1, 1)
     background = torch.full((1, *cam.shape[1:]), bg_score)
