@@ -1,6 +1,6 @@
 """Dense CRF: agreement with pydensecrf2 on a run's photos, error of the fast filter, CPU time.
 
-python benchmarks/crf.py --run runs/x --json benchmarks/results/NAME.json
+python benchmarks/crf.py --run runs/x --json benchmarks/results/labels/NAME.json
 """
 
 from __future__ import annotations

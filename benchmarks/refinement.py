@@ -1,6 +1,6 @@
 """Labels of a finished run's maps before and after each refinement, without training; with masks.
 
-python benchmarks/refinement.py --run runs/x --json benchmarks/results/NAME.json
+python benchmarks/refinement.py --run runs/x --json benchmarks/results/labels/NAME.json
     [--refinements none pamr crf walk walk+crf] [--every 4] [--certainty null] [--bg_power 4]
 
 Refinements that the JSON already holds are not measured again.

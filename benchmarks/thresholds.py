@@ -1,6 +1,8 @@
 """What each criterion for the background score loses against the best score; with masks.
 
-python benchmarks/thresholds.py --runs runs/a runs/b --json benchmarks/results/NAME.json
+python benchmarks/thresholds.py --runs runs/a runs/b --json benchmarks/results/labels/NAME.json
+
+Runs that the JSON already holds are not measured again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dscnet.config import Config
 from dscnet.data import PhotoSet, open_dataset, read_mask
 from dscnet.evaluation import SWEEP, evaluate_cams
 from dscnet.labelling import load_map, score_counts
@@ -27,24 +30,22 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    rows = []
+    rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
     for path in options.runs:
-        rows.append(measure(path))
-        lost = ", ".join(f"{name} {100 * value:.2f}" for name, value in rows[-1]["lost"].items())
-        print(f"{rows[-1]['data']} {path.name}: points lost by {lost}")
-    content = {
-        "environment": environment(0),
-        "criteria_that_use_more_than_tags": ["saliency"],
-        "largest_loss": {name: max(row["lost"].get(name, 0) for row in rows) for name in CRITERIA},
-        "rows": rows,
-    }
-    write_text(options.json, json.dumps(content, indent=1) + "\n")
+        config = RunFolder(path).read_config()
+        name = {"data": Path(config.data).name, "run": path.name}
+        if any(name.items() <= row.items() for row in rows):
+            print(f"{name['data']} {path.name}: measured before")
+            continue
+        rows.append(name | measure(RunFolder(path), config))
+        content = {"environment": environment(0), "rows": rows}
+        write_text(options.json, json.dumps(content, indent=1) + "\n")
+        lost = ", ".join(f"{key} {100 * value:.2f}" for key, value in rows[-1]["lost"].items())
+        print(f"{name['data']} {path.name}: points lost by {lost}")
 
 
-def measure(path: Path) -> dict[str, Any]:
+def measure(folder: RunFolder, config: Config) -> dict[str, Any]:
     """Background score of each criterion, and the mIoU that it loses."""
-    folder = RunFolder(path)
-    config = folder.read_config()
     photos = open_dataset(config.data, config.train_split)
     with_saliency = all(sample.saliency_path is not None for sample in photos.samples)
     counts = score_counts(photos, folder.cams, saliency=with_saliency)
@@ -53,8 +54,6 @@ def measure(path: Path) -> dict[str, Any]:
     best = evaluate(folder, photos, SWEEP)
     miou = {score: evaluate(folder, photos, [score])[0] for score in set(scores.values())}
     return {
-        "data": Path(config.data).name,
-        "run": path.name,
         "variant": config.method.variant,
         "seed": config.seed,
         "miou_best_bg": best[0],
