@@ -281,6 +281,10 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
         ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),
         ({"label.bg_score": "saliency"}, "needs a saliency map of every training photo"),
+        (
+            {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M1"},
+            "choose model seam",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_training(scenes, tmp_path, change, message):
@@ -297,6 +301,15 @@ def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):
     config.label.bg_score = "magic"
     with pytest.raises(DscnetError, match="no criterion 'magic'; give a number, auto, otsu"):
         run(config, tmp_path / "run", progress=False)
+
+
+def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
+    cams = Path(shutil.copytree(finished / "cams", tmp_path / "cams"))
+    path = next(cams.glob("*.npz"))
+    write_cam(path, {"cam": np.zeros((1, 5, 7))}, [0])
+    config = replace_settings(settings(scenes), {"label.cams": str(cams), "refine.steps": ["pamr"]})
+    with pytest.raises(DataError, match=rf"maps of '{path.stem}' are \(5, 7\)"):
+        run_single("refine", config, tmp_path / "run")
 
 
 def test_saliency_chooses_where_it_is_given(finished, scenes, tmp_path):

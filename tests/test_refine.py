@@ -88,6 +88,13 @@ def test_a_walk_without_features_is_refused():
         steps["walk"](torch.ones(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
 
 
+def test_a_photo_without_classes_stays_background():
+    start = label_probabilities(maps(0), bg_score=0.4)
+    steps = {"never": lambda probabilities, photos: 1 / 0}
+    (_, after), *_ = refine_labels(start, torch.zeros(3, 12, 15), steps)
+    assert torch.equal(after, torch.ones(1, 12, 15))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 3)])
 @pytest.mark.parametrize("classes", [0, 1, 20])
 def test_tiny_constant_photos_go_through_all_steps(size, classes):
@@ -102,3 +109,13 @@ def test_tiny_constant_photos_go_through_all_steps(size, classes):
 
 def test_background_wins_ties():
     assert probable_label(np.array([[[0.5, 0.51]]]), [4]).tolist() == [[0, 5]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_on_a_gpu_equal_those_on_a_cpu(name):
+    photo = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
+    start = label_probabilities(np.random.default_rng(0).random((3, 60, 80)), bg_score=0.4)[None]
+    step = refinement_steps([name], features)[name]
+    on_gpu = step(start.cuda(), photo.cuda()).cpu()
+    torch.testing.assert_close(on_gpu, step(start, photo), atol=1e-3, rtol=0)

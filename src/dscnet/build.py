@@ -98,6 +98,11 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
     return CamObjective(contrast, plain_weight=method.plain_weight)
 
 
+def refines_cam(config: Config) -> bool:
+    """Whether the CAM network gives a refined map beside the plain one."""
+    return config.model.name == "seam" or (config.method.dscl and config.method.smooth > 0)
+
+
 def build_features(
     config: Config, model: PlainCam, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[[Tensor], Tensor]:

@@ -104,6 +104,12 @@ def refine(job: Job, resume: bool) -> None:
     seconds = dict.fromkeys(steps, 0.0)
     for sample in job.train.samples:
         scores, classes = load_map(map_folder(job), sample.image_id)
+        photo = read_image(sample.image_path)
+        if scores.shape[1:] != photo.shape[1:]:
+            raise DataError(
+                f"{map_folder(job)}: the maps of '{sample.image_id}' are {scores.shape[1:]}, its"
+                f" photo is {tuple(photo.shape[1:])} (height, width): make them at photo size"
+            )
         start = label_probabilities(
             scores,
             bg_score=bg_score,
@@ -112,7 +118,7 @@ def refine(job: Job, resume: bool) -> None:
         ).to(device)
         maps = {}
         started = time.monotonic()
-        for name, refined in refine_labels(start, read_image(sample.image_path).to(device), steps):
+        for name, refined in refine_labels(start, photo.to(device), steps):
             maps[name] = refined[1:].clamp(0, 1).cpu()
             seconds[name] += time.monotonic() - started
             started = time.monotonic()

@@ -17,6 +17,7 @@ import numpy as np
 
 from dscnet import evaluation, labelling
 from dscnet import stages as work
+from dscnet.build import refines_cam
 from dscnet.config import Config
 from dscnet.data import PhotoSet, available_splits, check_dataset, open_dataset
 from dscnet.job import Job
@@ -143,22 +144,28 @@ def check_settings(job: Job) -> None:
     """Refuse settings of labels and refinement that cannot work, before anything is trained."""
     refine, label = job.config.refine, job.config.label
     refinement_steps(refine.steps)
-    criterion = label.bg_score if isinstance(label.bg_score, str) else None
     label_probabilities(
         np.zeros((0, 1, 1)),
         bg_score=0.5 if isinstance(label.bg_score, str) else label.bg_score,
         bg_power=refine.bg_power,
         certainty=refine.certainty,
     )
-    if criterion not in (None, "auto", *CRITERIA):
+    if isinstance(label.bg_score, str) and label.bg_score not in ("auto", *CRITERIA):
+        known = ", ".join(CRITERIA)
         raise DscnetError(
-            f"label.bg_score: no criterion '{criterion}'; give a number, auto, "
-            + ", ".join(CRITERIA)
+            f"label.bg_score: no criterion '{label.bg_score}'; give a number, auto, {known}"
         )
-    if criterion == "saliency" and not all(s.saliency_path for s in job.train.samples if s.tags):
+    if label.bg_score == "saliency" and not all(
+        s.saliency_path for s in job.train.samples if s.tags
+    ):
         raise DscnetError(
             "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
             " with tags; add them to the data set or choose another criterion"
+        )
+    if label.bg_score == "agreement" and not (label.cams or refines_cam(job.config)):
+        raise DscnetError(
+            "label.bg_score: criterion 'agreement' compares the maps before and after the network"
+            " refines them, and this one does not: choose model seam or another criterion"
         )
     if refine.steps and label.ignore_band is not None:
         raise DscnetError(

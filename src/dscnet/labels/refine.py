@@ -107,10 +107,12 @@ def refine_labels(
         steps: As :func:`refinement_steps` gives them.
 
     Yields:
-        Each step's name and the probabilities after it, ``(L', H, W)``.
+        Each step's name and the probabilities after it, ``(L', H, W)``; as they were for a photo
+        that can only be background.
     """
     for name, step in steps.items():
-        probabilities = step(probabilities[None], photo[None])[0]
+        if len(probabilities) > 1:
+            probabilities = step(probabilities[None], photo[None])[0]
         yield name, probabilities
 
 
