@@ -17,13 +17,10 @@ def main() -> None:
     for name, make in {"refinement": refinement, "thresholds": thresholds, "crf": crf}.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, rest = text.split(begin)
-        text = before + "\n".join([begin, *make(read(name)), end]) + rest.split(end)[1]
+        path = RESULTS / f"{name}.json"
+        lines = make(json.loads(path.read_text())) if path.exists() else ["Not measured yet."]
+        text = before + "\n".join([begin, *lines, end]) + rest.split(end)[1]
     PAGE.write_text(text)
-
-
-def read(name: str) -> dict[str, Any]:
-    """Content of one result file."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def refinement(content: dict[str, Any]) -> list[str]:
