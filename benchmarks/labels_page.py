@@ -44,7 +44,7 @@ def thresholds(content: dict[str, Any]) -> list[str]:
         cells = [cell(row, name) for name in names]
         best = f"{row['best_bg_score']:.2f}"
         lines.append(f"| {row['data']} {row['run']} | {best} | {' | '.join(cells)} |")
-    worst = [max(row["lost"][name] for row in content["rows"]) for name in names]
+    worst = [max(row["lost"].get(name, 0.0) for row in content["rows"]) for name in names]
     shown = " | ".join(f"**{100 * value:.2f}**" for value in worst)
     return [*lines, f"| **largest loss** | | {shown} |", "", made_by(content)]
 

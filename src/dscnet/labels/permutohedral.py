@@ -26,7 +26,7 @@ class LatticeKernel:
         features: Position of each pixel in units of the kernel's standard deviation, ``(N, d)``.
 
     Raises:
-        ValueError: If the features are not finite, or span more cells than can be counted.
+        ValueError: If the features span more cells than can be counted.
     """
 
     def __init__(self, features: Tensor) -> None:
@@ -53,11 +53,6 @@ class LatticeKernel:
         for indices, weights in self._neighbours:
             table = weighted_rows(table, indices, weights)
         return weighted_rows(table, self._vertex_rows, self._slice_weights)
-
-    def scale(self, factor: float) -> LatticeKernel:
-        """Multiply the kernel by a number."""
-        self._slice_weights *= factor
-        return self
 
 
 def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
