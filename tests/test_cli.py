@@ -25,6 +25,7 @@ def test_help_needs_no_torch_and_half_a_second():
         "run",
         "train",
         "cam",
+        "refine",
         "label",
         "segment",
         "evaluate",

@@ -75,3 +75,14 @@ def test_a_number_has_one_form_whatever_yaml_made_of_it():
 def test_what_is_no_number_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match="'lr' needs numbers"):
         from_dict(Config, {"train": wrong})
+
+
+@pytest.mark.parametrize("score", ["tags", "auto", 0.4, "0.4"])
+def test_the_background_score_is_a_number_or_a_criterion(score):
+    made = from_dict(Config, {"label": {"bg_score": score}}).label.bg_score
+    assert made == (score if score in ("tags", "auto") else 0.4)
+
+
+def test_an_unknown_criterion_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'bg_score' needs numbers or one of auto, otsu.*magic"):
+        from_dict(Config, {"label": {"bg_score": "magic"}})

@@ -44,6 +44,8 @@ TOP = {
     "demo",
     "experiments",
     "export",
+    "job",
+    "labelling",
     "pipeline",
     "predictor",
     "run_folder",

@@ -18,13 +18,15 @@ from dscnet.config import (
     ModelConfig,
     SegmentConfig,
     TrainConfig,
+    replace_settings,
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
+from dscnet.job import Job
 from dscnet.labels.cam import read_cam, write_cam
 from dscnet.pipeline import STAGES, run, run_single
 from dscnet.run_folder import RunFolder
-from dscnet.stages import Job, cam
+from dscnet.stages import cam
 from dscnet.types import DataError, DscnetError
 
 SECTION = {
@@ -187,6 +189,147 @@ def test_maps_and_labels_made_elsewhere(scenes, tmp_path):
     assert metrics["segmenter"] is not None
 
 
+@pytest.fixture(scope="module")
+def refined(finished, tmp_path_factory) -> Path:
+    """The finished run with all refinement steps and a background score of the maps."""
+    out = Path(shutil.copytree(finished, tmp_path_factory.mktemp("refined") / "run"))
+    steps = ["--refine.steps", "[walk, crf, pamr]", "--label.bg_score", "auto"]
+    for verb in ("refine", "label"):
+        assert main([verb, "--out", str(out), *(steps if verb == "refine" else [])]) == 0
+    assert main(["evaluate", "--out", str(out)]) == 0
+    assert main(["report", "--out", str(out)]) == 0
+    return out
+
+
+def test_refined_labels_are_measured_step_by_step(refined, finished):
+    metrics = json.loads((refined / "metrics.json").read_text())
+    assert [step["step"] for step in metrics["refine"]["steps"]] == ["walk", "crf", "pamr"]
+    assert all(step["seconds"] > 0 for step in metrics["refine"]["steps"])
+    assert metrics["refine"]["miou_before"] == pytest.approx(metrics["cam"]["miou"], abs=1e-9)
+    last = metrics["refine"]["steps"][-1]["miou"]
+    assert metrics["pseudo_label"]["miou"] == pytest.approx(last, abs=1e-9)
+    assert last != metrics["refine"]["miou_before"]
+    assert "refine" not in json.loads((finished / "metrics.json").read_text())
+
+
+def test_metrics_name_the_number_that_a_criterion_chose(refined):
+    metrics = json.loads((refined / "metrics.json").read_text())
+    threshold = json.loads((refined / "threshold.json").read_text())
+    assert metrics["cam"]["bg_score"] == metrics["pseudo_label"]["bg_score"] == threshold["used"]
+    assert threshold["used"] == threshold["tags"]
+    assert threshold["setting"] == "auto"
+
+
+def test_refinement_is_in_the_report(refined):
+    page = (refined / "report.html").read_text()
+    for words in (
+        "<h2>Refinement</h2>",
+        "after walk",
+        "Label before refinement of",
+        "by criterion",
+    ):
+        assert words in page
+
+
+def test_refined_labels_hold_no_class_without_a_tag(refined, finished):
+    for path in sorted((finished / "cams").glob("*.npz")):
+        allowed = {0, *(read_cam(path)[1] + 1)}
+        label = np.asarray(Image.open(refined / "labels" / f"{path.stem}.png"))
+        assert set(np.unique(label)) <= allowed
+
+
+def test_an_unchanged_refinement_does_nothing_again(refined):
+    config = RunFolder(refined).read_config()
+    assert not run_single("refine", config, refined)
+    assert not run_single("label", config, refined)
+
+
+def test_without_steps_refinement_leaves_nothing(copy, finished, scenes):
+    config = settings(scenes)
+    config.refine.steps = ["pamr"]
+    assert run_single("refine", config, copy)
+    assert (copy / "refined").exists()
+    config.refine.steps = []
+    assert run_single("refine", config, copy)
+    assert not (copy / "refined").exists()
+    assert run_single("label", config, copy)
+    for path in (finished / "labels").glob("*.png"):
+        assert path.read_bytes() == (copy / "labels" / path.name).read_bytes()
+
+
+def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path):
+    """A criterion gives the same number where there is no mask to open."""
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    shutil.rmtree(bare / "SegmentationClass")
+    chosen = []
+    for name, data in {"with": scenes, "without": bare}.items():
+        config = settings(data)
+        config.label.bg_score = "tags"
+        config.label.cams = str(finished / "cams")
+        assert run_single("label", config, tmp_path / name)
+        chosen.append(json.loads((tmp_path / name / "threshold.json").read_text()))
+    assert chosen[0] == chosen[1]
+    assert chosen[0]["used"] == chosen[0]["tags"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk"),
+        ({"refine.steps": ["crf"], "label.ignore_band": [0.2, 0.6]}, "label.ignore_band"),
+        ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
+        ({"label.bg_score": 2.0}, "bg_score must be in"),
+        ({"label.bg_score": "saliency"}, "needs a saliency map of every training photo"),
+        (
+            {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M1"},
+            "choose model seam",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_training(scenes, tmp_path, change, message):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare, ignore=shutil.ignore_patterns("saliency"))
+    config = replace_settings(settings(bare), change)
+    with pytest.raises((ValueError, DscnetError), match=message):
+        run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):
+    config = settings(scenes)
+    config.label.bg_score = "magic"
+    with pytest.raises(DscnetError, match="no criterion 'magic'; give a number, auto, otsu"):
+        run(config, tmp_path / "run", progress=False)
+
+
+def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
+    cams = Path(shutil.copytree(finished / "cams", tmp_path / "cams"))
+    path = next(cams.glob("*.npz"))
+    write_cam(path, {"cam": np.zeros((1, 5, 7))}, [0])
+    config = replace_settings(settings(scenes), {"label.cams": str(cams), "refine.steps": ["pamr"]})
+    with pytest.raises(DataError, match=rf"maps of '{path.stem}' are \(5, 7\)"):
+        run_single("refine", config, tmp_path / "run")
+
+
+def test_saliency_chooses_where_it_is_given(finished, scenes, tmp_path):
+    config = settings(scenes)
+    config.label.bg_score = "saliency"
+    config.label.cams = str(finished / "cams")
+    assert run_single("label", config, tmp_path / "run")
+    assert 0 < json.loads((tmp_path / "run" / "threshold.json").read_text())["used"] < 1
+
+
+def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):
+    config = settings(scenes)
+    config.label.bg_score = "agreement"
+    for path in (copy / "cams").glob("*.npz"):
+        maps, classes = read_cam(path)
+        write_cam(path, {"cam": maps["cam"]}, classes)
+    with pytest.raises(DataError, match="criterion 'agreement' finds no background score"):
+        run_single("label", config, copy)
+
+
 def test_full_supervision_needs_no_labels(scenes, tmp_path):
     config = settings(scenes)
     config.segment.supervision = "full"
@@ -286,7 +429,7 @@ def test_bad_data_is_refused_before_training(scenes, tmp_path, fault):
 
 
 def test_stage_names_are_checked(scenes, tmp_path):
-    assert list(STAGES) == ["train", "cam", "label", "segment", "evaluate", "report"]
+    assert list(STAGES) == ["train", "cam", "refine", "label", "segment", "evaluate", "report"]
     with pytest.raises(ValueError, match="stages must be among"):
         run(settings(scenes), tmp_path, stages=["fly"])
 

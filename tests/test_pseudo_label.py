@@ -6,10 +6,8 @@ from PIL import Image
 
 from dscnet.labels.pseudo_label import (
     best_label,
-    otsu_score,
     pseudo_label,
     read_label,
-    score_histogram,
     write_label,
 )
 from dscnet.palette import voc_palette
@@ -160,30 +158,3 @@ def test_a_cut_label_file_is_named(tmp_path):
 def test_a_missing_label_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.png: no such label file"):
         read_label(tmp_path / "none.png")
-
-
-def test_otsu_against_the_definition():
-    counts = np.array([5, 9, 4, 1, 0, 2, 6, 8, 3, 1])
-    centres = [(index + 0.5) / 10 for index in range(10)]
-    spreads = []
-    for cut in range(1, 10):
-        low, high = counts[:cut], counts[cut:]
-        mean_low = sum(c * x for c, x in zip(low, centres[:cut], strict=True)) / low.sum()
-        mean_high = sum(c * x for c, x in zip(high, centres[cut:], strict=True)) / high.sum()
-        spreads.append(low.sum() * high.sum() * (mean_low - mean_high) ** 2)
-    assert otsu_score(counts) == (int(np.argmax(spreads)) + 1) / 10
-
-
-def test_otsu_parts_two_groups_and_needs_two():
-    counts = np.zeros(100, dtype=np.int64)
-    counts[[10, 80]] = 50
-    assert 0.1 < otsu_score(counts) <= 0.8
-    counts[80] = 0
-    assert otsu_score(counts) is None
-
-
-def test_histogram_counts_the_strongest_scores():
-    cam = np.zeros((2, 1, 3))
-    cam[0, 0], cam[1, 0] = [0.05, 0.95, 0.1], [0.15, 0.2, 1.0]
-    assert score_histogram(cam, bins=10).tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
-    assert score_histogram(np.zeros((0, 4, 4)), bins=3).tolist() == [0, 0, 0]

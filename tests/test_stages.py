@@ -8,10 +8,12 @@ from PIL import Image
 
 from dscnet.config import Config, LabelConfig
 from dscnet.data import PhotoSet, Sample
+from dscnet.job import Job
+from dscnet.labelling import label, load_map
 from dscnet.labels.cam import write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.run_folder import RunFolder
-from dscnet.stages import Job, fresh_folder, label, load_map, same_size_batches, tag_matrix, truth
+from dscnet.run_folder import RunFolder, fresh_folder
+from dscnet.stages import same_size_batches, tag_matrix, truth
 from dscnet.types import DataError
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from dscnet.config import AugmentConfig, Config, MethodConfig, SegmentConfig, TrainConfig
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
 from dscnet.models import PlainCam, create_model
 from dscnet.models.backbones import create_backbone
+from dscnet.models.cam import TAPS
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
 
 DROPOUT = 0.5
 """SEAM's channel dropout before the class-aware convolution; Eq. (1) and Eq. (11) share it."""
+
+
+WALK_STRIDE = 8
+"""Photo pixels a cell of the random walk (AffinityNet)."""
 
 
 def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualStreamContext | None:
@@ -89,6 +97,35 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
         warmup=method.warmup,
     )
     return CamObjective(contrast, plain_weight=method.plain_weight)
+
+
+def refines_cam(config: Config) -> bool:
+    """Whether the CAM network gives a refined map beside the plain one."""
+    return config.model.name == "seam" or (config.method.dscl and config.method.smooth > 0)
+
+
+def build_features(
+    config: Config, model: PlainCam, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[Tensor], Tensor]:
+    """From uint8 photos ``(B, 3, H, W)`` to the features that the random walk compares cells by.
+
+    They are those that DSCNet groups pixels by, of photos enlarged until the trunk's stride is
+    that of the published walks.
+    """
+    transform = build_eval_transform(mean, std)
+    enlarge = max(1.0, model.backbone.output_stride / WALK_STRIDE)
+    tap = TAPS.index(config.method.group_by)
+
+    @torch.inference_mode()
+    def features(photos: Tensor) -> Tensor:
+        images = torch.stack([transform(photo.cpu(), None)[0] for photo in photos])
+        images = images.to(photos.device)
+        if enlarge > 1:
+            images = F.interpolate(images, scale_factor=enlarge, mode="bicubic")
+        maps: tuple[Tensor, ...] = model.backbone(images)
+        return maps[tap]
+
+    return features
 
 
 def build_segmenter(config: Config, num_labels: int, *, pretrained: bool = True) -> Segmenter:

@@ -19,6 +19,7 @@ from dscnet.recipes import find_recipe, list_recipes, summary
 STAGE_VERBS = {
     "train": "train the CAM network",
     "cam": "write the maps of the training photos",
+    "refine": "refine the labels by photo and features: CRF, PAMR, random walk",
     "label": "write pseudo labels",
     "segment": "train the segmentation network",
     "report": "write report.html",
@@ -73,7 +74,9 @@ def build_parser() -> Parser:
         "data_set", type=str, metavar="DATA", help="folder, or YAML that names its parts"
     )
     check.add_argument("--split", type=str | None, default=None, help="only these photos")
-    _add_run_arguments(add("run", "all stages: train, cam, label, segment, evaluate, report"))
+    _add_run_arguments(
+        add("run", "all stages: train, cam, refine, label, segment, evaluate, report")
+    )
     for name, text in STAGE_VERBS.items():
         _add_run_arguments(add(name, text))
     sweep = add("sweep", "variants times seeds of one recipe: runs, one JSON, one table")
@@ -89,7 +92,7 @@ def build_parser() -> Parser:
         "--stages",
         type=str,
         nargs="+",
-        default=["train", "cam", "label", "segment", "evaluate"],
+        default=["train", "cam", "refine", "label", "segment", "evaluate"],
         help="stages of each run",
     )
     sweep.add_argument(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Variant = Literal["baseline", "M1", "M2", "M3", "M4"]
+Criterion = Literal["auto", "otsu", "class_otsu", "tags", "stability", "agreement", "saliency"]
 
 
 @dataclass
@@ -179,16 +180,35 @@ class CamConfig:
 
 
 @dataclass
+class RefineConfig:
+    """Refinement of the pseudo labels by photo and features, before they are written.
+
+    Args:
+        steps: Among ``pamr``, ``crf`` and ``walk``, in this order; none = labels of the maps.
+        certainty: Probability that refinement starts with for the label at the background score;
+            null = the scores themselves, scaled to sum to 1.
+        bg_power: Background of the start is (1 - strongest score) to this power; null = bg_score.
+    """
+
+    steps: list[Literal["pamr", "crf", "walk"]] = field(default_factory=list)
+    certainty: float | None = 0.7
+    bg_power: float | None = None
+
+
+@dataclass
 class LabelConfig:
     """From maps to pseudo labels.
 
     Args:
-        bg_score: Score of the background, in [0, 1]; fixed beforehand, never chosen on masks.
+        bg_score: Score of the background, in [0, 1], or a criterion that reads it off the maps:
+            ``otsu``, ``class_otsu``, ``tags``, ``stability``, ``agreement`` (of the maps before and
+            after the network's refinement), ``saliency``; ``auto`` = ``tags``. Never chosen on
+            masks.
         ignore_band: Two scores; pixels whose best map lies between them become 255.
         cams: Folder of maps made elsewhere; null = the run's own.
     """
 
-    bg_score: float = 0.26
+    bg_score: float | Criterion = 0.26
     ignore_band: list[float] | None = None
     cams: str | None = None
 
@@ -237,6 +257,7 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cam: CamConfig = field(default_factory=CamConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
@@ -273,14 +294,18 @@ def _numbers(key: str, hint: Any, value: Any) -> Any:
 
     One value must have one form, because fingerprints of finished stages are made of it.
     """
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if isinstance(value, str) and value in words:
+        return value
     try:
         if value is not None and float in kinds:
             return float(value)
         if value is not None and list[float] in kinds:
             return [float(item) for item in value]
     except (TypeError, ValueError):
-        raise ValueError(f"setting '{key}' needs numbers, got {value!r}") from None
+        choice = f" or one of {', '.join(words)}" if words else ""
+        raise ValueError(f"setting '{key}' needs numbers{choice}, got {value!r}") from None
     return value
 
 

@@ -188,15 +188,21 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
     Args:
         path: File to write; replaced if it exists.
         sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}``), what
-            was measured. The others, and numbers that are not finite, become null.
+            was measured. The others, and numbers that are not finite, become null. ``refine`` is
+            there only where labels were refined.
 
     Raises:
         ValueError: If there is another section.
     """
-    if unknown := set(sections) - {*STAGES, "tags"}:
-        raise ValueError(f"sections must be of {(*STAGES, 'tags')}, got {sorted(unknown)}")
+    if unknown := set(sections) - {*STAGES, "tags", "refine"}:
+        raise ValueError(
+            f"sections must be of {(*STAGES, 'tags', 'refine')}, got {sorted(unknown)}"
+        )
     complete = {"schema": SCHEMA} | {name: sections.get(name) for name in STAGES}
-    _write_json(path, complete | {"tags": sections.get("tags") or {"map": None}})
+    complete["tags"] = sections.get("tags") or {"map": None}
+    if "refine" in sections:
+        complete["refine"] = sections["refine"]
+    _write_json(path, complete)
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -266,6 +272,8 @@ def _measured(value: Any) -> Any:
     """The value with None for each number in it that is not finite."""
     if isinstance(value, Mapping):
         return {key: _measured(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_measured(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

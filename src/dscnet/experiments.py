@@ -19,9 +19,10 @@ from dscnet import evaluation
 from dscnet.comparison import difference_table, paired, summarise, table
 from dscnet.config import Config, replace_settings, to_dict
 from dscnet.data import open_dataset, read_mask
+from dscnet.job import Job
+from dscnet.labelling import background_score, load_map
 from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.stages import load_map
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")
@@ -203,6 +204,7 @@ def _read(path: Path, key: str) -> Any:
 
 def _against(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:
     photos = open_dataset(config.data, config.train_split)
+    bg_score = background_score(Job(config, folder, photos, None))
     items = (
         (
             *load_map(folder.cams, sample.image_id),
@@ -211,5 +213,5 @@ def _against(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:
         for sample in photos.samples
     )
     return evaluation.evaluate_cams(
-        items, photos.classes, split=config.train_split, bg_score=config.label.bg_score
+        items, photos.classes, split=config.train_split, bg_score=bg_score
     )

@@ -1,4 +1,4 @@
-"""The stages, wired: train -> cam -> label -> segment -> evaluate -> report.
+"""The stages, wired: train -> cam -> refine -> label -> segment -> evaluate -> report.
 
 Stages talk through the files of a run folder. A stage whose inputs, settings and code are unchanged
 is not run again; an interrupted training goes on from its last epoch.
@@ -13,12 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dscnet import evaluation
+import numpy as np
+
+from dscnet import evaluation, labelling
 from dscnet import stages as work
+from dscnet.build import refines_cam
 from dscnet.config import Config
 from dscnet.data import PhotoSet, available_splits, check_dataset, open_dataset
+from dscnet.job import Job
+from dscnet.labels.refine import label_probabilities, refinement_steps
+from dscnet.labels.thresholds import CRITERIA
 from dscnet.run_folder import RunFolder, fingerprint
-from dscnet.stages import Job
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
@@ -31,7 +36,9 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
     val = open_dataset(config.data, config.val_split) if config.val_split in splits else None
-    return Job(config, folder, train, val, progress)
+    job = Job(config, folder, train, val, progress)
+    check_settings(job)
+    return job
 
 
 def run(
@@ -133,6 +140,40 @@ def run_stage(name: str, job: Job) -> bool:
     return True
 
 
+def check_settings(job: Job) -> None:
+    """Refuse settings of labels and refinement that cannot work, before anything is trained."""
+    refine, label = job.config.refine, job.config.label
+    refinement_steps(refine.steps)
+    label_probabilities(
+        np.zeros((0, 1, 1)),
+        bg_score=0.5 if isinstance(label.bg_score, str) else label.bg_score,
+        bg_power=refine.bg_power,
+        certainty=refine.certainty,
+    )
+    if isinstance(label.bg_score, str) and label.bg_score not in ("auto", *CRITERIA):
+        known = ", ".join(CRITERIA)
+        raise DscnetError(
+            f"label.bg_score: no criterion '{label.bg_score}'; give a number, auto, {known}"
+        )
+    if label.bg_score == "saliency" and not all(
+        s.saliency_path for s in job.train.samples if s.tags
+    ):
+        raise DscnetError(
+            "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
+            " with tags; add them to the data set or choose another criterion"
+        )
+    if label.bg_score == "agreement" and not (label.cams or refines_cam(job.config)):
+        raise DscnetError(
+            "label.bg_score: criterion 'agreement' compares the maps before and after the network"
+            " refines them, and this one does not: choose model seam or another criterion"
+        )
+    if refine.steps and label.ignore_band is not None:
+        raise DscnetError(
+            "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
+            " probabilities: set one of the two"
+        )
+
+
 def check_photos(job: Job) -> None:
     """Refuse photos that training or labelling would stumble over, all of them at once."""
     for photos in (job.train, job.val):
@@ -190,6 +231,16 @@ def _downstream(name: str, config: Config) -> set[str]:
     return stale - {name}
 
 
+def _maps(config: Config) -> tuple[str, ...]:
+    """The stage that makes the maps, unless they come from elsewhere."""
+    return () if config.label.cams else ("cam",)
+
+
+def _refine_needs(config: Config) -> tuple[str, ...]:
+    """The maps, and for a random walk the network whose features it compares."""
+    return (*_maps(config), "train") if "walk" in config.refine.steps else _maps(config)
+
+
 def _learning(config: Config) -> list[Any]:
     augment = asdict(config.augment)
     augment.pop("num_workers")
@@ -209,11 +260,21 @@ STAGES: dict[str, Stage] = {
         lambda config: asdict(config.cam),
         ("data", "models", "context", "labels/cam.py", "build.py"),
     ),
+    "refine": Stage(
+        labelling.refine,
+        lambda config: _refine_needs(config) if config.refine.steps else (),
+        lambda config: (
+            [asdict(config.refine), config.label.bg_score, config.label.cams]
+            if config.refine.steps
+            else None
+        ),
+        ("data", "models", "labels", "build.py"),
+    ),
     "label": Stage(
-        work.label,
-        lambda config: () if config.label.cams else ("cam",),
+        labelling.label,
+        lambda config: ("refine",) if config.refine.steps else _maps(config),
         lambda config: asdict(config.label),
-        ("labels/pseudo_label.py",),
+        ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
     ),
     "segment": Stage(
         work.segment,
@@ -227,9 +288,9 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         work.evaluate,
         lambda config: (),
-        lambda config: [asdict(config.label), asdict(config.segment)],
-        ("evaluation.py", "confusion.py", "labels/pseudo_label.py", "labels/cam.py"),
-        reads=("train", "cam", "label", "segment"),
+        lambda config: [asdict(config.refine), asdict(config.label), asdict(config.segment)],
+        ("evaluation.py", "confusion.py", "labels"),
+        reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
     ),
     "report": Stage(

@@ -27,6 +27,7 @@ STAGES = {"cam": "CAM", "pseudo_label": "Pseudo label", "segmenter": "Segmentati
 PICTURES = {
     "cam": "CAM",
     "refined": "Refined CAM",
+    "unrefined_label": "Label before refinement",
     "pseudo_label": "Pseudo label",
     "prediction": "Prediction",
     "truth": "Ground truth",
@@ -50,6 +51,7 @@ class ReportRow:
         photo: ``(H, W, 3)`` uint8 RGB.
         cam: Score of the strongest class of each pixel, ``(H, W)`` in [0, 1].
         refined: The same of the refined CAM.
+        unrefined_label: ``(H, W)`` uint8 labels before refinement by photo and features.
         pseudo_label: ``(H, W)`` uint8 labels.
         prediction: ``(H, W)`` uint8 labels of the segmentation network.
         truth: ``(H, W)`` uint8 true labels.
@@ -63,6 +65,7 @@ class ReportRow:
     pseudo_label: NDArray[np.uint8] | None
     prediction: NDArray[np.uint8] | None
     truth: NDArray[np.uint8] | None
+    unrefined_label: NDArray[np.uint8] | None = None
 
 
 def write_report(
@@ -92,6 +95,8 @@ def write_report(
     """
     sections = {stage: metrics.get(stage) for stage in STAGES}
     shown = [name for name in PICTURES if any(getattr(row, name) is not None for row in rows)]
+    # Without refinement there is nothing missing where it would be.
+    due = [name for name in PICTURES if name != "unrefined_label" or metrics.get("refine")]
     template = _environment().get_template("report.html.j2")
     page = template.render(
         title=title,
@@ -101,7 +106,8 @@ def write_report(
         class_rows=_class_rows(sections),
         legend=_legend(sections, rows),
         columns=[PICTURES[name] for name in shown],
-        absent=[text for name, text in PICTURES.items() if name not in shown],
+        absent=[PICTURES[name] for name in due if name not in shown],
+        refinement=metrics.get("refine"),
         rows=[(row, _data_uri(row.photo), [_picture(row, name) for name in shown]) for row in rows],
         charts=[(name, *_chart(name, points)) for name, points in curves.items()],
         settings=settings,

@@ -67,13 +67,28 @@ class RunFolder:
         return self.root / "cams"
 
     @property
+    def refined(self) -> Path:
+        """Label probabilities of the training photos after each refinement step."""
+        return self.root / "refined"
+
+    @property
+    def unrefined(self) -> Path:
+        """Labels of the training photos before refinement."""
+        return self.refined / "before"
+
+    @property
+    def refinement(self) -> Path:
+        """The refinement steps and the time each took."""
+        return self.root / "refinement.json"
+
+    @property
     def labels(self) -> Path:
         """Pseudo labels of the training photos."""
         return self.root / "labels"
 
     @property
     def threshold(self) -> Path:
-        """The background score in use and the one that the maps suggest."""
+        """The background score in use and those that the maps suggest."""
         return self.root / "threshold.json"
 
     @property
@@ -250,6 +265,13 @@ def processor() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
     )
+
+
+def fresh_folder(path: Path) -> None:
+    """An empty folder in the place of what a stage wrote before."""
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
 
 
 def write_text(path: Path, text: str) -> None:

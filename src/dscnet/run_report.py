@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,14 @@ def _row(
     image = read_image(sample.image_path)
     maps = _best_maps(folder.cams / f"{sample.image_id}.npz")
     label = folder.labels / f"{sample.image_id}.png"
+    unrefined = folder.unrefined / f"{sample.image_id}.png"
     return ReportRow(
         image_id=sample.image_id,
         tags=", ".join(photos.classes[index] for index in sample.tags or ()) or "no tag",
         photo=image.permute(1, 2, 0).numpy(),
         cam=maps.get("cam"),
         refined=maps.get("refined"),
+        unrefined_label=read_label(unrefined) if unrefined.exists() else None,
         pseudo_label=read_label(label) if label.exists() else None,
         prediction=None if predictor is None else predictor(image),
         truth=None if sample.mask_path is None else read_mask(sample.mask_path).numpy(),
@@ -100,5 +103,14 @@ def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
     return [
         *train.notes,
         f"The segmentation network was supervised by: {supervision}.",
+        *_threshold_note(config, folder),
         f"Wall times: {seconds}.",
     ]
+
+
+def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
+    """How the background score was chosen, where the maps chose it."""
+    if not isinstance(config.label.bg_score, str) or not folder.threshold.exists():
+        return []
+    used = json.loads(folder.threshold.read_text())["used"]
+    return [f"Background score {used} by criterion '{config.label.bg_score}', without masks."]

@@ -1,12 +1,13 @@
-"""What each stage does; files of the run folder in, files of the run folder out."""
+"""What each stage does; files of the run folder in, files of the run folder out.
+
+The stages from maps to labels are in ``labelling.py``.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,21 @@ from dscnet.build import (
     device_of,
     optimiser_settings,
 )
-from dscnet.config import Config, TrainConfig
+from dscnet.config import TrainConfig
 from dscnet.data import PhotoDataset, PhotoSet, image_size, make_loader, read_image, read_mask
-from dscnet.labels.cam import multi_scale_cam, read_cam, write_cam
-from dscnet.labels.pseudo_label import (
-    otsu_score,
-    pseudo_label,
-    read_label,
-    score_histogram,
-    write_label,
-)
+from dscnet.job import Job
+from dscnet.labelling import background_score, load_map, refined_labels
+from dscnet.labels.cam import multi_scale_cam, write_cam
+from dscnet.labels.pseudo_label import read_label
 from dscnet.losses.tags import mean_average_precision
 from dscnet.models import PlainCam
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, restore, store
-from dscnet.run_folder import RunFolder, write_text
+from dscnet.run_folder import fresh_folder, write_text
 from dscnet.run_report import write_run_report
 from dscnet.training import CollapseWatch, TrainingModule, fit, tag_entropy
 
 log = logging.getLogger("dscnet")
-
-
-@dataclass
-class Job:
-    """What every stage gets: settings, folder, photos."""
-
-    config: Config
-    folder: RunFolder
-    train: PhotoSet
-    val: PhotoSet | None
-    progress: bool = True
 
 
 def train(job: Job, resume: bool) -> None:
@@ -213,43 +199,6 @@ def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
             yield indices[start : start + batch_size]
 
 
-def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The map that labels are made from: the refined CAM where there is one; with its classes."""
-    maps, classes = read_cam(folder / f"{image_id}.npz")
-    return maps["refined" if "refined" in maps else "cam"], classes
-
-
-def label(job: Job, resume: bool) -> None:
-    """Write the pseudo label of every training photo: ``labels/ID.png``.
-
-    Beside the fixed background score it notes the one that the maps themselves suggest.
-    """
-    settings, folder = job.config.label, job.folder
-    cams = Path(settings.cams) if settings.cams else folder.cams
-    band = (
-        None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
-    )
-    fresh_folder(folder.labels)
-    histogram = score_histogram(np.zeros((0, 1, 1)))
-    for sample in job.train.samples:
-        scores, classes = load_map(cams, sample.image_id)
-        histogram += score_histogram(scores)
-        labels = pseudo_label(scores, classes, bg_score=settings.bg_score, ignore_band=band)
-        write_label(folder.labels / f"{sample.image_id}.png", labels)
-    otsu = otsu_score(histogram)
-    write_text(folder.threshold, json.dumps({"otsu": otsu, "used": settings.bg_score}) + "\n")
-    log.info(
-        "background score %s; Otsu's criterion on the maps suggests %s", settings.bg_score, otsu
-    )
-
-
-def fresh_folder(path: Path) -> None:
-    """An empty folder in the place of what a stage wrote before."""
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
-
-
 def segment(job: Job, resume: bool) -> None:
     """Train the segmentation network on the pseudo labels; write the validation photos' masks."""
     config, folder = job.config, job.folder
@@ -283,14 +232,15 @@ def evaluate(job: Job, resume: bool) -> None:
     classes = job.train.classes
     train_masks = truth(job.train)
     val_masks = truth(job.val)
-    bg_score = config.label.bg_score
     sections: dict[str, Any] = {
         "cam": None,
         "pseudo_label": None,
         "segmenter": None,
         "tags": {"map": None},
     }
-    if train_masks and folder.fingerprint_of("cam"):
+    measured = train_masks and (folder.fingerprint_of("cam") or folder.fingerprint_of("label"))
+    bg_score = background_score(job) if measured else None
+    if train_masks and bg_score is not None and folder.fingerprint_of("cam"):
         items = (
             (*load_map(folder.cams, image_id), read_mask(path).numpy())
             for image_id, path in train_masks
@@ -303,6 +253,8 @@ def evaluate(job: Job, resume: bool) -> None:
         sections["pseudo_label"] = evaluation.evaluate_pairs(
             pairs, classes, split=config.train_split, bg_score=bg_score
         )
+    if train_masks and config.refine.steps and folder.fingerprint_of("refine"):
+        sections["refine"] = refinement_section(job, train_masks)
     if val_masks and folder.fingerprint_of("segment"):
         pairs = label_pairs(folder.masks, val_masks)
         sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
@@ -310,6 +262,22 @@ def evaluate(job: Job, resume: bool) -> None:
     if folder.fingerprint_of("train"):
         sections["tags"]["map"] = json.loads(tags.read_text())["map"]
     evaluation.write_metrics(folder.metrics, sections)
+
+
+def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
+    """Measure the labels before refinement and after each step: mIoU, and the step's time."""
+    folder, classes = job.folder, job.train.classes
+    before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
+    seconds = json.loads(folder.refinement.read_text())
+    steps = []
+    for index, (name, spent) in enumerate(seconds.items()):
+        pairs = (
+            (refined_labels(folder.refined, image_id)[index], read_mask(path).numpy())
+            for image_id, path in masks
+        )
+        after = evaluation.evaluate_pairs(pairs, classes, split=None)
+        steps.append({"step": name, "seconds": round(spent, 2), "miou": after["miou"]})
+    return {"miou_before": before["miou"], "steps": steps}
 
 
 def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:

@@ -77,44 +77,6 @@ def pseudo_label(
     return np.where(best > high, winner, undecided)
 
 
-def score_histogram(cam: NDArray[np.floating], bins: int = 100) -> NDArray[np.int64]:
-    """Count the pixels of a photo by their strongest score.
-
-    Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bins: Equal bins of [0, 1].
-
-    Returns:
-        ``(bins,)`` int64; zeros for a photo without classes, which says nothing of its objects.
-    """
-    if not len(cam):
-        return np.zeros(bins, dtype=np.int64)
-    return np.histogram(cam.max(axis=0), bins, (0.0, 1.0))[0].astype(np.int64)
-
-
-def otsu_score(histogram: NDArray[np.integer]) -> float | None:
-    """Background score that parts the scores into two groups best; it needs no masks.
-
-    Otsu (IEEE Trans. SMC, 1979): the threshold with the largest variance between the groups.
-
-    Args:
-        histogram: Pixels by score over equal bins of [0, 1], as :func:`score_histogram` counts.
-
-    Returns:
-        Upper edge of the lower group, in (0, 1); None if fewer than two bins hold a pixel.
-    """
-    if np.count_nonzero(histogram) < 2:
-        return None
-    bins = len(histogram)
-    share = histogram / histogram.sum()
-    centre = (np.arange(bins) + 0.5) / bins
-    below, moment = share.cumsum()[:-1], (share * centre).cumsum()[:-1]
-    mean = float((share * centre).sum())
-    # Where one side is empty there is no second group.
-    spread = np.where((below > 0) & (below < 1), below * (1 - below), np.inf)
-    return float((np.argmax((mean * below - moment) ** 2 / spread) + 1) / bins)
-
-
 def write_label(path: Path, labels: NDArray[np.uint8]) -> None:
     """Write labels as an 8-bit PNG with the VOC palette.
 

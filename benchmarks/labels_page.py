@@ -1,0 +1,90 @@
+"""Write docs/labels.md's tables from benchmarks/results/labels/*.json: run it bare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "labels"
+PAGE = ROOT / "docs" / "labels.md"
+
+
+def main() -> None:
+    """Each part of the page between its marks is made anew."""
+    text = PAGE.read_text()
+    for name, make in {"refinement": refinement, "thresholds": thresholds, "crf": crf}.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(begin)
+        path = RESULTS / f"{name}.json"
+        lines = make(json.loads(path.read_text())) if path.exists() else ["Not measured yet."]
+        text = before + "\n".join([begin, *lines, end]) + rest.split(end)[1]
+    PAGE.write_text(text)
+
+
+def refinement(content: dict[str, Any]) -> list[str]:
+    """A row a refinement."""
+    lines = ["| run | start | refinement | mIoU | CPU seconds a photo | photos |", "|" + "---|" * 6]
+    for row in content["rows"]:
+        trusted = row["refine.certainty"]
+        start = "scores" if trusted is None else f"labels, certainty {trusted}"
+        steps = row["cpu_seconds_per_photo"].items()
+        seconds = ", ".join(f"{name} {value:.2f}" for name, value in steps) or "-"
+        name = f"{content['data']} {row['run']} | {start} | {row['refinement']}"
+        lines.append(f"| {name} | {100 * row['miou']:.1f} | {seconds} | {row['num_images']} |")
+    return [*lines, "", made_by(content)]
+
+
+def thresholds(content: dict[str, Any]) -> list[str]:
+    """Points that each criterion loses, a row a run."""
+    names = list(content["rows"][0]["bg_score"])
+    lines = [f"| run | best score | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
+    for row in content["rows"]:
+        cells = [cell(row, name) for name in names]
+        best = f"{row['best_bg_score']:.2f}"
+        lines.append(f"| {row['data']} {row['run']} | {best} | {' | '.join(cells)} |")
+    worst = [max(row["lost"].get(name, 0.0) for row in content["rows"]) for name in names]
+    shown = " | ".join(f"**{100 * value:.2f}**" for value in worst)
+    return [*lines, f"| **largest loss** | | {shown} |", "", made_by(content)]
+
+
+def cell(row: dict[str, Any], name: str) -> str:
+    """The score that a criterion chose and what it loses."""
+    if name not in row["lost"]:
+        return "-"
+    return f"{row['bg_score'][name]:.2f}: {100 * row['lost'][name]:.2f}"
+
+
+def crf(content: dict[str, Any]) -> list[str]:
+    """Agreement with the compiled package, error against exact kernels, times."""
+    lines = []
+    for name, found in content["agreement"].items():
+        lines.append(
+            f"- Kernel of {name}: {100 * found['mean']:.4f} % of the pixels of {found['photos']}"
+            f" photos get the same label from both ({100 * found['worst_photo']:.3f} % in the worst"
+            " photo)."
+        )
+    for name, found in content["exact"].items():
+        errors = ", ".join(
+            f"{backend} {value['largest']:.4f} (mean {value['mean']:.5f})"
+            for backend, value in found.items()
+        )
+        lines.append(
+            f"- Kernel of {name}, photos of 40 x 50 pixels, largest error of a marginal against"
+            f" exact kernels: {errors}."
+        )
+    times = content["cpu_seconds_375x500"].items()
+    lines += ["", "| 375 x 500 pixels, 21 labels, one thread | CPU seconds, best of five |"]
+    lines += ["|---|---|", *(f"| {name} | {value:.2f} |" for name, value in times)]
+    return [*lines, "", made_by(content)]
+
+
+def made_by(content: dict[str, Any]) -> str:
+    """Where the numbers were made."""
+    place = content["environment"]
+    return f"({place['processor']}, torch {place['versions']['torch']}, {place['git_revision']})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What each criterion for the background score loses against the best score; with masks.
+
+python benchmarks/thresholds.py --runs runs/a runs/b --json benchmarks/results/labels/NAME.json
+
+Runs that the JSON already holds are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dscnet.config import Config
+from dscnet.data import PhotoSet, open_dataset, read_mask
+from dscnet.evaluation import SWEEP, evaluate_cams
+from dscnet.labelling import load_map, score_counts
+from dscnet.labels.thresholds import CRITERIA, suggested_score
+from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.stages import truth
+
+
+def main() -> None:
+    """One row a finished run: its maps alone choose, then masks measure the choice."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+    for path in options.runs:
+        config = RunFolder(path).read_config()
+        name = {"data": Path(config.data).name, "run": path.name}
+        if any(name.items() <= row.items() for row in rows):
+            print(f"{name['data']} {path.name}: measured before")
+            continue
+        rows.append(name | measure(RunFolder(path), config))
+        content = {"environment": environment(0), "rows": rows}
+        write_text(options.json, json.dumps(content, indent=1) + "\n")
+        lost = ", ".join(f"{key} {100 * value:.2f}" for key, value in rows[-1]["lost"].items())
+        print(f"{name['data']} {path.name}: points lost by {lost}")
+
+
+def measure(folder: RunFolder, config: Config) -> dict[str, Any]:
+    """Background score of each criterion, and the mIoU that it loses."""
+    photos = open_dataset(config.data, config.train_split)
+    with_saliency = all(sample.saliency_path is not None for sample in photos.samples)
+    counts = score_counts(photos, folder.cams, saliency=with_saliency)
+    found = {name: suggested_score(counts, name) for name in CRITERIA}
+    scores = {name: score for name, score in found.items() if score is not None}
+    best = evaluate(folder, photos, SWEEP)
+    miou = {score: evaluate(folder, photos, [score])[0] for score in set(scores.values())}
+    return {
+        "variant": config.method.variant,
+        "seed": config.seed,
+        "miou_best_bg": best[0],
+        "best_bg_score": best[1],
+        "bg_score": found,
+        "lost": {name: best[0] - miou[score] for name, score in scores.items()},
+    }
+
+
+def evaluate(folder: RunFolder, photos: PhotoSet, scores: Sequence[float]) -> tuple[float, float]:
+    """The best mIoU among some background scores, and its score."""
+    items = (
+        (*load_map(folder.cams, image_id), read_mask(mask).numpy())
+        for image_id, mask in truth(photos)
+    )
+    section = evaluate_cams(items, photos.classes, split=None, bg_score=0.0, sweep=scores)
+    return section["miou_best_bg"], section["best_bg_score"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""From maps to pseudo labels: stages `refine` and `label`, and the choice of the background score.
+
+Nothing here opens a mask.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dscnet.build import build_features, build_model, device_of
+from dscnet.data import PhotoSet, read_image
+from dscnet.data.io import read_saliency
+from dscnet.job import Job
+from dscnet.labels.cam import read_cam, write_cam
+from dscnet.labels.pseudo_label import pseudo_label, write_label
+from dscnet.labels.refine import (
+    label_probabilities,
+    probable_label,
+    refine_labels,
+    refinement_steps,
+)
+from dscnet.labels.thresholds import CRITERIA, DEFAULT, ScoreCounts, suggested_score
+from dscnet.predictor import restore
+from dscnet.run_folder import fresh_folder, write_text
+from dscnet.types import DataError
+
+log = logging.getLogger("dscnet")
+
+
+def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The map that labels are made from: the refined CAM where there is one; with its classes."""
+    maps, classes = read_cam(folder / f"{image_id}.npz")
+    return maps["refined" if "refined" in maps else "cam"], classes
+
+
+def map_folder(job: Job) -> Path:
+    """Where the maps lie that labels are made from."""
+    elsewhere = job.config.label.cams
+    return Path(elsewhere) if elsewhere else job.folder.cams
+
+
+def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> ScoreCounts:
+    """What the criteria for the background score read: counts over the maps of all photos."""
+    counts = ScoreCounts()
+    for sample in photos.samples:
+        maps, classes = read_cam(cams / f"{sample.image_id}.npz")
+        refined = "refined" in maps and "cam" in maps
+        path = sample.saliency_path if saliency else None
+        counts.add(
+            maps["refined" if "refined" in maps else "cam"],
+            classes,
+            second=maps["cam"] if refined else None,
+            saliency=None if path is None else read_saliency(path)[0].numpy(),
+        )
+    return counts
+
+
+def background_score(job: Job) -> float:
+    """The background score in use: the setting, or what its criterion reads off the maps.
+
+    Raises:
+        DataError: If the maps do not allow the criterion.
+    """
+    setting = job.config.label.bg_score
+    if not isinstance(setting, str):
+        return setting
+    criterion = DEFAULT if setting == "auto" else setting
+    counts = score_counts(job.train, map_folder(job), saliency=criterion == "saliency")
+    score = suggested_score(counts, criterion)
+    if score is None:
+        raise DataError(
+            f"label.bg_score: criterion '{criterion}' finds no background score in"
+            f" {map_folder(job)}: its maps are empty, or lack what it compares them with (a refined"
+            " map, a saliency map a photo); choose another criterion or a number"
+        )
+    log.info("background score %s, by criterion '%s' on the maps", score, criterion)
+    return score
+
+
+def refine(job: Job, resume: bool) -> None:
+    """Write label probabilities after each refinement step: ``refined/ID.npz``, a map a step.
+
+    And the labels before it, ``refined/before/ID.png``, to compare with.
+    """
+    config, folder = job.config, job.folder
+    steps = refinement_steps(config.refine.steps, walk_features(job))
+    shutil.rmtree(folder.refined, ignore_errors=True)
+    folder.refinement.unlink(missing_ok=True)
+    if not steps:
+        log.info("no refinement steps are set (--refine.steps '[pamr]')")
+        return
+    bg_score = background_score(job)
+    device = device_of(config.train.accelerator)
+    seconds = dict.fromkeys(steps, 0.0)
+    for sample in job.train.samples:
+        scores, classes = load_map(map_folder(job), sample.image_id)
+        photo = read_image(sample.image_path)
+        if scores.shape[1:] != photo.shape[1:]:
+            raise DataError(
+                f"{map_folder(job)}: the maps of '{sample.image_id}' are {scores.shape[1:]}, its"
+                f" photo is {tuple(photo.shape[1:])} (height, width): make them at photo size"
+            )
+        start = label_probabilities(
+            scores,
+            bg_score=bg_score,
+            bg_power=config.refine.bg_power,
+            certainty=config.refine.certainty,
+        ).to(device)
+        maps = {}
+        started = time.monotonic()
+        for name, refined in refine_labels(start, photo.to(device), steps):
+            maps[name] = refined[1:].clamp(0, 1).cpu()
+            seconds[name] += time.monotonic() - started
+            started = time.monotonic()
+        write_cam(folder.refined / f"{sample.image_id}.npz", maps, classes)
+        write_label(
+            folder.unrefined / f"{sample.image_id}.png",
+            pseudo_label(scores, classes, bg_score=bg_score),
+        )
+    write_text(folder.refinement, json.dumps(seconds) + "\n")
+
+
+def walk_features(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The trained trunk's features of photos; None where no random walk needs them."""
+    config = job.config
+    if "walk" not in config.refine.steps:
+        return None
+    model = build_model(config, job.train.num_classes, pretrained=False)
+    restore(model, job.folder.weights)
+    model.to(device_of(config.train.accelerator)).eval()
+    card = job.folder.read_card()
+    return build_features(config, model, card["mean"], card["std"])
+
+
+def label(job: Job, resume: bool) -> None:
+    """Write the pseudo label of every training photo: ``labels/ID.png``.
+
+    Beside the background score in use it notes those that the maps themselves suggest.
+    """
+    settings, folder = job.config.label, job.folder
+    bg_score = background_score(job)
+    band = (
+        None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
+    )
+    fresh_folder(folder.labels)
+    for sample in job.train.samples:
+        if job.config.refine.steps:
+            labels = refined_labels(folder.refined, sample.image_id)[-1]
+        else:
+            scores, classes = load_map(map_folder(job), sample.image_id)
+            labels = pseudo_label(scores, classes, bg_score=bg_score, ignore_band=band)
+        write_label(folder.labels / f"{sample.image_id}.png", labels)
+    counts = score_counts(job.train, map_folder(job))
+    suggested = {name: suggested_score(counts, name) for name in CRITERIA if name != "saliency"}
+    record = {**suggested, "used": bg_score, "setting": settings.bg_score}
+    write_text(folder.threshold, json.dumps(record) + "\n")
+    log.info("background score %s; the maps suggest %s", bg_score, suggested)
+
+
+def refined_labels(folder: Path, image_id: str) -> list[NDArray[np.uint8]]:
+    """Labels of a photo after each refinement step."""
+    maps, classes = read_cam(folder / f"{image_id}.npz")
+    return [probable_label(foreground, classes) for foreground in maps.values()]

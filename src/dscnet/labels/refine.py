@@ -1,0 +1,133 @@
+"""From pseudo labels to better ones: refinement steps in any order, over label probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dscnet.labels.affinity import random_walk
+from dscnet.labels.crf import dense_crf
+from dscnet.labels.pamr import pamr
+from dscnet.labels.pseudo_label import best_label
+from dscnet.types import BACKGROUND
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""Maps label probabilities ``(B, L, H, W)`` and uint8 photos ``(B, 3, H, W)`` to probabilities."""
+
+STEPS = ("pamr", "crf", "walk")
+"""Names of the refinement steps."""
+
+
+def refinement_steps(
+    names: Iterable[str], features: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, Step]:
+    """The steps by name, in the order asked for.
+
+    Args:
+        names: Among ``STEPS``, none twice.
+        features: Maps uint8 photos ``(B, 3, H, W)`` to ``(B, D, h, w)``; for ``walk`` only.
+
+    Raises:
+        ValueError: If a name is unknown or comes twice, or ``walk`` lacks its features.
+    """
+    chosen = list(names)
+    if set(chosen) - {*STEPS} or len(set(chosen)) < len(chosen):
+        raise ValueError(f"steps must be among {', '.join(STEPS)}, none twice, got {chosen}")
+
+    def walk(probabilities: Tensor, photos: Tensor) -> Tensor:
+        if features is None:
+            raise ValueError("step 'walk' needs a function from photos to features")
+        return random_walk(probabilities, features(photos))
+
+    steps: dict[str, Step] = {"pamr": pamr, "crf": dense_crf, "walk": walk}
+    return {name: steps[name] for name in chosen}
+
+
+def label_probabilities(
+    cam: NDArray[np.floating],
+    *,
+    bg_score: float,
+    bg_power: float | None = None,
+    certainty: float | None = 0.7,
+) -> Tensor:
+    """Probabilities of background and classes that refinement starts from.
+
+    IRNet (Ahn, Cho, Kwak, CVPR 2019) and later code trust the labels at a fixed background score
+    with 0.7; AffinityNet takes the scores themselves with ``(1 - max score)^bg_power`` as
+    background (``certainty=None``).
+
+    Args:
+        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
+        bg_score: Score of the background, in [0, 1]. Not read with a power.
+        bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
+        certainty: Probability of the strongest label, in (0.5, 1]; the others share the rest.
+            None = the scores, scaled to sum to 1.
+
+    Returns:
+        ``(C' + 1, H, W)`` float32, background first, sums to 1.
+
+    Raises:
+        ValueError: If ``bg_score``, ``bg_power`` or ``certainty`` is out of range.
+    """
+    if not 0 <= bg_score <= 1:
+        raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
+    if certainty is not None and not 0.5 < certainty <= 1:
+        raise ValueError(f"certainty must be above 0.5 and at most 1, got {certainty}")
+    if bg_power is not None and bg_power <= 0:
+        raise ValueError(f"bg_power must be > 0, got {bg_power}")
+    foreground = torch.from_numpy(np.ascontiguousarray(cam, dtype=np.float32))
+    strongest = foreground.amax(0, keepdim=True) if len(cam) else foreground.new_zeros(1, 1, 1)
+    background = torch.full((1, *cam.shape[1:]), bg_score)
+    if bg_power is not None:
+        background = (1 - strongest).pow(bg_power).expand_as(background)
+    scores = torch.cat([background, foreground])
+    if certainty is None:
+        # Where no score is left, a background score of 0 included, all is background.
+        scores[0] = scores[0].where(scores.sum(0) > 0, 1.0)
+        return scores / scores.sum(0)
+    if len(scores) == 1:
+        return torch.ones_like(scores)
+    others = (1 - certainty) / (len(scores) - 1)
+    return torch.full_like(scores, others).scatter_(0, scores.argmax(0, keepdim=True), certainty)
+
+
+def refine_labels(
+    probabilities: Tensor, photo: Tensor, steps: dict[str, Step]
+) -> Iterable[tuple[str, Tensor]]:
+    """Run the steps one after the other on one photo.
+
+    Args:
+        probabilities: ``(L', H, W)``.
+        photo: ``(3, H, W)`` uint8.
+        steps: As :func:`refinement_steps` gives them.
+
+    Yields:
+        Each step's name and the probabilities after it, ``(L', H, W)``; as they were for a photo
+        that can only be background.
+    """
+    for name, step in steps.items():
+        if len(probabilities) > 1:
+            probabilities = step(probabilities[None], photo[None])[0]
+        yield name, probabilities
+
+
+def probable_label(
+    foreground: NDArray[np.floating], classes: Sequence[int] | NDArray[np.integer]
+) -> NDArray[np.uint8]:
+    """The most probable label of each pixel; background, which has what is left, wins ties.
+
+    Args:
+        foreground: Probabilities of the present classes, ``(C', H, W)``.
+        classes: Index of each, 0-based.
+
+    Returns:
+        ``(H, W)`` uint8: 0 background, c + 1 for class c. Without classes all is background.
+    """
+    best, winner = best_label(foreground, classes)
+    background: NDArray[Any] = 1 - foreground.sum(axis=0)
+    return np.where(best > background, winner, np.uint8(BACKGROUND))
