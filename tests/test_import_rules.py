@@ -46,6 +46,7 @@ TOP = {
     "export",
     "pipeline",
     "predictor",
+    "rounds",
     "run_folder",
     "run_report",
     "stages",

@@ -328,6 +328,13 @@ def metrics_table(metrics: dict[str, Any]) -> str:
             f"{name:14}{section['split'] or '':8}{section['num_images']:>7}"
             f"{100 * section['miou']:>8.1f}{shown:>9}"
         )
+    for row in metrics.get("rounds", []):
+        reached = ", ".join(
+            f"{name} {100 * row[name]['miou']:.1f}"
+            for name in ("cam", "pseudo_label", "segmenter")
+            if row[name] is not None
+        )
+        lines.append(f"round {row['round']}: {reached or 'not measured'}")
     score = metrics.get("tags", {}).get("map")
     if score is not None:
         lines.append(f"{'tags (mAP)':29}{100 * score:>8.1f}")

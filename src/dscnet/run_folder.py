@@ -72,6 +72,15 @@ class RunFolder:
         return self.root / "labels"
 
     @property
+    def saliency(self) -> Path:
+        """Saliency labels of the training photos, in the folder of a round."""
+        return self.root / "saliency"
+
+    def round(self, index: int) -> RunFolder:
+        """Folder of one of AuxSegNet's rounds; 0 holds the labels that the first learns from."""
+        return RunFolder(self.root / "rounds" / str(index))
+
+    @property
     def threshold(self) -> Path:
         """The background score in use and the one that the maps suggest."""
         return self.root / "threshold.json"

@@ -26,7 +26,15 @@ from dscnet.build import (
     optimiser_settings,
 )
 from dscnet.config import Config, TrainConfig
-from dscnet.data import PhotoDataset, PhotoSet, image_size, make_loader, read_image, read_mask
+from dscnet.data import (
+    PhotoDataset,
+    PhotoSet,
+    image_size,
+    make_loader,
+    read_image,
+    read_mask,
+    read_saliency,
+)
 from dscnet.labels.cam import multi_scale_cam, read_cam, write_cam
 from dscnet.labels.pseudo_label import (
     otsu_score,
@@ -35,6 +43,7 @@ from dscnet.labels.pseudo_label import (
     score_histogram,
     write_label,
 )
+from dscnet.losses.saliency import SALIENT
 from dscnet.losses.tags import mean_average_precision
 from dscnet.models import PlainCam
 from dscnet.objective import SegmentationObjective
@@ -42,6 +51,7 @@ from dscnet.predictor import Predictor, restore, store
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.run_report import write_run_report
 from dscnet.training import CollapseWatch, TrainingModule, fit, tag_entropy
+from dscnet.types import BACKGROUND
 
 log = logging.getLogger("dscnet")
 
@@ -58,14 +68,29 @@ class Job:
 
 
 def train(job: Job, resume: bool) -> None:
-    """Train the CAM network on photos and tags; the last weights count, no validation chooses."""
-    config, folder = job.config, job.folder
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    model = build_model(config, job.train.num_classes)
-    objective = build_objective(config.method, job.train.num_labels)
-    backbone = model.backbone
+    """Train the CAM network on photos and tags."""
+    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    model = build_model(job.config, job.train.num_classes)
+    objective = build_objective(job.config.method, job.train.num_labels)
+    learn(job, model, objective, resume)
+
+
+def learn(
+    job: Job,
+    model: PlainCam,
+    objective: torch.nn.Module,
+    resume: bool,
+    *,
+    mask_dir: Path | None = None,
+    saliency_dir: Path | None = None,
+) -> None:
+    """Train a CAM network into the job's folder; the last weights count, no validation chooses."""
+    config, folder, backbone = job.config, job.folder, model.backbone
     dataset = PhotoDataset(
-        job.train, build_train_transform(config.augment, backbone.mean, backbone.std)
+        job.train,
+        build_train_transform(config.augment, backbone.mean, backbone.std),
+        mask_dir=mask_dir,
+        saliency_dir=saliency_dir,
     )
     write_card(job, backbone.mean, backbone.std)
     watch = CollapseWatch("cls", tag_entropy(tag_matrix(job.train)))
@@ -170,13 +195,17 @@ def tag_map(job: Job, model: PlainCam) -> float | None:
 
 def cam(job: Job, resume: bool) -> None:
     """Write the maps of every training photo: ``cams/ID.npz``."""
+    model = build_model(job.config, job.train.num_classes, pretrained=False)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+
+
+def write_cams(job: Job, model: PlainCam) -> None:
+    """Write a trained network's maps of every training photo into the job's folder."""
     config, folder = job.config, job.folder
-    model = build_model(config, job.train.num_classes, pretrained=False)
-    restore(model, folder.weights)
-    card = folder.read_card()
     device = device_of(config.train.accelerator)
     model.to(device).eval()
-    transform = build_eval_transform(card["mean"], card["std"])
+    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     fresh_folder(folder.cams)
     # Groups start at random: the same maps whatever ran before in this process.
     torch.manual_seed(config.seed)
@@ -235,6 +264,10 @@ def label(job: Job, resume: bool) -> None:
         scores, classes = load_map(cams, sample.image_id)
         histogram += score_histogram(scores)
         labels = pseudo_label(scores, classes, bg_score=settings.bg_score, ignore_band=band)
+        if settings.salient_only:
+            last = folder.round(job.config.auxseg.rounds)
+            saliency = read_saliency(last.saliency / f"{sample.image_id}.png")[0].numpy()
+            labels[saliency <= SALIENT] = BACKGROUND
         write_label(folder.labels / f"{sample.image_id}.png", labels)
     otsu = otsu_score(histogram)
     write_text(folder.threshold, json.dumps({"otsu": otsu, "used": settings.bg_score}) + "\n")
@@ -251,7 +284,19 @@ def fresh_folder(path: Path) -> None:
 
 
 def segment(job: Job, resume: bool) -> None:
-    """Train the segmentation network on the pseudo labels; write the validation photos' masks."""
+    """Train the segmentation network on the pseudo labels; write the validation photos' masks.
+
+    Where the CAM network has a segmentation branch of its own, there is nothing more to train.
+    """
+    if not job.config.own_branch:
+        train_segmenter(job, resume)
+    if job.val is not None:
+        fresh_folder(job.folder.masks)
+        Predictor.from_run(job.folder.root).write(job.val, job.folder.masks)
+
+
+def train_segmenter(job: Job, resume: bool) -> None:
+    """Train the segmentation network on the pseudo labels, or on true masks."""
     config, folder = job.config, job.folder
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_segmenter(config, job.train.num_labels)
@@ -272,13 +317,14 @@ def segment(job: Job, resume: bool) -> None:
         [],
     )
     store(model, folder.segmenter_weights)
-    if job.val is not None:
-        fresh_folder(folder.masks)
-        Predictor.from_run(folder.root).write(job.val, folder.masks)
 
 
-def evaluate(job: Job, resume: bool) -> None:
-    """Measure every stage against the true masks, where the data set has them: ``metrics.json``."""
+def measure(job: Job) -> dict[str, Any]:
+    """Measure every stage against the true masks, where the data set has them.
+
+    Returns:
+        Sections of ``metrics.json``.
+    """
     config, folder = job.config, job.folder
     classes = job.train.classes
     train_masks = truth(job.train)
@@ -289,6 +335,7 @@ def evaluate(job: Job, resume: bool) -> None:
         "pseudo_label": None,
         "segmenter": None,
         "tags": {"map": None},
+        "supervision": config.supervision,
     }
     if train_masks and folder.fingerprint_of("cam"):
         items = (
@@ -309,7 +356,7 @@ def evaluate(job: Job, resume: bool) -> None:
     tags = folder.checkpoints / "tags.json"
     if folder.fingerprint_of("train"):
         sections["tags"]["map"] = json.loads(tags.read_text())["map"]
-    evaluation.write_metrics(folder.metrics, sections)
+    return sections
 
 
 def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:

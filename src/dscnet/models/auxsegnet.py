@@ -116,11 +116,16 @@ class AuxSegNet(PlainCam):
         output.seg_logits, output.saliency_logits = (_enlarge(maps, size) for maps in refined)
         return output
 
-    def segment(self, image: Tensor) -> Tensor:
-        """Segmentation scores alone, ``(B, L, H, W)``, of photos ``(B, 3, H, W)``."""
+    def dense_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the two branches alone, of photos ``(B, 3, H, W)``.
+
+        Returns:
+            Segmentation ``(B, L, H, W)`` and saliency ``(B, 1, H, W)``, both refined.
+        """
         *_, features = self.backbone(image)
-        _, (scores, _), _ = self._branches(features, None)
-        return _enlarge(scores, (image.shape[-2], image.shape[-1]))
+        _, (segmentation, saliency), _ = self._branches(features, None)
+        size = (image.shape[-2], image.shape[-1])
+        return _enlarge(segmentation, size), _enlarge(saliency, size)
 
     def _branches(
         self, features: Tensor, cam: Tensor | None
@@ -152,7 +157,7 @@ class SegmentationPath(nn.Module):
 
     def net(self, image: Tensor) -> Tensor:
         """Scores ``(B, L, H, W)`` of photos ``(B, 3, H, W)``."""
-        return self.network.segment(image)
+        return self.network.dense_scores(image)[0]
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos of any size, ``(B, 3, H, W)``; ``tags`` are not read."""
