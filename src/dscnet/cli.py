@@ -123,6 +123,10 @@ def build_parser() -> Parser:
     predict.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    saliency = add("saliency", "saliency maps for photos, by a ready-made network (rembg)")
+    saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    saliency.add_argument("--out", type=str, required=True, help="folder for the maps")
+    saliency.add_argument("--model", type=str, default="u2net", help="network, by rembg's name")
     export = add(
         "export", "a run's segmentation network for use elsewhere, checked against the original"
     )
@@ -287,6 +291,16 @@ def _do_predict(parsed: Namespace) -> int:
     return 1 if failures else 0
 
 
+def _do_saliency(parsed: Namespace) -> int:
+    from dscnet.saliency_maps import make_saliency
+
+    failures = make_saliency(parsed.photos, parsed.out, model=parsed.model)
+    for line in failures:
+        print(f"no map: {line}", file=sys.stderr)
+    print(f"saliency maps: {parsed.out}")
+    return 1 if failures else 0
+
+
 def _do_export(parsed: Namespace) -> int:
     from dscnet.export import export
 
@@ -308,6 +322,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": _do_run,
     "evaluate": _do_evaluate,
     "predict": _do_predict,
+    "saliency": _do_saliency,
     "export": _do_export,
     "recipes": _do_recipes,
     **{name: _do_stage(name) for name in STAGE_VERBS},
