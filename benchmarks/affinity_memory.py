@@ -58,7 +58,7 @@ def main() -> None:
     content = {
         "command": " ".join(["python benchmarks/affinity_memory.py", *shared]),
         "environment": environment(0),
-        "rows": rows,
+        "memory": rows,
     }
     if options.json is not None:
         write_text(options.json, json.dumps(content, indent=1) + "\n")
