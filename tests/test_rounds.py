@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import equal
 
+from dscnet.build import build_eval_transform, build_model
 from dscnet.cli import main
 from dscnet.config import (
     AugmentConfig,
@@ -30,7 +31,7 @@ from dscnet.labels.cam import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.saliency import fuse_saliency
 from dscnet.pipeline import run
-from dscnet.predictor import Predictor
+from dscnet.predictor import Predictor, restore
 from dscnet.types import DataError
 
 
@@ -68,7 +69,9 @@ def weights(folder: Path):
 
 def same_weights(one: Path, two: Path) -> bool:
     first, second = weights(one), weights(two)
-    return first.keys() == second.keys() and all(equal(v, second[k]) for k, v in first.items())
+    return first.keys() == second.keys() and all(
+        torch.equal(v, second[k]) for k, v in first.items()
+    )
 
 
 def test_every_round_keeps_its_files(finished):
@@ -123,6 +126,34 @@ def test_saliency_begins_with_the_given_maps_and_becomes_binary(finished, scenes
         for index in (1, 2):
             later = read_saliency(finished / "rounds" / str(index) / "saliency" / path.name)
             assert set(later.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_saliency_labels_average_with_the_first_maps(finished, scenes):
+    for index in (1, 2):
+        folder = finished / "rounds" / str(index)
+        model = build_model(settings(scenes), 6, pretrained=False).eval()
+        restore(model, folder / "checkpoints" / "weights.safetensors")
+        transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+        for sample in open_dataset(scenes, "train").samples[:4]:
+            photo = transform(read_image(sample.image_path), None)[0][None]
+            with torch.inference_mode():
+                predicted = model(photo).saliency_logits[0].sigmoid()
+            expected = (predicted + read_saliency(sample.saliency_path)) / 2 > 0.5
+            got = read_saliency(folder / "saliency" / f"{sample.image_id}.png")
+            assert (got == expected).float().mean() > 0.999
+
+
+def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp_path):
+    """Nothing is learned at rate 0: two rounds end with one network, whatever their seeds."""
+    config = settings(scenes)
+    config.train.lr, config.train.epochs = 0.0, 1
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    rounds = tmp_path / "run" / "rounds"
+    assert same_weights(rounds / "1", rounds / "2")
+    torch.manual_seed(0)
+    drawn = build_model(settings(scenes), 6).state_dict()
+    assert not all(torch.equal(v, drawn[k]) for k, v in weights(rounds / "1").items())
 
 
 def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
