@@ -14,7 +14,7 @@ from dscnet.context.numerics import full_precision
 def affinity(query: Tensor, key: Tensor) -> Tensor:
     """How much each of some pixels attends to each pixel of its photo.
 
-    AuxSegNet's intra-task affinity (Wang et al., NeurIPS 2018, for its form): the softmax over all
+    AuxSegNet's intra-task affinity (its form: Wang et al., CVPR 2018): the softmax over all
     pixels of the plain dot product, not scaled by its length.
 
     Args:
