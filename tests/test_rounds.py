@@ -349,3 +349,16 @@ def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes,
     with pytest.raises(ValueError, match=message):
         run(replace_settings(settings(scenes), changes), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_maps_asked_for_later_are_missed_by_name(scenes, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    shutil.rmtree(bare / "saliency")
+    config = settings(bare)
+    config.auxseg = AuxSegConfig(rounds=1, saliency="from_cam", branch_channels=16)
+    config.train.epochs = 1
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    config.auxseg.saliency = "maps"
+    with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
+        run(config, tmp_path / "run", stages=["train"], resume=True, progress=False)

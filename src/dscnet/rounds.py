@@ -63,9 +63,8 @@ def train_rounds(job: Job, resume: bool) -> None:
         else:
             _one_round(one, job.folder, index)
         one.folder.finish("round", "finished", time.monotonic() - started)
-    for kept in ("weights", "losses", "model_card"):
+    for kept in ("weights", "tag_scores", "losses", "model_card"):
         _copy(getattr(folder.round(last), kept), getattr(folder, kept))
-    _copy(folder.round(last).checkpoints / "tags.json", folder.checkpoints / "tags.json")
 
 
 def _job_of_round(job: Job, index: int) -> Job:
@@ -84,8 +83,8 @@ def _first_labels(job: Job) -> None:
     """Round 0: maps of a plain CAM, the first saliency, and what both say together."""
     auxseg = job.config.auxseg
     if auxseg.cams is None:
-        model = _network(job)
-        if not job.folder.weights.exists():
+        model = _network(job, pretrained=True)
+        if not job.folder.tag_scores.exists():
             learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
         restore(model, job.folder.weights)
         write_cams(job, model)
@@ -106,16 +105,20 @@ def _first_labels(job: Job) -> None:
 def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDArray[np.floating]:
     if job.config.auxseg.saliency == "from_cam":
         return saliency_from_cam(maps)
-    assert sample.saliency_path is not None  # refused before training
+    if sample.saliency_path is None:
+        raise DataError(
+            f"{sample.image_path}: has no saliency map; add one, or do without: auxseg.saliency"
+            " from_cam"
+        )
     return _read_map(sample.saliency_path)
 
 
 def _one_round(job: Job, run: RunFolder, index: int) -> None:
     """Train on the labels of the round before; make those of the next."""
     before = run.round(index - 1)
-    model = _network(job)
+    model = _network(job, pretrained=index == 1)
     assert isinstance(model, AuxSegNet)
-    if not job.folder.weights.exists():
+    if not job.folder.tag_scores.exists():
         if index > 1:
             restore(model, before.weights)
         objective = AuxSegObjective(build_objective(job.config.method, job.train.num_labels))
@@ -128,9 +131,9 @@ def _one_round(job: Job, run: RunFolder, index: int) -> None:
         _predictor(job, model).write(job.val, job.folder.masks)
 
 
-def _network(job: Job) -> PlainCam:
+def _network(job: Job, *, pretrained: bool) -> PlainCam:
     L.seed_everything(job.config.seed, workers=True, verbose=False)
-    return build_model(job.config, job.train.num_classes)
+    return build_model(job.config, job.train.num_classes, pretrained=pretrained)
 
 
 @torch.inference_mode()

@@ -62,6 +62,11 @@ class RunFolder:
         return self.checkpoints / "weights.safetensors"
 
     @property
+    def tag_scores(self) -> Path:
+        """How well the CAM network tells the tags; written last of a training."""
+        return self.checkpoints / "tags.json"
+
+    @property
     def cams(self) -> Path:
         """Maps of the training photos."""
         return self.root / "cams"

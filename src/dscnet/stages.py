@@ -107,7 +107,7 @@ def learn(
     )
     store(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model)}
-    write_text(folder.checkpoints / "tags.json", json.dumps(scores) + "\n")
+    write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
 
 def optimise(
@@ -353,9 +353,8 @@ def measure(job: Job) -> dict[str, Any]:
     if val_masks and folder.fingerprint_of("segment"):
         pairs = label_pairs(folder.masks, val_masks)
         sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
-    tags = folder.checkpoints / "tags.json"
     if folder.fingerprint_of("train"):
-        sections["tags"]["map"] = json.loads(tags.read_text())["map"]
+        sections["tags"]["map"] = json.loads(folder.tag_scores.read_text())["map"]
     return sections
 
 
