@@ -83,7 +83,7 @@ def _first_labels(job: Job) -> None:
     """Round 0: maps of a plain CAM, the first saliency, and what both say together."""
     auxseg = job.config.auxseg
     if auxseg.cams is None:
-        model = _network(job, pretrained=True)
+        model = _network(job)
         if not job.folder.tag_scores.exists():
             learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
         restore(model, job.folder.weights)
@@ -116,7 +116,7 @@ def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDA
 def _one_round(job: Job, run: RunFolder, index: int) -> None:
     """Train on the labels of the round before; make those of the next."""
     before = run.round(index - 1)
-    model = _network(job, pretrained=index == 1)
+    model = _network(job)
     assert isinstance(model, AuxSegNet)
     if not job.folder.tag_scores.exists():
         if index > 1:
@@ -131,9 +131,10 @@ def _one_round(job: Job, run: RunFolder, index: int) -> None:
         _predictor(job, model).write(job.val, job.folder.masks)
 
 
-def _network(job: Job, *, pretrained: bool) -> PlainCam:
+def _network(job: Job) -> PlainCam:
+    # With its pretrained weights in every round: how photos are normalised depends on them.
     L.seed_everything(job.config.seed, workers=True, verbose=False)
-    return build_model(job.config, job.train.num_classes, pretrained=pretrained)
+    return build_model(job.config, job.train.num_classes)
 
 
 @torch.inference_mode()

@@ -203,9 +203,10 @@ def cam(job: Job, resume: bool) -> None:
 def write_cams(job: Job, model: PlainCam) -> None:
     """Write a trained network's maps of every training photo into the job's folder."""
     config, folder = job.config, job.folder
+    card = folder.read_card()
     device = device_of(config.train.accelerator)
     model.to(device).eval()
-    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    transform = build_eval_transform(card["mean"], card["std"])
     fresh_folder(folder.cams)
     # Groups start at random: the same maps whatever ran before in this process.
     torch.manual_seed(config.seed)
