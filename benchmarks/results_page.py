@@ -36,9 +36,29 @@ def layout(content: dict) -> Callable[[str, dict], list[str]]:
     """What writes a file of this kind."""
     if "median_seconds" in content:
         return step_times
+    if "memory" in content:
+        return memory
     if "gradients" in content:
         return diagnosis
     return trials if "common" in content else section
+
+
+def memory(name: str, content: dict) -> list[str]:
+    """Peak memory of a training step."""
+    where = content["environment"]
+    columns = list(content["memory"][0])
+    return [
+        f"## {name}",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"{where['processor']}, {where['cpu_threads']} threads, {where['device']}; torch"
+        f" {where['versions']['torch']}; revision {where['git_revision']}.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+        *("| " + " | ".join(str(row[c]) for c in columns) + " |" for row in content["memory"]),
+    ]
 
 
 def headline() -> list[str]:

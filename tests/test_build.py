@@ -12,7 +12,7 @@ from dscnet.build import (
     optimiser_settings,
 )
 from dscnet.config import AugmentConfig, Config, MethodConfig, ModelConfig, TrainConfig
-from dscnet.models import PlainCam, Seam
+from dscnet.models import AuxSegNet, PlainCam, Seam
 
 
 def config(variant: str, name: str = "seam") -> Config:
@@ -104,3 +104,32 @@ def test_a_share_outside_0_to_1_is_refused():
     settings.method.smooth = 1.5
     with pytest.raises(ValueError, match="smooth must be in"):
         build_model(settings, 3)
+
+
+def test_auxsegnet_takes_its_settings():
+    settings = config("M4", name="auxsegnet")
+    settings.model.output_stride = 8
+    settings.auxseg.branch_channels, settings.auxseg.rows = 24, 9
+    settings.auxseg.published_row_quirk = True
+    model = build_model(settings, 3)
+    assert isinstance(model, AuxSegNet)
+    dilations = [model.segmentation.before[i].dilation[0] for i in (0, 2)]
+    assert [*dilations, model.saliency.after[0].dilation[0]] == [6, 12, 18]
+    assert model.saliency.classifier.weight.shape == (1, 24, 1, 1)
+    assert (model.cross_task.rows, model.cross_task.published_row_quirk) == (9, True)
+    assert model.context.classifier is not None
+
+
+def test_published_positional_quirk_is_momentum_without_weight_decay():
+    quirk = TrainConfig(weight_decay=1e-5, published_positional_quirk=True)
+    taken = optimiser_settings(quirk)
+    assert (taken["momentum"], taken["weight_decay"]) == (1e-5, 0)
+
+
+@pytest.mark.parametrize(("quirk", "fill"), [(False, 255), (True, 0)])
+def test_published_padding_is_background(quirk, fill):
+    augment = AugmentConfig(crop_size=60, long_side=[30, 30], published_padding_quirk=quirk)
+    transform = build_train_transform(augment, (0.5,) * 3, (0.5,) * 3)
+    ones = torch.ones(30, 30, dtype=torch.uint8)
+    _, labels = transform(torch.zeros(3, 30, 30, dtype=torch.uint8), ones)
+    assert labels.unique().tolist() == sorted({1, fill})

@@ -145,13 +145,13 @@ def test_num_classes_must_be_positive() -> None:
 
 
 def test_registry_builds_by_name() -> None:
-    assert list_models() == ["cam", "seam"]
+    assert list_models() == ["auxsegnet", "cam", "seam"]
     model = create_model("cam", TinyTrunk(), 2, dropout=0.1)
     assert type(model) is PlainCam and model.dropout.p == 0.1
 
 
 def test_registry_refuses_unknown_and_taken_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="one of cam, seam, got 'sean'"):
+    with pytest.raises(ValueError, match="one of auxsegnet, cam, seam, got 'sean'"):
         create_model("sean", TinyTrunk(), 2)
     with pytest.raises(ValueError, match="must be new, got 'seam'"):
         register_model("seam", PlainCam)

@@ -26,7 +26,7 @@ def good(tmp_path):
                 save(tmp_path / f"{name}.jpg", np.full((40, 48, 3), 90)),
                 tags,
                 save(tmp_path / f"{name}_mask.png", np.full((40, 48), 2)),
-                save(tmp_path / f"{name}_saliency.png", np.zeros((40, 48))),
+                save(tmp_path / f"{name}_saliency.png", np.full((40, 48), 9)),
             )
         )
     return PhotoSet("pets", ("cat", "dog"), tuple(samples), ("a note",))
@@ -148,3 +148,28 @@ def test_msrc_is_good(shared_data):
     report = check_dataset(open_dataset(shared_data / "msrc", "val"))
     assert report.ok and report.warnings == []
     assert report.info[0] == "msrc: 100 photos, 17 classes, 100 masks, 100 saliency maps"
+
+
+def test_a_missing_saliency_map_is_an_error_where_maps_are_needed(good):
+    photo_set = with_sample(good, saliency_path=None)
+    assert check_dataset(photo_set).ok
+    error = only_error(photo_set, need_saliency=True)
+    assert "a.jpg: has no saliency map; add a.png" in error and "from_cam" in error
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_a_colour_or_16_bit_saliency_map_is_refused_by_name(good, mode):
+    path = good.samples[0].saliency_path
+    Image.new(mode, (48, 40)).save(path)
+    error = only_error(good)
+    assert str(path) in error and "8-bit grey PNG" in error
+
+
+def test_a_black_saliency_map_of_a_tagged_photo_is_warned_of(good):
+    for sample in good.samples:
+        save(sample.saliency_path, np.zeros((40, 48)))
+    report = check_dataset(good)
+    assert report.ok
+    assert len(report.warnings) == 1
+    assert report.warnings[0].startswith("2 tagged photos have an all-black saliency map")
+    assert ": a, b; " in report.warnings[0]

@@ -33,6 +33,7 @@ def test_help_needs_no_torch_and_half_a_second():
         "report",
         "export",
         "recipes",
+        "saliency",
         "sweep",
     ):
         assert verb in done.stdout

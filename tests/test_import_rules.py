@@ -48,6 +48,7 @@ TOP = {
     "labelling",
     "pipeline",
     "predictor",
+    "rounds",
     "run_folder",
     "run_report",
     "stages",

@@ -257,3 +257,37 @@ def test_msrc_batches(shared_data):
         assert batch.image.isfinite().all() and batch.mask.shape == (16, 64, 64)
         for image_id, tags in zip(batch.ids, batch.tags, strict=True):
             assert tuple(tags.nonzero().flatten().tolist()) == by_id[image_id].tags
+
+
+def with_saliency(photos, folder):
+    for index, sample in enumerate(photos.samples):
+        save(folder / f"{sample.image_id}.png", np.full((12, 16), 51 * index))
+    return folder
+
+
+def test_saliency_comes_from_a_folder_and_is_varied_with_the_photo(photos, tmp_path):
+    folder = with_saliency(photos, tmp_path)
+    dataset = train(photos, saliency_dir=folder)
+    plain = train(photos)
+    for index in range(5):
+        item = dataset[index, 3]
+        assert item.saliency.shape == (1, *item.image.shape[1:])
+        assert item.saliency.max() == pytest.approx(0.2 * index)
+        assert torch.equal(item.image, plain[index, 3].image)
+    batch = collate([dataset[0, 1], dataset[1, 2]])
+    assert batch.saliency.shape == (2, 1, *batch.image.shape[2:])
+    assert collate([plain[0, 1]]).saliency is None
+    with pytest.raises(ValueError, match="saliency or none, got 1 of 2"):
+        collate([dataset[0, 1], plain[1, 2]])
+
+
+def test_missing_and_mis_sized_saliency_maps_are_named(photos, tmp_path):
+    folder = with_saliency(photos, tmp_path)
+    with pytest.raises(ValueError, match="a transform with a method 'joint'"):
+        evaluation(photos, saliency_dir=folder)
+    save(folder / "p0.png", np.zeros((16, 12)))
+    with pytest.raises(DataError, match=r"p0\.png has .*p0\.jpg has"):
+        train(photos, saliency_dir=folder)[0]
+    (folder / "p1.png").unlink()
+    with pytest.raises(DataError, match=r"p1\.png: no saliency map for photo .*p1\.jpg"):
+        train(photos, saliency_dir=folder)

@@ -9,7 +9,7 @@ from dscnet.recipes import find_recipe, list_recipes, summary
 
 def test_every_recipe_is_a_valid_config_with_a_header():
     recipes = list_recipes()
-    assert {"demo", "msrc_seam_dscnet"} <= set(recipes)
+    assert {"demo", "msrc_seam_dscnet", "msrc_auxsegnet", "msrc_auxsegnet_dscnet"} <= set(recipes)
     for path in recipes.values():
         from_dict(Config, yaml.safe_load(path.read_text()))
         assert path.read_text().startswith("# ")

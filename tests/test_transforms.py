@@ -252,3 +252,29 @@ def test_real_photo_and_mask_stay_together(shared_data):
     ((row, column),) = torch.nonzero(same).tolist()
     assert torch.equal(image[:, row : row + 64, column : column + 64].long(), crop)
     assert torch.equal(mask[row : row + 64, column : column + 64].long(), labels)
+
+
+def test_saliency_goes_with_the_photo():
+    """Red holds what the saliency map holds: wherever red comes from, saliency does too."""
+    transform = train(crop_size=10, long_side=(7, 20), flip=True)
+    for seed in range(10):
+        image = photo(seed=seed)
+        saliency = image[:1].float() / 255
+        torch.manual_seed(seed)
+        crop, labels, salient = transform.joint(image, None, saliency)
+        assert labels is None and salient.shape == (1, 10, 10)
+        red = crop[:1] * STD[0] + MEAN[0]
+        shown = ~(crop == 0).all(0, keepdim=True)
+        # The photo is scaled in 8 bits, the map is not.
+        assert ((red - salient)[shown].abs() < 0.006).all()
+        assert (salient[~shown] == 0).all()
+        torch.manual_seed(seed)
+        assert torch.equal(transform(image, None)[0], crop)
+
+
+def test_labels_around_a_small_photo_can_be_background():
+    mask = torch.ones(4, 4, dtype=torch.uint8)
+    image = photo(4, 4)
+    for fill in (255, 0):
+        _, labels = train(crop_size=8, long_side=(4, 4), mask_fill=fill)(image, mask)
+        assert labels.unique().tolist() == sorted({1, fill})

@@ -13,10 +13,12 @@ from dscnet.config import AugmentConfig, Config, MethodConfig, SegmentConfig, Tr
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
 from dscnet.models import PlainCam, create_model
+from dscnet.models.auxsegnet import dilations_at
 from dscnet.models.backbones import create_backbone
 from dscnet.models.cam import TAPS
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
+from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 DROPOUT = 0.5
 """SEAM's channel dropout before the class-aware convolution; Eq. (1) and Eq. (11) share it."""
@@ -70,6 +72,13 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     }
     if model.name == "seam":
         options["view_scale"] = model.view_scale
+    if model.name == "auxsegnet":
+        options |= {
+            "branch_channels": config.auxseg.branch_channels,
+            "dilations": dilations_at(model.output_stride),
+            "rows": config.auxseg.rows,
+            "published_row_quirk": config.auxseg.published_row_quirk,
+        }
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
     # Last, so that all variants of a seed start from the same baseline.
     network.context = build_context(method, backbone.channels[-1], num_classes + 1)
@@ -147,7 +156,12 @@ def build_train_transform(
     """Augmentation of training photos."""
     low, high = augment.long_side
     return TrainTransform(
-        augment.crop_size, long_side=(low, high), jitter=tuple(augment.jitter), mean=mean, std=std
+        augment.crop_size,
+        long_side=(low, high),
+        jitter=tuple(augment.jitter),
+        mask_fill=BACKGROUND if augment.published_padding_quirk else IGNORE_INDEX,
+        mean=mean,
+        std=std,
     )
 
 
@@ -157,13 +171,14 @@ def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Eva
 
 
 def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, Any]:
-    """Arguments of ``TrainingModule``; the published momentum quirk is resolved here."""
+    """Arguments of ``TrainingModule``; the published quirks of SGD are resolved here."""
+    quirk = train.published_momentum_quirk or train.published_positional_quirk
     return {
         "optimizer": train.optimizer,
         "lr": train.lr,
         "new_lr_factor": train.new_lr_factor,
-        "momentum": train.weight_decay if train.published_momentum_quirk else train.momentum,
-        "weight_decay": train.weight_decay,
+        "momentum": train.weight_decay if quirk else train.momentum,
+        "weight_decay": 0.0 if train.published_positional_quirk else train.weight_decay,
         "poly_power": train.poly_power,
     }
 

@@ -126,6 +126,10 @@ def build_parser() -> Parser:
     predict.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    saliency = add("saliency", "saliency maps for photos, by a ready-made network (rembg)")
+    saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    saliency.add_argument("--out", type=str, required=True, help="folder for the maps")
+    saliency.add_argument("--model", type=str, default="u2net", help="network, by rembg's name")
     export = add(
         "export", "a run's segmentation network for use elsewhere, checked against the original"
     )
@@ -290,6 +294,16 @@ def _do_predict(parsed: Namespace) -> int:
     return 1 if failures else 0
 
 
+def _do_saliency(parsed: Namespace) -> int:
+    from dscnet.saliency_maps import make_saliency
+
+    failures = make_saliency(parsed.photos, parsed.out, model=parsed.model)
+    for line in failures:
+        print(f"no map: {line}", file=sys.stderr)
+    print(f"saliency maps: {parsed.out}")
+    return 1 if failures else 0
+
+
 def _do_export(parsed: Namespace) -> int:
     from dscnet.export import export
 
@@ -311,6 +325,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": _do_run,
     "evaluate": _do_evaluate,
     "predict": _do_predict,
+    "saliency": _do_saliency,
     "export": _do_export,
     "recipes": _do_recipes,
     **{name: _do_stage(name) for name in STAGE_VERBS},
@@ -331,6 +346,13 @@ def metrics_table(metrics: dict[str, Any]) -> str:
             f"{name:14}{section['split'] or '':8}{section['num_images']:>7}"
             f"{100 * section['miou']:>8.1f}{shown:>9}"
         )
+    for row in metrics.get("rounds", []):
+        reached = ", ".join(
+            f"{name} {100 * row[name]['miou']:.1f}"
+            for name in ("cam", "pseudo_label", "segmenter")
+            if row[name] is not None
+        )
+        lines.append(f"round {row['round']}: {reached or 'not measured'}")
     score = metrics.get("tags", {}).get("map")
     if score is not None:
         lines.append(f"{'tags (mAP)':29}{100 * score:>8.1f}")

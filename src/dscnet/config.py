@@ -19,12 +19,15 @@ class AugmentConfig:
         crop_size: Side of the square training crop, pixels.
         long_side: The photo's longer side is drawn uniformly from this closed range, pixels.
         jitter: Brightness, contrast, saturation and hue jitter.
+        published_padding_quirk: AuxSegNet's code labels what lies around a photo smaller than the
+            crop as background; true does as it does, false leaves it out (255).
         num_workers: Loader processes; results do not depend on it.
     """
 
     crop_size: int = 224
     long_side: list[int] = field(default_factory=lambda: [224, 384])
     jitter: list[float] = field(default_factory=lambda: [0.3, 0.3, 0.3, 0.0])
+    published_padding_quirk: bool = False
     num_workers: int = 0
 
 
@@ -33,7 +36,7 @@ class ModelConfig:
     """The CAM network.
 
     Args:
-        name: Baseline: ``seam`` or ``cam`` (plain CAM).
+        name: Baseline: ``seam``, ``auxsegnet`` or ``cam`` (plain CAM).
         backbone: Name of a timm model that offers feature maps.
         output_stride: Photo pixels a feature pixel: 8, 16 or 32.
         weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file,
@@ -48,6 +51,33 @@ class ModelConfig:
     weights: str = "packaged"
     frozen_stages: int = 2
     view_scale: float = 0.5
+
+
+@dataclass
+class AuxSegConfig:
+    """AuxSegNet and its rounds; read with ``model.name: auxsegnet``, ``train`` is each round's.
+
+    Args:
+        rounds: Trainings, each on the labels of the one before; the first on those of a plain CAM.
+        saliency: ``maps`` (the data set's saliency maps) or ``from_cam`` (a stand-in made of the
+            first maps, so that tags are all that is learned from).
+        cams: Folder of first maps made elsewhere; null = a plain CAM is trained first.
+        cam_score: An object's strongest class is above this, in [0, 1].
+        saliency_score: An object's saliency is above this, in [0, 1].
+        branch_channels: Channels of the segmentation and the saliency branch.
+        rows: Rows of the affinity at once: memory depends on it, results do not.
+        published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
+            to 1; true does as it does.
+    """
+
+    rounds: int = 3
+    saliency: Literal["maps", "from_cam"] = "maps"
+    cams: str | None = None
+    cam_score: float = 0.2
+    saliency_score: float = 0.06
+    branch_channels: int = 128
+    rows: int = 512
+    published_row_quirk: bool = False
 
 
 @dataclass
@@ -143,6 +173,8 @@ class TrainConfig:
         momentum: SGD momentum.
         published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does
             as it does.
+        published_positional_quirk: AuxSegNet's code passes the weight decay in the place of SGD's
+            momentum, and so has no weight decay; true does as it does.
         weight_decay: L2 penalty; none on biases.
         poly_power: Exponent of the polynomial decay.
         clip: Upper bound of the gradient norm; 0 = none.
@@ -157,6 +189,7 @@ class TrainConfig:
     new_lr_factor: float = 10.0
     momentum: float = 0.9
     published_momentum_quirk: bool = False
+    published_positional_quirk: bool = False
     weight_decay: float = 5e-4
     poly_power: float = 0.9
     clip: float = 10.0
@@ -206,11 +239,13 @@ class LabelConfig:
             masks.
         ignore_band: Two scores; pixels whose best map lies between them become 255.
         cams: Folder of maps made elsewhere; null = the run's own.
+        salient_only: Pixels outside the saliency label of AuxSegNet's last round are background.
     """
 
     bg_score: float | Criterion = 0.26
     ignore_band: list[float] | None = None
     cams: str | None = None
+    salient_only: bool = False
 
 
 @dataclass
@@ -218,6 +253,8 @@ class SegmentConfig(TrainConfig):
     """The segmentation network that learns from the pseudo labels.
 
     Args:
+        network: ``branch`` (AuxSegNet's own segmentation, nothing more is trained),
+            ``deeplabv3plus``, or ``auto``: the first where there is one.
         supervision: ``pseudo`` (labels of this run) or ``full`` (true masks: the ceiling).
         labels: Folder of pseudo labels made elsewhere; null = the run's own.
         decoder_channels: Width of DeepLabV3+'s decoder.
@@ -230,6 +267,7 @@ class SegmentConfig(TrainConfig):
     lr: float = 2e-4
     new_lr_factor: float = 5.0
     weight_decay: float = 1e-2
+    network: Literal["auto", "branch", "deeplabv3plus"] = "auto"
     supervision: Literal["pseudo", "full"] = "pseudo"
     labels: str | None = None
     decoder_channels: int = 128
@@ -254,12 +292,67 @@ class Config:
     val_split: str = "val"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    auxseg: AuxSegConfig = field(default_factory=AuxSegConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     cam: CamConfig = field(default_factory=CamConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether the CAM network is trained in rounds and has a segmentation branch."""
+        return self.model.name == "auxsegnet"
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether the data set's saliency maps are learned from."""
+        return self.has_rounds and self.auxseg.saliency == "maps"
+
+    @property
+    def supervision(self) -> str:
+        """What maps and pseudo labels are learned from."""
+        return "tags + saliency" if self.needs_saliency else "tags"
+
+    @property
+    def own_branch(self) -> bool:
+        """Whether the segmentation network is the CAM network's own branch."""
+        segment = self.segment
+        if segment.network != "auto":
+            return segment.network == "branch"
+        return self.has_rounds and segment.supervision == "pseudo" and segment.labels is None
+
+    def check(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            ValueError: The message names the settings and what to do.
+        """
+        if not self.has_rounds:
+            needed = [
+                name
+                for name, on in (
+                    ("segment.network: branch", self.segment.network == "branch"),
+                    ("label.salient_only", self.label.salient_only),
+                )
+                if on
+            ]
+            if needed:
+                raise ValueError(f"{needed[0]} needs model.name: auxsegnet, got {self.model.name}")
+            return
+        trained = self.segment.supervision == "full" or self.segment.labels is not None
+        if self.segment.network == "branch" and trained:
+            raise ValueError(
+                "segment.network: branch learns nothing more: leave segment.labels and"
+                " segment.supervision alone, or take segment.network: deeplabv3plus"
+            )
+        if self.auxseg.rounds < 1:
+            raise ValueError(f"auxseg.rounds must be at least 1, got {self.auxseg.rounds}")
+        for name in ("cam_score", "saliency_score"):
+            score = getattr(self.auxseg, name)
+            if not 0 <= score <= 1:
+                raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
 
 
 T = TypeVar("T")

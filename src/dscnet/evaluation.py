@@ -25,6 +25,9 @@ SCHEMA = 1
 STAGES = ("cam", "pseudo_label", "segmenter")
 """Stages that ``metrics.json`` has an IoU section for."""
 
+EXTRA = ("supervision", "rounds", "refine")
+"""What further sections ``metrics.json`` may have."""
+
 SWEEP = tuple(i / 100 for i in range(100))
 """Background scores that the sweep tries; SEAM's are the first 60, too few for small objects."""
 
@@ -188,21 +191,18 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
     Args:
         path: File to write; replaced if it exists.
         sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}``), what
-            was measured. The others, and numbers that are not finite, become null. ``refine`` is
-            there only where labels were refined.
+            was measured. The others, and numbers that are not finite, become null. Further, where
+            there are any: ``supervision``, what the labels are made from, ``rounds``, the first
+            three sections of each round of training, and ``refine``, what refinement did.
 
     Raises:
         ValueError: If there is another section.
     """
-    if unknown := set(sections) - {*STAGES, "tags", "refine"}:
-        raise ValueError(
-            f"sections must be of {(*STAGES, 'tags', 'refine')}, got {sorted(unknown)}"
-        )
+    if unknown := set(sections) - {*STAGES, "tags", *EXTRA}:
+        raise ValueError(f"sections must be of {(*STAGES, 'tags', *EXTRA)}, got {sorted(unknown)}")
     complete = {"schema": SCHEMA} | {name: sections.get(name) for name in STAGES}
-    complete["tags"] = sections.get("tags") or {"map": None}
-    if "refine" in sections:
-        complete["refine"] = sections["refine"]
-    _write_json(path, complete)
+    complete |= {"tags": sections.get("tags") or {"map": None}}
+    _write_json(path, complete | {name: sections[name] for name in EXTRA if name in sections})
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dscnet.models import SegmentationPath
 from dscnet.models.segmenter import Segmenter
 from dscnet.predictor import Predictor, store
 from dscnet.types import DscnetError
@@ -21,14 +22,14 @@ TOLERANCE = 1e-3
 class Scores(nn.Module):
     """Normalised photos whose sides are multiples of the stride to ``(B, L, H, W)`` scores."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: Segmenter | SegmentationPath) -> None:
         super().__init__()
-        # Without the padding of `Segmenter.forward`, whose sizes a fixed graph cannot decide.
-        self.net = segmenter.net
+        self.segmenter = segmenter
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities over the labels; label 0 = background."""
-        probabilities: Tensor = self.net(image).softmax(1)
+        # Without the padding of `Segmenter.forward`, whose sizes a fixed graph cannot decide.
+        probabilities: Tensor = self.segmenter.net(image).softmax(1)
         return probabilities
 
 
@@ -66,7 +67,7 @@ def export(
         store(predictor.model, out / "model.safetensors")
         (out / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         return f"{out}: weights and model.json"
-    assert isinstance(predictor.model, Segmenter)
+    assert isinstance(predictor.model, Segmenter | SegmentationPath)
     stride = predictor.model.output_stride
     if any(side < 1 or side % stride for side in size):
         raise ValueError(f"size must be multiples of the output stride {stride}, got {size}")

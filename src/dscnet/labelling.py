@@ -30,9 +30,10 @@ from dscnet.labels.refine import (
     refinement_steps,
 )
 from dscnet.labels.thresholds import CRITERIA, DEFAULT, ScoreCounts, suggested_score
+from dscnet.losses.saliency import SALIENT
 from dscnet.predictor import restore
 from dscnet.run_folder import fresh_folder, write_text
-from dscnet.types import DataError
+from dscnet.types import BACKGROUND, DataError
 
 log = logging.getLogger("dscnet")
 
@@ -159,6 +160,10 @@ def label(job: Job, resume: bool) -> None:
         else:
             scores, classes = load_map(map_folder(job), sample.image_id)
             labels = pseudo_label(scores, classes, bg_score=bg_score, ignore_band=band)
+        if settings.salient_only:
+            last = folder.round(job.config.auxseg.rounds)
+            saliency = read_saliency(last.saliency / f"{sample.image_id}.png")[0].numpy()
+            labels[saliency <= SALIENT] = BACKGROUND
         write_label(folder.labels / f"{sample.image_id}.png", labels)
     counts = score_counts(job.train, map_folder(job))
     suggested = {name: suggested_score(counts, name) for name in CRITERIA if name != "saliency"}

@@ -24,6 +24,7 @@ from dscnet.losses.contrastive import (
     semantic_contrast,
 )
 from dscnet.losses.equivariance import equivariance_losses, min_pool_loss
+from dscnet.losses.saliency import saliency_loss
 from dscnet.losses.tags import pooled_logits, tag_loss
 from dscnet.types import IGNORE_INDEX, Batch, LossTerms, ModelOutput
 
@@ -214,11 +215,45 @@ class SegmentationObjective(nn.Module):
         """Loss ``seg``; zero with zero gradient when every pixel is 255."""
         if output.seg_logits is None or batch.mask is None:
             raise ValueError("SegmentationObjective needs seg_logits and a batch with masks")
-        counted = (batch.mask != IGNORE_INDEX).sum().clamp(min=1)
-        summed = F.cross_entropy(
-            output.seg_logits.float(), batch.mask, ignore_index=IGNORE_INDEX, reduction="sum"
-        )
-        return LossTerms({"seg": summed / counted})
+        return LossTerms({"seg": _label_loss(output.seg_logits, batch.mask)})
+
+
+class AuxSegObjective(nn.Module):
+    """AuxSegNet's losses, each of weight 1, with those of a :class:`CamObjective`.
+
+    Both branches are supervised before and after the cross-task affinity; ``seg`` and ``sal`` are
+    sums of the two.
+
+    Args:
+        cam: Tag loss and DSCNet's contrasts.
+    """
+
+    def __init__(self, cam: CamObjective) -> None:
+        super().__init__()
+        self.cam = cam
+
+    def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
+        """Losses of one step; ``progress`` is the share of training that is done, in [0, 1]."""
+        mask, saliency = batch.mask, batch.saliency
+        if mask is None or saliency is None:
+            raise ValueError("AuxSegObjective needs a batch with masks and saliency")
+        segmentations = [s for s in (output.seg_initial, output.seg_logits) if s is not None]
+        saliencies = [s for s in (output.saliency_initial, output.saliency_logits) if s is not None]
+        if len(segmentations) + len(saliencies) < 4:
+            raise ValueError("AuxSegObjective needs segmentation and saliency, initial and refined")
+        joined = self.cam(output, batch, progress)
+        terms = {
+            "seg": torch.stack([_label_loss(scores, mask) for scores in segmentations]).sum(),
+            "sal": torch.stack([saliency_loss(scores, saliency) for scores in saliencies]).sum(),
+        }
+        return LossTerms(joined.terms | terms, joined.weights)
+
+
+def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, mean over the pixels that are not 255; zero where all are."""
+    counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
+    summed = F.cross_entropy(seg_logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    return summed / counted
 
 
 def _tag_logits(view: ModelOutput, size: tuple[int, int]) -> Tensor:

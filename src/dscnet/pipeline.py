@@ -23,6 +23,7 @@ from dscnet.data import PhotoSet, available_splits, check_dataset, open_dataset
 from dscnet.job import Job
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
+from dscnet.rounds import measure_rounds, train_rounds
 from dscnet.run_folder import RunFolder, fingerprint
 from dscnet.types import DataError, DscnetError
 
@@ -31,6 +32,7 @@ log = logging.getLogger("dscnet")
 
 def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job:
     """Open the run's photos; a data set without a validation split has ``val=None``."""
+    config.check()
     if not config.data:
         raise DataError("no data set was named: --data FOLDER")
     splits = available_splits(config.data)
@@ -123,7 +125,10 @@ def run_stage(name: str, job: Job) -> bool:
     mark = fingerprint(
         name,
         config.seed,
-        [data_fingerprint(photos, masks=stage.masks(config)) for photos in (job.train, job.val)],
+        [
+            data_fingerprint(photos, masks=stage.masks(config), saliency=stage.saliency(config))
+            for photos in (job.train, job.val)
+        ],
         stage.settings(config),
         upstream,
         code=stage.code,
@@ -179,7 +184,11 @@ def check_photos(job: Job) -> None:
     for photos in (job.train, job.val):
         if photos is None:
             continue
-        report = check_dataset(photos, min_size=job.config.model.output_stride)
+        report = check_dataset(
+            photos,
+            min_size=job.config.model.output_stride,
+            need_saliency=job.config.needs_saliency and photos is job.train,
+        )
         for line in (*report.info, *report.warnings):
             log.info("data: %s", line)
         if not report.ok:
@@ -188,15 +197,21 @@ def check_photos(job: Job) -> None:
             )
 
 
-def data_fingerprint(photos: PhotoSet | None, *, masks: bool = False) -> str:
-    """Names, tags and file states of a photo set; of its true masks only where asked."""
+def data_fingerprint(
+    photos: PhotoSet | None, *, masks: bool = False, saliency: bool = False
+) -> str:
+    """Names, tags and file states of a photo set; of its other files only where asked."""
     if photos is None:
         return ""
     rows = []
     for sample in photos.samples:
-        mask = sample.mask_path if masks else None
-        files = [sample.image_path] if mask is None else [sample.image_path, mask]
-        states = [(state.st_size, state.st_mtime_ns) for state in (file.stat() for file in files)]
+        files = [
+            sample.image_path,
+            sample.mask_path if masks else None,
+            sample.saliency_path if saliency else None,
+        ]
+        found = [file.stat() for file in files if file is not None]
+        states = [(state.st_size, state.st_mtime_ns) for state in found]
         rows.append([sample.image_id, sample.tags, states])
     return fingerprint(photos.classes, rows)
 
@@ -212,6 +227,7 @@ class Stage:
         code: Modules and rooms that change what it makes.
         reads: Stages whose files it reads where there are any.
         masks: Whether it reads the true masks, given the settings.
+        saliency: Whether it reads the saliency maps, given the settings.
     """
 
     work: Callable[[Job, bool], None]
@@ -220,6 +236,7 @@ class Stage:
     code: tuple[str, ...]
     reads: tuple[str, ...] = ()
     masks: Callable[[Config], bool] = lambda config: False
+    saliency: Callable[[Config], bool] = lambda config: False
 
 
 def _downstream(name: str, config: Config) -> set[str]:
@@ -241,6 +258,40 @@ def _refine_needs(config: Config) -> tuple[str, ...]:
     return (*_maps(config), "train") if "walk" in config.refine.steps else _maps(config)
 
 
+def _train(job: Job, resume: bool) -> None:
+    (train_rounds if job.config.has_rounds else work.train)(job, resume)
+
+
+def _evaluate(job: Job, resume: bool) -> None:
+    sections = work.measure(job)
+    if job.config.has_rounds and job.folder.fingerprint_of("train"):
+        sections["rounds"] = measure_rounds(job)
+    evaluation.write_metrics(job.folder.metrics, sections)
+
+
+def _label_needs(config: Config) -> tuple[str, ...]:
+    """Refined probabilities or maps, and AuxSegNet's saliency labels where they count."""
+    scores = ("refine",) if config.refine.steps else _maps(config)
+    return (*scores, "train") if config.label.salient_only else scores
+
+
+def _segment_needs(config: Config) -> tuple[str, ...]:
+    if config.own_branch:
+        return ("train",)
+    made_elsewhere = config.segment.labels or config.segment.supervision == "full"
+    return () if made_elsewhere else ("label",)
+
+
+def _rounds(config: Config) -> list[Any] | None:
+    """What further settings and code rounds of training depend on; None where there are none."""
+    if not config.has_rounds:
+        return None
+    code = ("rounds.py", "labels/cam.py", "labels/saliency.py", "predictor.py")
+    auxseg = asdict(config.auxseg)
+    auxseg.pop("rows")
+    return [auxseg, asdict(config.cam), config.segment.flip_test, fingerprint(code=code)]
+
+
 def _learning(config: Config) -> list[Any]:
     augment = asdict(config.augment)
     augment.pop("num_workers")
@@ -249,10 +300,16 @@ def _learning(config: Config) -> list[Any]:
 
 STAGES: dict[str, Stage] = {
     "train": Stage(
-        work.train,
+        _train,
         lambda config: (),
-        lambda config: [*_learning(config), asdict(config.method), asdict(config.train)],
+        lambda config: [
+            *_learning(config),
+            asdict(config.method),
+            asdict(config.train),
+            _rounds(config),
+        ],
         ("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
+        saliency=lambda config: config.needs_saliency,
     ),
     "cam": Stage(
         work.cam,
@@ -272,24 +329,22 @@ STAGES: dict[str, Stage] = {
     ),
     "label": Stage(
         labelling.label,
-        lambda config: ("refine",) if config.refine.steps else _maps(config),
+        _label_needs,
         lambda config: asdict(config.label),
         ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
     ),
     "segment": Stage(
         work.segment,
-        lambda config: (
-            () if config.segment.labels or config.segment.supervision == "full" else ("label",)
-        ),
+        _segment_needs,
         lambda config: [*_learning(config), asdict(config.segment)],
         ("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
         masks=lambda config: config.segment.supervision == "full",
     ),
     "evaluate": Stage(
-        work.evaluate,
+        _evaluate,
         lambda config: (),
         lambda config: [asdict(config.refine), asdict(config.label), asdict(config.segment)],
-        ("evaluation.py", "confusion.py", "labels"),
+        ("evaluation.py", "confusion.py", "labels", "rounds.py"),
         reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
     ),

@@ -11,11 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dscnet.build import build_eval_transform, build_segmenter, device_of
+from dscnet.build import build_eval_transform, build_model, build_segmenter, device_of
+from dscnet.config import Config
 from dscnet.data import PhotoSet, open_photos
 from dscnet.data.io import read_image
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import write_label
+from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
@@ -59,18 +61,17 @@ class Predictor:
         """
         folder = RunFolder(Path(root))
         config = folder.read_config()
-        if not folder.segmenter_weights.exists():
+        weights = folder.weights if config.own_branch else folder.segmenter_weights
+        if not weights.exists():
             raise DscnetError(
-                f"{folder.root} holds no segmentation network:"
-                f" {folder.segmenter_weights} is missing;"
-                f" `dscnet segment --out {folder.root}` trains one"
+                f"{folder.root} holds no segmentation network: {weights} is missing;"
+                f" `dscnet {'train' if config.own_branch else 'segment'} --out {folder.root}`"
+                " trains one"
             )
         card = folder.read_card()
         classes = tuple(card["classes"])
-        model = build_segmenter(config, len(classes) + 1, pretrained=False)
-        restore(model, folder.segmenter_weights)
         return cls(
-            model,
+            _load_network(config, weights, len(classes)),
             classes,
             mean=tuple(card["mean"]),
             std=tuple(card["std"]),
@@ -157,6 +158,17 @@ def restore(model: nn.Module, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise DscnetError(f"{path} does not fit this network: {error}") from error
+
+
+def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
+    if not config.own_branch:
+        segmenter = build_segmenter(config, num_classes + 1, pretrained=False)
+        restore(segmenter, weights)
+        return segmenter
+    network = build_model(config, num_classes, pretrained=False)
+    restore(network, weights)
+    assert isinstance(network, AuxSegNet)
+    return SegmentationPath(network)
 
 
 def _write_overlay(path: Path, image: Tensor, labels: NDArray[np.uint8]) -> None:

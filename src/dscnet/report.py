@@ -103,6 +103,7 @@ def write_report(
         stages=STAGES,
         sections=sections,
         tag_map=(metrics.get("tags") or {}).get("map"),
+        rounds=metrics.get("rounds") or [],
         class_rows=_class_rows(sections),
         legend=_legend(sections, rows),
         columns=[PICTURES[name] for name in shown],

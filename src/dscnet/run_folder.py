@@ -62,6 +62,11 @@ class RunFolder:
         return self.checkpoints / "weights.safetensors"
 
     @property
+    def tag_scores(self) -> Path:
+        """How well the CAM network tells the tags; written last of a training."""
+        return self.checkpoints / "tags.json"
+
+    @property
     def cams(self) -> Path:
         """Maps of the training photos."""
         return self.root / "cams"
@@ -85,6 +90,15 @@ class RunFolder:
     def labels(self) -> Path:
         """Pseudo labels of the training photos."""
         return self.root / "labels"
+
+    @property
+    def saliency(self) -> Path:
+        """Saliency labels of the training photos, in the folder of a round."""
+        return self.root / "saliency"
+
+    def round(self, index: int) -> RunFolder:
+        """Folder of one of AuxSegNet's rounds; 0 holds the labels that the first learns from."""
+        return RunFolder(self.root / "rounds" / str(index))
 
     @property
     def threshold(self) -> Path:

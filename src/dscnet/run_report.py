@@ -99,10 +99,12 @@ def _best_maps(path: Path) -> dict[str, NDArray[Any]]:
 
 def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in folder.seconds().items())
-    supervision = "true masks" if config.segment.supervision == "full" else "tags"
+    full = config.segment.supervision == "full" and not config.own_branch
     return [
         *train.notes,
-        f"The segmentation network was supervised by: {supervision}.",
+        f"Maps and pseudo labels were made from: {config.supervision}.",
+        f"The segmentation network was supervised by:"
+        f" {'true masks' if full else config.supervision}.",
         *_threshold_note(config, folder),
         f"Wall times: {seconds}.",
     ]

@@ -44,14 +44,29 @@ log = logging.getLogger("dscnet")
 
 
 def train(job: Job, resume: bool) -> None:
-    """Train the CAM network on photos and tags; the last weights count, no validation chooses."""
-    config, folder = job.config, job.folder
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    model = build_model(config, job.train.num_classes)
-    objective = build_objective(config.method, job.train.num_labels)
-    backbone = model.backbone
+    """Train the CAM network on photos and tags."""
+    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    model = build_model(job.config, job.train.num_classes)
+    objective = build_objective(job.config.method, job.train.num_labels)
+    learn(job, model, objective, resume)
+
+
+def learn(
+    job: Job,
+    model: PlainCam,
+    objective: torch.nn.Module,
+    resume: bool,
+    *,
+    mask_dir: Path | None = None,
+    saliency_dir: Path | None = None,
+) -> None:
+    """Train a CAM network into the job's folder; the last weights count, no validation chooses."""
+    config, folder, backbone = job.config, job.folder, model.backbone
     dataset = PhotoDataset(
-        job.train, build_train_transform(config.augment, backbone.mean, backbone.std)
+        job.train,
+        build_train_transform(config.augment, backbone.mean, backbone.std),
+        mask_dir=mask_dir,
+        saliency_dir=saliency_dir,
     )
     write_card(job, backbone.mean, backbone.std)
     watch = CollapseWatch("cls", tag_entropy(tag_matrix(job.train)))
@@ -68,7 +83,7 @@ def train(job: Job, resume: bool) -> None:
     )
     store(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model)}
-    write_text(folder.checkpoints / "tags.json", json.dumps(scores) + "\n")
+    write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
 
 def optimise(
@@ -156,9 +171,14 @@ def tag_map(job: Job, model: PlainCam) -> float | None:
 
 def cam(job: Job, resume: bool) -> None:
     """Write the maps of every training photo: ``cams/ID.npz``."""
+    model = build_model(job.config, job.train.num_classes, pretrained=False)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+
+
+def write_cams(job: Job, model: PlainCam) -> None:
+    """Write a trained network's maps of every training photo into the job's folder."""
     config, folder = job.config, job.folder
-    model = build_model(config, job.train.num_classes, pretrained=False)
-    restore(model, folder.weights)
     card = folder.read_card()
     device = device_of(config.train.accelerator)
     model.to(device).eval()
@@ -200,7 +220,19 @@ def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
 
 
 def segment(job: Job, resume: bool) -> None:
-    """Train the segmentation network on the pseudo labels; write the validation photos' masks."""
+    """Train the segmentation network on the pseudo labels; write the validation photos' masks.
+
+    Where the CAM network has a segmentation branch of its own, there is nothing more to train.
+    """
+    if not job.config.own_branch:
+        train_segmenter(job, resume)
+    if job.val is not None:
+        fresh_folder(job.folder.masks)
+        Predictor.from_run(job.folder.root).write(job.val, job.folder.masks)
+
+
+def train_segmenter(job: Job, resume: bool) -> None:
+    """Train the segmentation network on the pseudo labels, or on true masks."""
     config, folder = job.config, job.folder
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_segmenter(config, job.train.num_labels)
@@ -221,13 +253,14 @@ def segment(job: Job, resume: bool) -> None:
         [],
     )
     store(model, folder.segmenter_weights)
-    if job.val is not None:
-        fresh_folder(folder.masks)
-        Predictor.from_run(folder.root).write(job.val, folder.masks)
 
 
-def evaluate(job: Job, resume: bool) -> None:
-    """Measure every stage against the true masks, where the data set has them: ``metrics.json``."""
+def measure(job: Job) -> dict[str, Any]:
+    """Measure every stage against the true masks, where the data set has them.
+
+    Returns:
+        Sections of ``metrics.json``.
+    """
     config, folder = job.config, job.folder
     classes = job.train.classes
     train_masks = truth(job.train)
@@ -237,6 +270,7 @@ def evaluate(job: Job, resume: bool) -> None:
         "pseudo_label": None,
         "segmenter": None,
         "tags": {"map": None},
+        "supervision": config.supervision,
     }
     measured = train_masks and (folder.fingerprint_of("cam") or folder.fingerprint_of("label"))
     bg_score = background_score(job) if measured else None
@@ -258,10 +292,9 @@ def evaluate(job: Job, resume: bool) -> None:
     if val_masks and folder.fingerprint_of("segment"):
         pairs = label_pairs(folder.masks, val_masks)
         sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
-    tags = folder.checkpoints / "tags.json"
     if folder.fingerprint_of("train"):
-        sections["tags"]["map"] = json.loads(tags.read_text())["map"]
-    evaluation.write_metrics(folder.metrics, sections)
+        sections["tags"]["map"] = json.loads(folder.tag_scores.read_text())["map"]
+    return sections
 
 
 def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:

@@ -31,12 +31,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """SEAM's four groups: trunk and new layers, weights and biases.
 
-    Biases learn twice as fast and have no weight decay; everything outside ``model.backbone`` is
-    new and learns ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups
-    are left out.
+    Biases learn twice as fast and have no weight decay; everything outside ``model.backbone``, and
+    outside the parts that ``model.slow_modules`` names, is new and learns ``new_lr_factor`` times
+    faster. Frozen parameters are in no group; empty groups are left out.
     """
-    backbone = getattr(model, "backbone", None)
-    trunk = set() if backbone is None else {id(p) for p in backbone.parameters()}
+    slow = [
+        getattr(model, name, None) for name in ("backbone", *getattr(model, "slow_modules", ()))
+    ]
+    trunk = {id(p) for module in slow if module is not None for p in module.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -35,20 +35,28 @@ class Batch:
         tags: Image-level labels, ``(B, C)`` float32 in {0, 1}; all zero for a negative photo.
         ids: One image id per photo.
         mask: Labels, ``(B, H, W)`` int64 with 0 = background and 255 = ignore; None without masks.
+        saliency: How much each pixel stands out, ``(B, 1, H, W)`` float32 in [0, 1]; None without
+            saliency maps.
     """
 
     image: Tensor
     tags: Tensor
     ids: list[str]
     mask: Tensor | None = None
+    saliency: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """A copy whose tensors lie on ``device``."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
         return replace(
             self,
-            image=self.image.to(device, non_blocking=non_blocking),
-            tags=self.tags.to(device, non_blocking=non_blocking),
-            mask=None if self.mask is None else self.mask.to(device, non_blocking=non_blocking),
+            image=move(self.image),
+            tags=move(self.tags),
+            mask=None if self.mask is None else move(self.mask),
+            saliency=None if self.saliency is None else move(self.saliency),
         )
 
 
@@ -60,9 +68,13 @@ class ModelOutput:
         features: Backbone features X, ``(B, D, h, w)``; None for segmenters.
         cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never
             supervised.
-        cam_refined: CAM after the pixel correlation module, ``(B, L, h, w)`` in [0, 1].
+        cam_refined: CAM after the pixel correlation module or the cross-task affinity,
+            ``(B, L, h, w)`` in [0, 1].
         context: What DSCNet's streams computed for this view.
         seg_logits: Segmentation scores at image size, ``(B, L, H, W)``.
+        seg_initial: The same before the cross-task affinity refined them.
+        saliency_logits: Saliency scores at image size, ``(B, 1, H, W)``.
+        saliency_initial: The same before the cross-task affinity refined them.
         size: Height and width in pixels of the photo that went in; None = that of the batch.
         second: The same network on SEAM's second, smaller view; in training only.
     """
@@ -72,6 +84,9 @@ class ModelOutput:
     cam_refined: Tensor | None = None
     context: ContextOutput | None = None
     seg_logits: Tensor | None = None
+    seg_initial: Tensor | None = None
+    saliency_logits: Tensor | None = None
+    saliency_initial: Tensor | None = None
     size: tuple[int, int] | None = None
     second: ModelOutput | None = None
 

@@ -47,7 +47,9 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_dataset(photo_set: PhotoSet, *, min_size: int = 32) -> CheckReport:
+def check_dataset(
+    photo_set: PhotoSet, *, min_size: int = 32, need_saliency: bool = False
+) -> CheckReport:
     """Open every file of a data set and say what cannot be used.
 
     Whatever is wrong with the folder as a whole (unknown class, tag without photo, ...) was
@@ -56,6 +58,7 @@ def check_dataset(photo_set: PhotoSet, *, min_size: int = 32) -> CheckReport:
     Args:
         photo_set: The data set; the tags of photos whose tags are unknown are not checked.
         min_size: Least height and width of a photo, pixels.
+        need_saliency: Whether a photo without saliency map is an error.
     """
     report = CheckReport()
     if not photo_set.samples:
@@ -63,6 +66,7 @@ def check_dataset(photo_set: PhotoSet, *, min_size: int = 32) -> CheckReport:
         return report
     sizes = []
     traits: dict[str, list[str]] = defaultdict(list)
+    black = []
     for sample in photo_set.samples:
         try:
             size = image_size(sample.image_path)
@@ -75,7 +79,15 @@ def check_dataset(photo_set: PhotoSet, *, min_size: int = 32) -> CheckReport:
             traits[trait].append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
         report.errors += _mask_errors(sample, size, photo_set.num_classes)
-        report.errors += _saliency_errors(sample, size)
+        errors, is_black = _check_saliency(sample, size, need_saliency)
+        report.errors += errors
+        if is_black and sample.tags:
+            black.append(sample.image_id)
+    if black:
+        report.warnings.append(
+            f"{len(black)} tagged photos have an all-black saliency map, which says that nothing "
+            f"stands out: {first_few(black)}; make those maps again if that is wrong"
+        )
     report.info += _summary(photo_set, sizes)
     _check_tags(photo_set, report)
     report.info += photo_set.notes
@@ -111,14 +123,20 @@ def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> lis
     return errors
 
 
-def _saliency_errors(sample: Sample, size: tuple[int, int]) -> list[str]:
+def _check_saliency(sample: Sample, size: tuple[int, int], needed: bool) -> tuple[list[str], bool]:
+    """What is wrong with a photo's saliency map, and whether the map is black all over."""
     if sample.saliency_path is None:
-        return []
+        missing = (
+            f"{sample.image_path}: has no saliency map; add {sample.image_id}.png to the folder "
+            "saliency/ of the data set, or do without maps (saliency: from_cam)"
+        )
+        return [missing] if needed else [], False
     try:
-        shape = tuple(read_saliency(sample.saliency_path).shape[1:])
+        saliency = read_saliency(sample.saliency_path)
     except DataError as error:
-        return [str(error)]
-    return _shape_errors(sample, str(sample.saliency_path), shape, size)
+        return [str(error)], False
+    shape = tuple(saliency.shape[1:])
+    return _shape_errors(sample, str(sample.saliency_path), shape, size), not saliency.any()
 
 
 def _shape_errors(

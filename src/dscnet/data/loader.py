@@ -12,19 +12,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dscnet.data.datasets import PhotoSet, Sample
-from dscnet.data.io import read_image, read_mask
+from dscnet.data.io import read_image, read_mask, read_saliency
 from dscnet.types import IGNORE_INDEX, Batch, DataError
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+Planes = tuple[Tensor, Tensor | None, Tensor | None]
+"""A photo, its labels and its saliency map."""
 
 
 class Item(NamedTuple):
-    """One transformed photo: ``(3, H, W)``, tags ``(C,)``, its id and labels ``(H, W)`` or None."""
+    """One transformed photo: ``(3, H, W)``, tags ``(C,)``, its id and labels ``(H, W)`` or None.
+
+    ``saliency`` is ``(1, H, W)`` in [0, 1], or None.
+    """
 
     image: Tensor
     tags: Tensor
     image_id: str
     mask: Tensor | None
+    saliency: Tensor | None = None
 
 
 class PhotoDataset(Dataset[Item]):
@@ -33,13 +39,16 @@ class PhotoDataset(Dataset[Item]):
     Args:
         photo_set: The photos. Unknown tags count as no tag.
         transform: Maps a uint8 photo ``(3, H, W)`` and mask ``(H, W)`` or None to network input.
+            With saliency maps its method ``joint`` takes and gives those too.
         mask_dir: Folder of label maps ``<image id>.png`` to learn from.
         use_masks: Take the data set's own masks instead; for evaluation.
+        saliency_dir: Folder of saliency maps ``<image id>.png`` to learn from.
         cache_bytes: Decoded photos are kept in memory up to this bound, in each worker; 0 = none.
 
     Raises:
-        ValueError: If both sources of masks are asked for.
-        DataError: If a photo has no mask there.
+        ValueError: If both sources of masks are asked for, or saliency maps of a transform that
+            cannot take them.
+        DataError: If a photo has no mask or no saliency map there.
     """
 
     def __init__(
@@ -49,15 +58,19 @@ class PhotoDataset(Dataset[Item]):
         *,
         mask_dir: Path | None = None,
         use_masks: bool = False,
+        saliency_dir: Path | None = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
         if mask_dir is not None and use_masks:
             raise ValueError("mask_dir and use_masks exclude each other, got both")
+        if saliency_dir is not None and not hasattr(transform, "joint"):
+            raise ValueError("saliency_dir needs a transform with a method 'joint'")
         self.photo_set = photo_set
         self.transform = transform
         self.cache_bytes = cache_bytes
         self._masks = [_mask_path(sample, mask_dir, use_masks) for sample in photo_set.samples]
-        self._cache: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._saliency = [_saliency_path(sample, saliency_dir) for sample in photo_set.samples]
+        self._cache: dict[int, Planes] = {}
         self._cached_bytes = 0
 
     def __len__(self) -> int:
@@ -72,32 +85,51 @@ class PhotoDataset(Dataset[Item]):
                 it alone and torch's global generator is left as it was.
 
         Raises:
-            DataError: If a file cannot be used, or photo and mask differ in size.
+            DataError: If a file cannot be used, or photo and mask or saliency map differ in size.
         """
         index, seed = (key, None) if isinstance(key, int) else key
         sample = self.photo_set.samples[index]
-        image, mask = self._read(index)
+        planes = self._read(index)
         if seed is None:
-            image, mask = self.transform(image, mask)
+            image, mask, saliency = self._transform(*planes)
         else:
             with torch.random.fork_rng(devices=[]):
                 # torch.manual_seed would reseed the accelerator too.
                 torch.default_generator.manual_seed(seed)
-                image, mask = self.transform(image, mask)
+                image, mask, saliency = self._transform(*planes)
         tags = torch.zeros(self.photo_set.num_classes)
         tags[list(sample.tags or ())] = 1
-        return Item(image, tags, sample.image_id, mask)
+        return Item(image, tags, sample.image_id, mask, saliency)
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor | None]:
+    def _transform(self, image: Tensor, mask: Tensor | None, saliency: Tensor | None) -> Planes:
+        if saliency is None:
+            return (*self.transform(image, mask), None)
+        varied: Planes = self.transform.joint(image, mask, saliency)  # type: ignore[attr-defined]
+        return varied
+
+    def _read(self, index: int) -> Planes:
         if index in self._cache:
             return self._cache[index]
         image = read_image(self.photo_set.samples[index].image_path)
-        pair = (image, self._read_mask(index, image))
-        size = sum(tensor.nbytes for tensor in pair if tensor is not None)
+        planes = (image, self._read_mask(index, image), self._read_saliency(index, image))
+        size = sum(tensor.nbytes for tensor in planes if tensor is not None)
         if self._cached_bytes + size <= self.cache_bytes:
-            self._cache[index] = pair
+            self._cache[index] = planes
             self._cached_bytes += size
-        return pair
+        return planes
+
+    def _read_saliency(self, index: int, image: Tensor) -> Tensor | None:
+        path = self._saliency[index]
+        if path is None:
+            return None
+        saliency = read_saliency(path)
+        if saliency.shape[1:] != image.shape[1:]:
+            raise DataError(
+                f"{path} has {tuple(saliency.shape[1:])} rows and columns, but its photo "
+                f"{self.photo_set.samples[index].image_path} has {tuple(image.shape[1:])}; "
+                "make the saliency map again at the photo's size"
+            )
+        return saliency
 
     def _read_mask(self, index: int, image: Tensor) -> Tensor | None:
         path = self._masks[index]
@@ -163,7 +195,8 @@ def collate(items: Sequence[Item]) -> Batch:
     """Join photos of one size into a batch.
 
     Raises:
-        ValueError: If there is no photo, sizes differ, or only some photos have masks.
+        ValueError: If there is no photo, sizes differ, or only some photos have masks or saliency
+            maps.
     """
     sizes = {tuple(item.image.shape[1:]) for item in items}
     if len(sizes) != 1:
@@ -171,11 +204,15 @@ def collate(items: Sequence[Item]) -> Batch:
     masks = [item.mask for item in items if item.mask is not None]
     if masks and len(masks) != len(items):
         raise ValueError(f"items must all have a mask or none, got {len(masks)} of {len(items)}")
+    maps = [item.saliency for item in items if item.saliency is not None]
+    if maps and len(maps) != len(items):
+        raise ValueError(f"items must all have saliency or none, got {len(maps)} of {len(items)}")
     return Batch(
         image=torch.stack([item.image for item in items]),
         tags=torch.stack([item.tags for item in items]),
         ids=[item.image_id for item in items],
         mask=torch.stack(masks) if masks else None,
+        saliency=torch.stack(maps) if maps else None,
     )
 
 
@@ -227,4 +264,13 @@ def _mask_path(sample: Sample, mask_dir: Path | None, use_masks: bool) -> Path |
         raise DataError(f"{sample.image_path}: has no mask; add one or take another split")
     if not path.is_file():
         raise DataError(f"{path}: no mask for photo {sample.image_path}; make the masks first")
+    return path
+
+
+def _saliency_path(sample: Sample, saliency_dir: Path | None) -> Path | None:
+    if saliency_dir is None:
+        return None
+    path = saliency_dir / f"{sample.image_id}.png"
+    if not path.is_file():
+        raise DataError(f"{path}: no saliency map for photo {sample.image_path}; make it first")
     return path

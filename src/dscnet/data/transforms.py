@@ -1,4 +1,4 @@
-"""How photos and their masks become network input, for training and for prediction."""
+"""How photos, masks and saliency maps become network input, for training and for prediction."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class TrainTransform:
         jitter: Strength of brightness, contrast, saturation and hue changes, each 0 or more, hue
             at most 0.5; one number sets the first three. Hue takes most of the time.
         flip: Whether photos are mirrored half of the time.
+        mask_fill: Label of what lies around a photo smaller than the crop.
         mean: Mean of red, green and blue, of values in [0, 1].
         std: Their standard deviation.
 
@@ -44,6 +45,7 @@ class TrainTransform:
         long_side: tuple[int, int],
         jitter: float | Sequence[float] = (0.3, 0.3, 0.3, 0.1),
         flip: bool = True,
+        mask_fill: int = IGNORE_INDEX,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
@@ -57,7 +59,7 @@ class TrainTransform:
             raise ValueError(f"jitter must be one number or four, got {jitter}")
         self.crop_size = crop_size
         self.long_side = (low, high)
-        self.flip = flip
+        self.flip, self.mask_fill = flip, mask_fill
         self.jitter = v2.ColorJitter(*strengths) if any(strengths) else None
         self._normalise = _Normalise(mean, std)
 
@@ -70,6 +72,22 @@ class TrainTransform:
 
         Returns:
             float32 ``(3, crop_size, crop_size)`` and int64 ``(crop_size, crop_size)`` or None.
+        """
+        crop, labels, _ = self.joint(image, mask, None)
+        return crop, labels
+
+    def joint(
+        self, image: Tensor, mask: Tensor | None, saliency: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Vary one photo and its maps alike.
+
+        Args:
+            image: uint8 ``(3, H, W)``.
+            mask: uint8 ``(H, W)``, or None.
+            saliency: float32 ``(1, H, W)`` in [0, 1], or None; scaled as the photo is, 0 around it.
+
+        Returns:
+            What a call returns, and float32 ``(1, crop_size, crop_size)`` or None.
         """
         _check_pair(image, mask)
         low, high = self.long_side
@@ -84,10 +102,14 @@ class TrainTransform:
         crop = view(_resize_image(image, size))
         crop = self._normalise(crop if self.jitter is None else self.jitter(crop))
         crop = self._place(crop, rows, columns, fill=0.0)
-        if mask is None:
-            return crop, None
-        labels = view(_resize_mask(mask, size)[None])
-        return crop, self._place(labels, rows, columns, fill=IGNORE_INDEX)[0].long()
+        labels = salient = None
+        if mask is not None:
+            part = view(_resize_mask(mask, size)[None])
+            labels = self._place(part, rows, columns, fill=self.mask_fill)[0].long()
+        if saliency is not None:
+            part = view(_resize_image(saliency, size)).clamp(0, 1)
+            salient = self._place(part, rows, columns, fill=0.0)
+        return crop, labels, salient
 
     def _place(self, part: Tensor, rows: _Window, columns: _Window, fill: float) -> Tensor:
         side = self.crop_size

@@ -9,6 +9,7 @@ from dscnet.losses.contrastive import (
     semantic_contrast,
 )
 from dscnet.losses.equivariance import equivariance_losses, min_pool_loss, normalise
+from dscnet.losses.saliency import saliency_loss
 from dscnet.losses.tags import mean_average_precision, pooled_logits, tag_loss
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "normalise",
     "pixel_contrast",
     "pooled_logits",
+    "saliency_loss",
     "semantic_contrast",
     "tag_loss",
 ]

@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 from torch import nn
 
+from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
 from dscnet.models.heads import PixelCorrelation, pcm_input, propagate
 from dscnet.models.seam import Seam, view_size
 
 __all__ = [
     "MODELS",
+    "AuxSegNet",
     "PixelCorrelation",
     "PlainCam",
     "Seam",
+    "SegmentationPath",
     "create_model",
     "list_models",
     "pcm_input",
@@ -23,7 +26,11 @@ __all__ = [
     "view_size",
 ]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cam": PlainCam, "seam": Seam}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "auxsegnet": AuxSegNet,
+    "cam": PlainCam,
+    "seam": Seam,
+}
 """CAM networks by name; each is called as ``factory(backbone, num_classes, **options)``."""
 
 

@@ -1,0 +1,112 @@
+"""Labels from maps and saliency together, and the saliency labels of AuxSegNet's rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dscnet.labels.files import whole_file
+from dscnet.labels.pseudo_label import best_label
+from dscnet.types import BACKGROUND, IGNORE_INDEX
+
+Map = NDArray[np.floating]
+Refine = Callable[[Map, NDArray[np.uint8]], Map]
+"""Fits a map ``(H, W)`` in [0, 1] to the edges of its photo ``(H, W, 3)``."""
+
+
+def fuse_saliency(
+    cam: Map,
+    classes: Sequence[int] | NDArray[np.integer],
+    saliency: Map,
+    *,
+    cam_score: float = 0.2,
+    saliency_score: float = 0.06,
+) -> NDArray[np.uint8]:
+    """Label each pixel where maps and saliency agree.
+
+    AuxSegNet's pseudo labels: a pixel is an object where its strongest class is above ``cam_score``
+    and its saliency above ``saliency_score``, background where neither is, and 255 where one is.
+
+    Deviation: a photo without classes is background everywhere, whatever stands out in it; the
+    published data set has no such photo.
+
+    Args:
+        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
+        classes: Index of each of them, 0-based, foreground only.
+        saliency: ``(H, W)`` in [0, 1].
+        cam_score: In [0, 1].
+        saliency_score: In [0, 1].
+
+    Returns:
+        ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 undecided.
+
+    Raises:
+        ValueError: If a score is out of range, or shapes do not fit.
+    """
+    for name, score in (("cam_score", cam_score), ("saliency_score", saliency_score)):
+        if not 0 <= score <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {score}")
+    if cam.shape[1:] != saliency.shape:
+        raise ValueError(f"saliency must be {cam.shape[1:]}, as cam is, got {saliency.shape}")
+    best, winner = best_label(cam, classes)
+    if not len(classes):
+        return winner
+    active, salient = best > cam_score, saliency > saliency_score
+    labels = np.where(active & salient, winner, np.uint8(BACKGROUND))
+    labels[active != salient] = IGNORE_INDEX
+    return labels
+
+
+def saliency_from_cam(cam: Map) -> Map:
+    """The stand-in where there are no saliency maps: the strongest class of each pixel.
+
+    [Reading] It knows no more than the tags do. Nothing stands out in a photo without classes.
+
+    Args:
+        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
+
+    Returns:
+        ``(H, W)`` in [0, 1].
+    """
+    return best_label(cam, np.arange(len(cam)))[0]
+
+
+def refresh_saliency(
+    predicted: Map,
+    initial: Map,
+    photo: NDArray[np.uint8],
+    *,
+    refine: Refine | None = None,
+    threshold: float = 0.5,
+) -> Map:
+    """The saliency label of the next round: the mean of prediction and first map, made binary.
+
+    AuxSegNet averages with the map that it began with, never with the last round's.
+
+    Deviation: the published code fits the mean to the photo by one iteration of a binary dense
+    conditional random field; that is the place of ``refine``. Without it the mean is cut as it is.
+
+    Args:
+        predicted: The network's probability that a pixel stands out, ``(H, W)`` in [0, 1].
+        initial: The saliency map of round 0, ``(H, W)`` in [0, 1].
+        photo: ``(H, W, 3)`` uint8, for ``refine``.
+        refine: What fits the mean to the photo; None = nothing does.
+        threshold: A mean above it stands out, in [0, 1].
+
+    Returns:
+        ``(H, W)`` in {0, 1}.
+    """
+    mean = (predicted + initial) / 2
+    refined = mean if refine is None else refine(mean, photo)
+    return (refined > threshold).astype(np.float32)
+
+
+def write_saliency(path: Path, saliency: Map) -> None:
+    """Write a map ``(H, W)`` in [0, 1] as an 8-bit grey PNG; 1 is 255."""
+    image = Image.fromarray((saliency * 255).round().astype(np.uint8))
+    with whole_file(path) as file:
+        image.save(file, format="PNG")

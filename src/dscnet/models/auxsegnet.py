@@ -1,0 +1,198 @@
+"""AuxSegNet: tags, segmentation and saliency learned together (Xu et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dscnet.context import normalise_cam
+from dscnet.models.affinity import CrossTaskAffinity, NonLocal
+from dscnet.models.cam import PlainCam
+from dscnet.types import ModelOutput
+
+
+class TaskBranch(nn.Module):
+    """Scores of a dense task from the trunk's features, and how alike pixels are to it.
+
+    [Reading] The 3x3 convolutions start as for rectifiers (He et al., ICCV 2015).
+
+    Args:
+        in_channels: Channels of the features.
+        out_channels: Maps of the task.
+        channels: Channels in between.
+        dilations: Of the three 3x3 convolutions.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, channels: int, dilations: Sequence[int]
+    ) -> None:
+        super().__init__()
+        first, second, third = dilations
+        self.before = nn.Sequential(
+            _conv(in_channels, channels, first), nn.ReLU(), _conv(channels, channels, second)
+        )
+        self.non_local = NonLocal(channels)
+        self.after = nn.Sequential(_conv(channels, channels, third), nn.ReLU())
+        self.classifier = nn.Conv2d(channels, out_channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score the pixels of ``(B, D, h, w)`` features.
+
+        Returns:
+            Scores ``(B, out_channels, h, w)``; queries and keys of the affinity, ``(B, N, E)``.
+        """
+        mixed, query, key = self.non_local(self.before(features).relu())
+        return self.classifier(self.after(mixed)), query, key
+
+
+class AuxSegNet(PlainCam):
+    """A CAM with a segmentation and a saliency branch on one trunk.
+
+    The cross-task affinity of the two branches refines both, and in inference the CAM. With a
+    context that fuses, that is the CAM that it refines. Segmentation needs no tags.
+
+    Deviation: the tag scores are the mean of the up-sampled CAM, and the CAM has a background
+    channel that nothing supervises, as in all CAM models here.
+
+    Args:
+        backbone: As for :class:`PlainCam`.
+        num_classes: Foreground classes C, >= 1.
+        branch_channels: Channels of the two branches.
+        dilations: Of their three 3x3 convolutions (published: 6, 12 and 18 at stride 8).
+        rows: As for :class:`CrossTaskAffinity`.
+        published_row_quirk: As for :class:`CrossTaskAffinity`.
+        context: As for :class:`PlainCam`.
+        group_by: As for :class:`PlainCam`.
+        smooth: As for :class:`PlainCam`; before the affinity refines the CAM.
+        dropout: As for :class:`PlainCam`.
+    """
+
+    slow_modules = ("cross_task",)
+    """New parts that learn at the trunk's rate, as published."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        branch_channels: int = 128,
+        dilations: Sequence[int] = (6, 12, 18),
+        rows: int = 512,
+        published_row_quirk: bool = False,
+        context: nn.Module | None = None,
+        group_by: str = "last",
+        smooth: float = 0.0,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(
+            backbone,
+            num_classes,
+            context=context,
+            group_by=group_by,
+            smooth=smooth,
+            dropout=dropout,
+        )
+        self.segmentation, self.saliency = (
+            TaskBranch(self.channels[2], maps, channels=branch_channels, dilations=dilations)
+            for maps in (num_classes + 1, 1)
+        )
+        self.cross_task = CrossTaskAffinity(rows=rows, published_row_quirk=published_row_quirk)
+
+    def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
+        """Run the network once.
+
+        Returns:
+            The output with ``features``, ``cam_logits``, the scores of both branches at image size,
+            and in inference ``cam_refined``.
+        """
+        output = super().one_view(image, tags)
+        assert output.features is not None
+        cam = None if self.training else _cam_to_refine(output)
+        initial, refined, spread_cam = self._branches(output.features, cam)
+        output.cam_refined = spread_cam
+        size = (image.shape[-2], image.shape[-1])
+        output.seg_initial, output.saliency_initial = (_enlarge(maps, size) for maps in initial)
+        output.seg_logits, output.saliency_logits = (_enlarge(maps, size) for maps in refined)
+        return output
+
+    def dense_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the two branches alone, of photos ``(B, 3, H, W)``.
+
+        Returns:
+            Segmentation ``(B, L, H, W)`` and saliency ``(B, 1, H, W)``, both refined.
+        """
+        *_, features = self.backbone(image)
+        _, (segmentation, saliency), _ = self._branches(features, None)
+        size = (image.shape[-2], image.shape[-1])
+        return _enlarge(segmentation, size), _enlarge(saliency, size)
+
+    def _branches(
+        self, features: Tensor, cam: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor | None]:
+        """Scores of segmentation and saliency before and after A, and the CAM after it."""
+        segmentation, seg_query, seg_key = self.segmentation(features)
+        saliency, sal_query, sal_key = self.saliency(features)
+        maps = [segmentation, saliency] if cam is None else [segmentation, saliency, cam]
+        queries, keys = torch.stack([seg_query, sal_query], 1), torch.stack([seg_key, sal_key], 1)
+        spread = self.cross_task(queries, keys, torch.cat(maps, 1))
+        seg_refined, sal_refined, *rest = spread.split([part.shape[1] for part in maps], dim=1)
+        return (segmentation, saliency), (seg_refined, sal_refined), rest[0] if rest else None
+
+
+class SegmentationPath(nn.Module):
+    """The way from photos to segmentation scores through an AuxSegNet: no tags, no CAM.
+
+    Args:
+        network: The trained network.
+
+    Attributes:
+        output_stride: Pixels of the photo per pixel of the trunk's last map, along one side.
+    """
+
+    def __init__(self, network: AuxSegNet) -> None:
+        super().__init__()
+        self.network = network
+        self.output_stride: int = network.backbone.output_stride
+
+    def net(self, image: Tensor) -> Tensor:
+        """Scores ``(B, L, H, W)`` of photos ``(B, 3, H, W)``."""
+        return self.network.dense_scores(image)[0]
+
+    def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
+        """Score the pixels of photos of any size, ``(B, 3, H, W)``; ``tags`` are not read."""
+        return ModelOutput(seg_logits=self.net(image))
+
+
+def dilations_at(output_stride: int) -> tuple[int, int, int]:
+    """The published dilations, made for stride 8, at another stride; at least 1 each.
+
+    Example:
+        >>> dilations_at(16)
+        (3, 6, 9)
+    """
+    first, second, third = (max(1, rate * 8 // output_stride) for rate in (6, 12, 18))
+    return first, second, third
+
+
+def _conv(in_channels: int, out_channels: int, dilation: int) -> nn.Conv2d:
+    layer = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+    # Torch's own start, a sixth of this variance, would leave the third of these layers in a row a
+    # nearly constant map, and the affinity of its pixels nearly even.
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def _cam_to_refine(output: ModelOutput) -> Tensor:
+    """The CAM in [0, 1]: as the context's groups smoothed it, else divided by its maxima."""
+    if output.cam_refined is not None:
+        return output.cam_refined
+    logits = output.final_logits
+    return normalise_cam(logits, torch.ones_like(logits[:, 1:, 0, 0]), bg_score=0.0)
+
+
+def _enlarge(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(scores, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,241 @@
+"""AuxSegNet's rounds: train, make the labels anew, train again on them.
+
+Round 0 is a plain CAM, trained on tags, or maps made elsewhere; with saliency they give the first
+labels. Each further round trains AuxSegNet, from the second on the network of the round before, and
+writes maps, saliency labels, labels and masks for the next, in a folder of its own. A round that is
+finished is not run again; an interrupted one goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dscnet import evaluation
+from dscnet.build import build_eval_transform, build_model, build_objective, device_of
+from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
+from dscnet.job import Job
+from dscnet.labelling import load_map
+from dscnet.labels.pseudo_label import write_label
+from dscnet.labels.saliency import (
+    fuse_saliency,
+    refresh_saliency,
+    saliency_from_cam,
+    write_saliency,
+)
+from dscnet.models import AuxSegNet, PlainCam, SegmentationPath
+from dscnet.objective import AuxSegObjective
+from dscnet.predictor import Predictor, restore
+from dscnet.run_folder import RunFolder, fresh_folder
+from dscnet.stages import label_pairs, learn, truth, write_cams
+from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+
+log = logging.getLogger("dscnet")
+
+SEED_STEP = 1009
+"""Between the seeds of two rounds, so that each sees the photos in an order of its own."""
+
+
+def train_rounds(job: Job, resume: bool) -> None:
+    """Run all rounds; what the last one leaves is the CAM network of the run."""
+    folder, last = job.folder, job.config.auxseg.rounds
+    if not resume and folder.round(0).root.parent.exists():
+        shutil.rmtree(folder.round(0).root.parent)
+    for index in range(last + 1):
+        one = _job_of_round(job, index)
+        if one.folder.fingerprint_of("round"):
+            log.info("round %d: up to date", index)
+            continue
+        log.info("round %d of %d ...", index, last)
+        # A try that was interrupted was one of the same settings: others start with no folder.
+        one.folder.start("round", "started")
+        started = time.monotonic()
+        if index == 0:
+            _first_labels(one)
+        else:
+            _one_round(one, job.folder, index)
+        one.folder.finish("round", "finished", time.monotonic() - started)
+    for kept in ("weights", "tag_scores", "losses", "model_card"):
+        _copy(getattr(folder.round(last), kept), getattr(folder, kept))
+
+
+def _job_of_round(job: Job, index: int) -> Job:
+    """The job of one round: its folder, its seed, and in round 0 a plain CAM in every variant."""
+    config = replace(job.config, seed=job.config.seed + SEED_STEP * index)
+    if index == 0:
+        config = replace(
+            config,
+            model=replace(config.model, name="cam"),
+            method=replace(config.method, variant="baseline"),
+        )
+    return replace(job, config=config, folder=job.folder.round(index))
+
+
+def _first_labels(job: Job) -> None:
+    """Round 0: maps of a plain CAM, the first saliency, and what both say together."""
+    auxseg = job.config.auxseg
+    if auxseg.cams is None:
+        model = _network(job)
+        if not job.folder.tag_scores.exists():
+            learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
+        restore(model, job.folder.weights)
+        write_cams(job, model)
+    fresh_folder(job.folder.saliency)
+    fresh_folder(job.folder.labels)
+    cams = job.folder.cams if auxseg.cams is None else Path(auxseg.cams)
+    for sample in job.train.samples:
+        maps, classes = load_map(cams, sample.image_id)
+        if maps.shape[1:] != image_size(sample.image_path):
+            raise DataError(
+                f"{cams / sample.image_id}.npz holds maps of {maps.shape[1:]} rows and columns, but"
+                f" {sample.image_path} has {image_size(sample.image_path)}; make them at its size"
+            )
+        saliency = _first_saliency(job, sample, maps)
+        _write_labels(job, sample, maps, classes, saliency)
+
+
+def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDArray[np.floating]:
+    if job.config.auxseg.saliency == "from_cam":
+        return saliency_from_cam(maps)
+    if sample.saliency_path is None:
+        raise DataError(
+            f"{sample.image_path}: has no saliency map; add one, or do without: auxseg.saliency"
+            " from_cam"
+        )
+    return _read_map(sample.saliency_path)
+
+
+def _one_round(job: Job, run: RunFolder, index: int) -> None:
+    """Train on the labels of the round before; make those of the next."""
+    before = run.round(index - 1)
+    model = _network(job)
+    assert isinstance(model, AuxSegNet)
+    if not job.folder.tag_scores.exists():
+        if index > 1:
+            restore(model, before.weights)
+        objective = AuxSegObjective(build_objective(job.config.method, job.train.num_labels))
+        learn(job, model, objective, True, mask_dir=before.labels, saliency_dir=before.saliency)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+    _refresh_labels(job, model, run.round(0))
+    if job.val is not None:
+        fresh_folder(job.folder.masks)
+        _predictor(job, model).write(job.val, job.folder.masks)
+
+
+def _network(job: Job) -> PlainCam:
+    # With its pretrained weights in every round: how photos are normalised depends on them.
+    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    return build_model(job.config, job.train.num_classes)
+
+
+@torch.inference_mode()
+def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
+    """Saliency labels and labels of every training photo, for the next round."""
+    device = device_of(job.config.train.accelerator)
+    model.to(device).eval()
+    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    fresh_folder(job.folder.saliency)
+    fresh_folder(job.folder.labels)
+    for sample in job.train.samples:
+        photo = read_image(sample.image_path)
+        _, logits = model.dense_scores(transform(photo, None)[0][None].to(device))
+        saliency = refresh_saliency(
+            logits[0, 0].float().sigmoid().cpu().numpy(),
+            _read_map(first.saliency / f"{sample.image_id}.png"),
+            photo.permute(1, 2, 0).numpy(),
+        )
+        _write_labels(job, sample, *load_map(job.folder.cams, sample.image_id), saliency)
+
+
+def _write_labels(
+    job: Job,
+    sample: Sample,
+    maps: NDArray[np.floating],
+    classes: NDArray[np.integer],
+    saliency: NDArray[np.floating],
+) -> None:
+    auxseg, name = job.config.auxseg, f"{sample.image_id}.png"
+    labels = fuse_saliency(
+        maps,
+        classes,
+        saliency,
+        cam_score=auxseg.cam_score,
+        saliency_score=auxseg.saliency_score,
+    )
+    write_saliency(job.folder.saliency / name, saliency)
+    write_label(job.folder.labels / name, labels)
+
+
+def _predictor(job: Job, model: AuxSegNet) -> Predictor:
+    config, backbone = job.config, model.backbone
+    return Predictor(
+        SegmentationPath(model),
+        job.train.classes,
+        mean=backbone.mean,
+        std=backbone.std,
+        flip=config.segment.flip_test,
+        device=device_of(config.segment.accelerator),
+    )
+
+
+def measure_rounds(job: Job) -> list[dict[str, Any]]:
+    """What each finished round reached: ``round``, ``cam``, ``pseudo_label``, ``segmenter``.
+
+    The three are sections as those of the run; undecided pixels of the labels count as background,
+    and ``undecided`` says how many they are. Parts that do not exist, or lack true masks, are None.
+    """
+    rounds = range(job.config.auxseg.rounds + 1)
+    return [_measure_round(job, index, job.folder.round(index)) for index in rounds]
+
+
+def _measure_round(job: Job, index: int, folder: RunFolder) -> dict[str, Any]:
+    config, classes = job.config, job.train.classes
+    row: dict[str, Any] = dict.fromkeys(("cam", "pseudo_label", "undecided", "segmenter"))
+    train_masks, val_masks = truth(job.train), truth(job.val)
+    if train_masks and folder.cams.exists():
+        items = ((*load_map(folder.cams, name), read_mask(p).numpy()) for name, p in train_masks)
+        row["cam"] = evaluation.evaluate_cams(
+            items,
+            classes,
+            split=config.train_split,
+            bg_score=background_score(replace(job, folder=folder)),
+        )
+    if train_masks:
+        row["pseudo_label"] = evaluation.evaluate_pairs(
+            _decided(label_pairs(folder.labels, train_masks)), classes, split=config.train_split
+        )
+        shares = [(x == IGNORE_INDEX).mean() for x, _ in label_pairs(folder.labels, train_masks)]
+        row["undecided"] = float(np.mean(shares))
+    if val_masks and folder.masks.exists():
+        row["segmenter"] = evaluation.evaluate_pairs(
+            label_pairs(folder.masks, val_masks), classes, split=config.val_split
+        )
+    return {"round": index, **row}
+
+
+def _decided(
+    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]],
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for labels, true in pairs:
+        yield np.where(labels == IGNORE_INDEX, BACKGROUND, labels), true
+
+
+def _read_map(path: Path) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = read_saliency(path)[0].numpy()
+    return values
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

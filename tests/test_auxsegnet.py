@@ -1,0 +1,207 @@
+"""Tests of ``dscnet.models.auxsegnet`` and of its objective."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dscnet.context import DualStreamContext
+from dscnet.models import AuxSegNet, SegmentationPath, create_model
+from dscnet.models.auxsegnet import dilations_at
+from dscnet.objective import AuxSegObjective, CamObjective, ContrastObjective
+from dscnet.training import parameter_groups
+from dscnet.types import Batch
+
+
+class TinyTrunk(nn.Module):
+    channels = (4, 5, 6)
+    output_stride = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Conv2d(3, 4, 2, 2)
+        self.mid = nn.Conv2d(4, 5, 2, 2)
+        self.high = nn.Conv2d(5, 6, 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low = self.low(image).relu()
+        mid = self.mid(low).relu()
+        return low, mid, self.high(mid).relu()
+
+
+def make(num_classes: int = 3, variant: str = "baseline", **options) -> AuxSegNet:
+    torch.manual_seed(0)
+    context = None
+    if variant != "baseline":
+        context = DualStreamContext(
+            6, num_classes + 1, semantic=variant != "M1", fuse=variant == "M4", num_groups=3
+        )
+    return AuxSegNet(
+        TinyTrunk(), num_classes, branch_channels=8, dilations=(1, 1, 1), context=context, **options
+    )
+
+
+def make_batch(num_classes: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    tags = torch.zeros(4, num_classes)
+    tags[0, 0] = tags[1, -1] = tags[2, 0] = tags[2, -1] = 1
+    mask = torch.randint(0, num_classes + 1, (4, 16, 20), generator=generator)
+    mask[0] = 255
+    return Batch(
+        torch.randn(4, 3, 16, 20, generator=generator),
+        tags,
+        list("abcd"),
+        mask,
+        torch.rand(4, 1, 16, 20, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 20])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_branch_has_its_shape(num_classes: int, training: bool) -> None:
+    model, batch = make(num_classes).train(training), make_batch(num_classes)
+    output = model(batch.image)
+    assert output.cam_logits.shape == (4, num_classes + 1, 4, 5)
+    for scores in (output.seg_initial, output.seg_logits):
+        assert scores.shape == (4, num_classes + 1, 16, 20)
+    for scores in (output.saliency_initial, output.saliency_logits):
+        assert scores.shape == (4, 1, 16, 20)
+    assert (output.cam_refined is None) == training
+
+
+def test_refined_maps_are_the_cross_task_affinity_times_the_maps() -> None:
+    model, image = make().eval(), make_batch().image
+    output = model(image)
+    segmentation, *seg_pair = model.segmentation(output.features)
+    saliency, *sal_pair = model.saliency(output.features)
+    queries, keys = (torch.stack(pair, 1) for pair in zip(seg_pair, sal_pair, strict=True))
+    matrix = model.cross_task.matrix(queries, keys)
+
+    def spread(maps: Tensor) -> Tensor:
+        return torch.einsum("bij,bmj->bmi", matrix, maps.flatten(2)).view_as(maps)
+
+    def enlarge(maps: Tensor) -> Tensor:
+        return functional.interpolate(maps, (16, 20), mode="bilinear", align_corners=False)
+
+    torch.testing.assert_close(output.seg_initial, enlarge(segmentation))
+    torch.testing.assert_close(output.seg_logits, enlarge(spread(segmentation)))
+    torch.testing.assert_close(output.saliency_logits, enlarge(spread(saliency)))
+    cam = output.cam_logits.relu()
+    cam[:, 0] = 0
+    cam = cam / (cam.amax((2, 3), keepdim=True) + 1e-5)
+    torch.testing.assert_close(output.cam_refined, spread(cam))
+    maps = model.score_maps(image)
+    torch.testing.assert_close(maps["refined"], output.cam_refined[:, 1:])
+    torch.testing.assert_close(maps["cam"], output.cam_logits[:, 1:].relu())
+
+
+def test_a_fused_cam_is_what_the_affinity_refines() -> None:
+    torch.manual_seed(0)
+    model = make(variant="M4", smooth=0.5).eval()
+    nn.init.normal_(model.context.classifier.weight)
+    torch.manual_seed(0)
+    output = model(make_batch().image)
+    cam = output.final_logits.relu()
+    assert not torch.equal(output.final_logits, output.cam_logits)
+    cam[:, 0] = 0
+    smoothed = output.context.smooth(cam / (cam.amax((2, 3), keepdim=True) + 1e-5), 0.5)
+    segmentation, *seg = model.segmentation(output.features)
+    _, *sal = model.saliency(output.features)
+    queries, keys = (torch.stack(pair, 1) for pair in zip(seg, sal, strict=True))
+    torch.testing.assert_close(output.cam_refined, model.cross_task(queries, keys, smoothed))
+
+
+def test_blocks_of_rows_change_nothing() -> None:
+    image = make_batch().image
+    one, two = (make(rows=rows).eval()(image) for rows in (3, 512))
+    torch.testing.assert_close(one.seg_logits, two.seg_logits)
+
+
+def test_the_segmentation_path_needs_no_tags_and_runs_no_context() -> None:
+    model, image = make(variant="M4").eval(), make_batch().image
+    path = SegmentationPath(model)
+    assert path.output_stride == 4
+    expected = model(image).seg_logits
+    model.context = None
+    torch.testing.assert_close(path(image).seg_logits, expected)
+
+
+def test_cross_task_affinity_learns_at_the_rate_of_the_trunk() -> None:
+    model = make()
+    groups = parameter_groups(model, lr=1.0, new_lr_factor=10.0, weight_decay=0.1)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates[id(model.cross_task.mix.weight)] == 1
+    assert rates[id(model.cross_task.weigh.bias)] == 2
+    assert rates[id(model.saliency.classifier.weight)] == 10
+    assert rates[id(model.backbone.high.weight)] == 1
+
+
+@pytest.mark.parametrize("variant", ["baseline", "M1", "M2", "M3", "M4"])
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_every_variant_trains_on_it(variant: str, num_classes: int) -> None:
+    """By the plug-in and the objective of the other CAM models; every part gets its gradient."""
+    model, batch = make(num_classes, variant).train(), make_batch(num_classes)
+    contrast = None
+    if variant != "baseline":
+        contrast = ContrastObjective(
+            num_classes + 1, pgcl=variant != "M2", sgcl=variant != "M1", memory_size=4
+        )
+    objective = AuxSegObjective(CamObjective(contrast))
+    terms = objective(model(batch.image, batch.tags), batch, 1.0)
+    expected = {"cls", "seg", "sal"}
+    expected |= {"pgcl"} if variant in ("M1", "M3", "M4") else set()
+    expected |= {"sgcl"} if variant in ("M2", "M3", "M4") else set()
+    expected |= {"cls_plain"} if variant == "M4" else set()
+    assert set(terms.terms) == expected
+    terms.total.backward()
+    for part in (model.backbone, model.segmentation, model.saliency, model.cross_task):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+    assert model.backbone.high.weight.grad.abs().max() > 0
+
+
+def test_objective_sums_initial_and_refined() -> None:
+    model, batch = make().train(), make_batch()
+    output = model(batch.image)
+    terms = AuxSegObjective(CamObjective())(output, batch).terms
+    seg = sum(
+        functional.cross_entropy(scores[1:], batch.mask[1:])
+        for scores in (output.seg_initial, output.seg_logits)
+    )
+    target = (batch.saliency > 0.5).float()
+    sal = sum(
+        functional.binary_cross_entropy_with_logits(scores, target)
+        for scores in (output.saliency_initial, output.saliency_logits)
+    )
+    torch.testing.assert_close(terms["seg"], seg)
+    torch.testing.assert_close(terms["sal"], sal)
+
+
+def test_objective_names_what_is_missing() -> None:
+    model, batch = make(), make_batch()
+    objective = AuxSegObjective(CamObjective())
+    output = model(batch.image)
+    bare = Batch(batch.image, batch.tags, batch.ids, batch.mask)
+    with pytest.raises(ValueError, match="a batch with masks and saliency"):
+        objective(output, bare)
+    output.saliency_initial = None
+    with pytest.raises(ValueError, match="initial and refined"):
+        objective(output, batch)
+
+
+def test_bfloat16_stays_finite() -> None:
+    model, batch = make().train(), make_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = AuxSegObjective(CamObjective())(model(batch.image, batch.tags), batch)
+    terms.total.backward()
+    assert terms.total.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_dilations_follow_the_stride() -> None:
+    assert [dilations_at(stride) for stride in (8, 16, 32)] == [(6, 12, 18), (3, 6, 9), (1, 3, 4)]
+
+
+def test_registered() -> None:
+    assert type(create_model("auxsegnet", TinyTrunk(), 2)) is AuxSegNet

@@ -1,0 +1,364 @@
+"""AuxSegNet's rounds, end to end on small generated scenes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dscnet.build import build_eval_transform, build_model
+from dscnet.cli import main
+from dscnet.config import (
+    AugmentConfig,
+    AuxSegConfig,
+    CamConfig,
+    Config,
+    LabelConfig,
+    MethodConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from dscnet.data import open_dataset, read_image, read_saliency
+from dscnet.data.scenes import write_scenes
+from dscnet.labels.cam import read_cam
+from dscnet.labels.pseudo_label import read_label
+from dscnet.labels.saliency import fuse_saliency
+from dscnet.pipeline import run
+from dscnet.predictor import Predictor, restore
+from dscnet.types import DataError
+
+
+def settings(data: Path, **changes) -> Config:
+    """The smallest run of two rounds that still goes through everything."""
+    values = {
+        "data": str(data),
+        "augment": AugmentConfig(crop_size=64, long_side=[64, 96]),
+        "model": ModelConfig(name="auxsegnet"),
+        "auxseg": AuxSegConfig(rounds=2, branch_channels=16),
+        "method": MethodConfig(variant="baseline", warmup=0.0),
+        "train": TrainConfig(epochs=2, batch_size=4, lr=0.002, accelerator="cpu"),
+        "cam": CamConfig(scales=[1.0], flip=False),
+    }
+    return Config(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("rounds") / "scenes"
+    write_scenes(root, num_train=12, num_val=4, size=64, seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(settings(scenes), out, progress=False)
+    return out
+
+
+def weights(folder: Path):
+    return load_file(folder / "checkpoints" / "weights.safetensors")
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    first, second = weights(one), weights(two)
+    return first.keys() == second.keys() and all(
+        torch.equal(v, second[k]) for k, v in first.items()
+    )
+
+
+def test_every_round_keeps_its_files(finished):
+    for index in range(3):
+        folder = finished / "rounds" / str(index)
+        for kind, ending in (("cams", "npz"), ("labels", "png"), ("saliency", "png")):
+            assert len(list((folder / kind).glob(f"*.{ending}"))) == 12, (index, kind)
+        assert (folder / "metrics.csv").stat().st_size > 0
+        assert len(list((folder / "masks").glob("*.png"))) == (0 if index == 0 else 4)
+    assert same_weights(finished, finished / "rounds" / "2")
+    assert not same_weights(finished, finished / "rounds" / "1")
+    assert not (finished / "segmenter").exists(), "the branch is the segmentation network"
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_losses_of_every_round_are_logged_under_their_names(finished):
+    header = (finished / "rounds" / "1" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header == ["step", "epoch", "lr", "cls", "seg", "sal", "total"]
+    header = (finished / "rounds" / "0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header == ["step", "epoch", "lr", "cls", "total"]
+
+
+def test_metrics_hold_every_round_and_the_supervision(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["supervision"] == "tags + saliency"
+    assert [row["round"] for row in metrics["rounds"]] == [0, 1, 2]
+    for row in metrics["rounds"]:
+        for name in ("cam", "pseudo_label", "segmenter"):
+            assert (row[name] is None) == (name == "segmenter" and row["round"] == 0)
+        assert 0 <= row["undecided"] <= 1
+    assert metrics["rounds"][2]["segmenter"] == metrics["segmenter"]
+    assert metrics["rounds"][2]["cam"] == metrics["cam"]
+    page = (finished / "report.html").read_text()
+    assert "Rounds of training" in page and "tags + saliency" in page
+
+
+def test_labels_of_a_round_are_its_maps_and_saliency_fused(finished, scenes):
+    for index in range(3):
+        folder = finished / "rounds" / str(index)
+        for sample in open_dataset(scenes, "train").samples:
+            maps, classes = read_cam(folder / "cams" / f"{sample.image_id}.npz")
+            saliency = read_saliency(folder / "saliency" / f"{sample.image_id}.png")[0].numpy()
+            expected = fuse_saliency(maps["refined" if index else "cam"], classes, saliency)
+            got = read_label(folder / "labels" / f"{sample.image_id}.png")
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_saliency_begins_with_the_given_maps_and_becomes_binary(finished, scenes):
+    for path in sorted((finished / "rounds" / "0" / "saliency").glob("*.png")):
+        given = read_saliency(scenes / "saliency" / path.name)
+        np.testing.assert_array_equal(read_saliency(path), given)
+        for index in (1, 2):
+            later = read_saliency(finished / "rounds" / str(index) / "saliency" / path.name)
+            assert set(later.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_saliency_labels_average_with_the_first_maps(finished, scenes):
+    for index in (1, 2):
+        folder = finished / "rounds" / str(index)
+        model = build_model(settings(scenes), 6, pretrained=False).eval()
+        restore(model, folder / "checkpoints" / "weights.safetensors")
+        transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+        for sample in open_dataset(scenes, "train").samples[:4]:
+            photo = transform(read_image(sample.image_path), None)[0][None]
+            with torch.inference_mode():
+                predicted = model(photo).saliency_logits[0].sigmoid()
+            expected = (predicted + read_saliency(sample.saliency_path)) / 2 > 0.5
+            got = read_saliency(folder / "saliency" / f"{sample.image_id}.png")
+            assert (got == expected).float().mean() > 0.999
+
+
+def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp_path):
+    """Nothing is learned at rate 0: two rounds end with one network, whatever their seeds."""
+    config = settings(scenes)
+    config.train.lr, config.train.epochs = 0.0, 1
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    rounds = tmp_path / "run" / "rounds"
+    assert same_weights(rounds / "1", rounds / "2")
+    torch.manual_seed(0)
+    drawn = build_model(settings(scenes), 6).state_dict()
+    assert not all(torch.equal(v, drawn[k]) for k, v in weights(rounds / "1").items())
+
+
+def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
+    finished, scenes, tmp_path, monkeypatch
+):
+    """Once in the training of round 1, and once between its training and its labels."""
+    import dscnet.rounds as rounds
+    import dscnet.training as training
+
+    class Stop(Exception):
+        pass
+
+    batch_end, refresh, calls = training.CsvLog.on_train_batch_end, rounds._refresh_labels, []
+
+    def stop_in_the_second_training(self, trainer, *rest):
+        if "rounds/1" in str(self.path) and trainer.current_epoch == 1:
+            raise Stop
+        batch_end(self, trainer, *rest)
+
+    def stop_before_the_labels(*arguments):
+        calls.append(arguments)
+        raise Stop
+
+    config, out = settings(scenes), tmp_path / "broken"
+    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", stop_in_the_second_training)
+    with pytest.raises(Stop):
+        run(config, out, stages=["train"], progress=False)
+    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", batch_end)
+    monkeypatch.setattr(rounds, "_refresh_labels", stop_before_the_labels)
+    first = (out / "rounds" / "0" / "checkpoints" / "weights.safetensors").stat().st_mtime_ns
+    with pytest.raises(Stop):
+        run(config, out, stages=["train"], resume=True, progress=False)
+    monkeypatch.setattr(rounds, "_refresh_labels", refresh)
+    second = (out / "rounds" / "1" / "checkpoints" / "weights.safetensors").stat().st_mtime_ns
+    run(config, out, stages=["train"], resume=True, progress=False)
+    assert len(calls) == 1
+    for index, before in ((0, first), (1, second)):
+        path = out / "rounds" / str(index) / "checkpoints" / "weights.safetensors"
+        assert path.stat().st_mtime_ns == before, "a finished training does not run again"
+    for index in range(3):
+        one, two = (folder / "rounds" / str(index) for folder in (finished, out))
+        assert same_weights(one, two)
+        assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+        for kind in ("labels", "saliency"):
+            for path in (one / kind).iterdir():
+                assert path.read_bytes() == (two / kind / path.name).read_bytes()
+
+
+def test_an_unchanged_run_does_nothing_and_a_changed_setting_begins_anew(
+    finished, scenes, tmp_path, caplog
+):
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    config = settings(scenes)
+    kept = copy / "rounds" / "1" / "checkpoints" / "weights.safetensors"
+    before = kept.stat().st_mtime_ns
+    # Rows at once change memory, not results.
+    run(replace(config, auxseg=replace(config.auxseg, rows=7)), copy, resume=True, progress=False)
+    assert kept.stat().st_mtime_ns == before
+    changed = replace(config, auxseg=replace(config.auxseg, rounds=1, cam_score=0.3))
+    run(changed, copy, stages=["train"], resume=True, progress=False)
+    assert kept.stat().st_mtime_ns != before
+    assert not (copy / "rounds" / "2").exists()
+
+
+def test_prediction_needs_no_tags_and_no_segmenter(finished, scenes, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (50, 41), "red").save(photos / "a.png")
+    shutil.copy(sorted((scenes / "JPEGImages").glob("*.jpg"))[-1], photos)
+    out = tmp_path / "out"
+    assert main(["predict", str(photos), "--model", str(finished), "--out", str(out)]) == 0
+    with Image.open(out / "masks" / "a.png") as mask:
+        assert mask.size == (50, 41)
+    sample = open_dataset(scenes, "val").samples[0]
+    labels = Predictor.from_run(finished)(read_image(sample.image_path))
+    np.testing.assert_array_equal(labels, read_label(finished / "masks" / f"{sample.image_id}.png"))
+
+
+@pytest.mark.slow
+def test_the_branch_is_exported(finished, tmp_path):
+    out = tmp_path / "net.onnx"
+    arguments = ["export", "--model", str(finished), "--out", str(out), "--size", "[64, 96]"]
+    assert main(arguments) == 0
+    assert out.stat().st_size > 0
+    assert main([*arguments[:3], "--format", "safetensors", "--out", str(tmp_path / "st")]) == 0
+    assert (tmp_path / "st" / "model.safetensors").exists()
+
+
+def test_without_saliency_maps_tags_are_enough(scenes, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    shutil.rmtree(bare / "saliency")
+    config = settings(bare)
+    with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
+        run(config, tmp_path / "refused", progress=False)
+    assert not (tmp_path / "refused").exists()
+    config.auxseg = AuxSegConfig(rounds=1, saliency="from_cam", branch_channels=16)
+    config.train.epochs = 1
+    metrics = run(config, tmp_path / "run", progress=False)
+    assert metrics["supervision"] == "tags"
+    assert metrics["segmenter"]["num_images"] == 4
+    for path in (tmp_path / "run" / "rounds" / "0" / "cams").iterdir():
+        maps, _ = read_cam(path)
+        saliency = read_saliency(path.parents[1] / "saliency" / f"{path.stem}.png")[0].numpy()
+        strongest = maps["cam"].max(0, initial=0)
+        np.testing.assert_allclose(saliency, strongest, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("variant", ["M1", "M2", "M3", "M4"])
+def test_every_variant_runs_and_shares_round_0(finished, scenes, tmp_path, variant):
+    config = settings(scenes, method=MethodConfig(variant=variant, warmup=0.0))
+    config.auxseg.rounds = 1
+    # Maps of the finished run's round 0: a variant's own would be the same.
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    config.train.epochs = 1
+    metrics = run(config, tmp_path / "run", progress=False)
+    assert metrics["segmenter"]["num_images"] == 4
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert ("pgcl" in header, "sgcl" in header) == (variant != "M2", variant != "M1")
+    for path in (finished / "rounds" / "0" / "labels").iterdir():
+        again = tmp_path / "run" / "rounds" / "0" / "labels" / path.name
+        assert path.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["16-bit", "colour", "size"])
+def test_bad_saliency_maps_are_refused_by_name_before_training(scenes, tmp_path, fault):
+    bad = tmp_path / "bad"
+    shutil.copytree(scenes, bad)
+    path = sorted((bad / "saliency").glob("*.png"))[0]
+    size = (32, 64) if fault == "size" else (64, 64)
+    Image.new({"16-bit": "I;16", "colour": "RGB"}.get(fault, "L"), size).save(path)
+    with pytest.raises(DataError, match=str(path)):
+        run(settings(bad), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_black_map_and_a_photo_without_any_object_are_handled(scenes, tmp_path):
+    odd = tmp_path / "odd"
+    shutil.copytree(scenes, odd)
+    black, without = sorted((odd / "saliency").glob("*.png"))[:2]
+    Image.new("L", (64, 64)).save(black)
+    tags = odd / "ImageSets" / "tags.csv"
+    lines = tags.read_text().splitlines()
+    rows = [f"{without.stem}," if row.startswith(without.stem) else row for row in lines]
+    tags.write_text("\n".join(rows) + "\n")
+    config = settings(odd)
+    config.auxseg.rounds, config.train.epochs = 1, 1
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    for index in range(2):
+        labels = tmp_path / "run" / "rounds" / str(index) / "labels"
+        assert not read_label(labels / without.name).any()
+    first = read_label(tmp_path / "run" / "rounds" / "0" / "labels" / black.name)
+    assert set(np.unique(first)) <= {0, 255}
+
+
+def test_labels_can_be_cut_to_what_is_salient(finished, tmp_path, scenes):
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    config = settings(scenes, label=LabelConfig(bg_score=0.1))
+    run(config, copy, stages=["label"], resume=True, progress=False)
+    whole = {path.name: read_label(path) for path in (copy / "labels").iterdir()}
+    config.label.salient_only = True
+    run(config, copy, stages=["label"], resume=True, progress=False)
+    cut = 0
+    for name, labels in whole.items():
+        salient = read_saliency(copy / "rounds" / "2" / "saliency" / name)[0].numpy() > 0.5
+        np.testing.assert_array_equal(read_label(copy / "labels" / name), labels * salient)
+        cut += int((labels > 0)[~salient].sum())
+    assert cut > 0
+
+
+def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
+    other = tmp_path / "other"
+    write_scenes(other, num_train=12, num_val=4, size=80, seed=0)
+    config = settings(other)
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    with pytest.raises(DataError, match=r"scene_00001\.npz holds maps of \(64, 64\)"):
+        run(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.name": "seam", "segment.network": "branch"}, "segment.network: branch needs"),
+        ({"model.name": "seam", "label.salient_only": True}, "label.salient_only needs"),
+        ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
+        ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
+        ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes, message):
+    from dscnet.config import replace_settings
+
+    with pytest.raises(ValueError, match=message):
+        run(replace_settings(settings(scenes), changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_maps_asked_for_later_are_missed_by_name(scenes, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare)
+    shutil.rmtree(bare / "saliency")
+    config = settings(bare)
+    config.auxseg = AuxSegConfig(rounds=1, saliency="from_cam", branch_channels=16)
+    config.train.epochs = 1
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    config.auxseg.saliency = "maps"
+    with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
+        run(config, tmp_path / "run", stages=["train"], resume=True, progress=False)

@@ -1,0 +1,70 @@
+"""Tests of ``dscnet.saliency_maps``, with a stand-in for rembg: its weights are a download."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dscnet.cli import main
+from dscnet.data.io import read_saliency
+from dscnet.saliency_maps import make_saliency
+from dscnet.types import DscnetError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)).save(folder / "a.png")
+    Image.new("L", (6, 4), 200).save(folder / "b.png")
+    return folder
+
+
+@pytest.fixture
+def rembg(monkeypatch):
+    """What rembg answers: the red channel as the map; it notes which network was asked for."""
+    asked = []
+
+    def remove(photo, *, session, only_mask):
+        assert only_mask and session == "the network"
+        return photo.getchannel("R")
+
+    def new_session(name):
+        if name == "nothing":
+            raise ValueError("No session class found for model 'nothing'")
+        asked.append(name)
+        return "the network"
+
+    monkeypatch.setitem(
+        sys.modules, "rembg", SimpleNamespace(new_session=new_session, remove=remove)
+    )
+    return asked
+
+
+def test_a_map_a_photo_of_its_name_and_size(photos, rembg, tmp_path):
+    out = tmp_path / "saliency"
+    assert main(["saliency", str(photos), "--out", str(out), "--model", "isnet"]) == 0
+    assert rembg == ["isnet"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
+    red = np.asarray(Image.open(photos / "a.png"))[..., 0] / 255
+    np.testing.assert_allclose(read_saliency(out / "a.png")[0].numpy(), red, atol=1e-6)
+    assert read_saliency(out / "b.png").shape == (1, 4, 6)
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_done(photos, rembg, tmp_path):
+    (photos / "0.jpg").write_bytes(b"no photo")
+    failures = make_saliency(photos, tmp_path / "out")
+    assert len(failures) == 1 and "0.jpg" in failures[0]
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_what_is_missing_is_said(photos, rembg, tmp_path, monkeypatch, capsys):
+    with pytest.raises(DscnetError, match="cannot provide its network 'nothing'"):
+        make_saliency(photos, tmp_path / "out", model="nothing")
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    assert main(["saliency", str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert "pip install 'dscnet[saliency]'" in capsys.readouterr().err
