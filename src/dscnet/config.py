@@ -129,7 +129,7 @@ class MethodConfig:
     fusion: Literal["groups", "categories"] = "groups"
     head: Literal["own", "shared"] = "shared"
     smooth: float = 0.5
-    pool_sharpness: float = 3.0
+    pool_sharpness: float = 1.0
     row_norm: Literal["softmax", "l1"] = "softmax"
     zero_init: bool = True
     residual: bool = True

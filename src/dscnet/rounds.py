@@ -25,7 +25,7 @@ from dscnet import evaluation
 from dscnet.build import build_eval_transform, build_model, build_objective, device_of
 from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
 from dscnet.job import Job
-from dscnet.labelling import load_map
+from dscnet.labelling import background_score, load_map
 from dscnet.labels.pseudo_label import write_label
 from dscnet.labels.saliency import (
     fuse_saliency,

@@ -139,7 +139,7 @@ class DualStreamContext(nn.Module):
         zero_init: bool = True,
         dropout: float = 0.0,
         bg_score: float = 0.2,
-        pool_sharpness: float = 3.0,
+        pool_sharpness: float = 1.0,
     ) -> None:
         super().__init__()
         check_grouping(grouping, starts, num_groups)
