@@ -29,7 +29,7 @@ from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
 from dscnet.labels.cam import read_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.labels.saliency import fuse_saliency
+from dscnet.labels.saliency import fit_to_photo, fuse_saliency
 from dscnet.pipeline import run
 from dscnet.predictor import Predictor, restore
 from dscnet.types import DataError
@@ -138,7 +138,9 @@ def test_saliency_labels_average_with_the_first_maps(finished, scenes):
             photo = transform(read_image(sample.image_path), None)[0][None]
             with torch.inference_mode():
                 predicted = model(photo).saliency_logits[0].sigmoid()
-            expected = (predicted + read_saliency(sample.saliency_path)) / 2 > 0.5
+            mean = (predicted + read_saliency(sample.saliency_path))[0] / 2
+            pixels = read_image(sample.image_path).permute(1, 2, 0).numpy()
+            expected = torch.from_numpy(fit_to_photo(mean.numpy(), pixels) > 0.5)
             got = read_saliency(folder / "saliency" / f"{sample.image_id}.png")
             assert (got == expected).float().mean() > 0.999
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from dscnet.data.io import read_saliency
+from dscnet.labels import saliency as saliency_labels
 from dscnet.labels.saliency import (
+    fit_to_photo,
     fuse_saliency,
     refresh_saliency,
     saliency_from_cam,
@@ -74,6 +78,34 @@ def test_a_refinement_sees_the_mean_and_the_photo_before_the_cut() -> None:
 
     labels = refresh_saliency(np.array([[1.0, 0.0]]), np.array([[1.0, 0.5]]), PHOTO, refine=invert)
     assert seen == [([[1.0, 0.25]], True)] and labels.tolist() == [[0, 1]]
+
+
+def test_a_map_is_fitted_to_the_edges_of_its_photo() -> None:
+    """A dark square on a bright ground; the map is unsure of its last column and strays by one."""
+    photo = np.full((12, 16, 3), 220, dtype=np.uint8)
+    photo[:, :8] = 20
+    mean = np.full((12, 16), 0.05)
+    mean[:, :7], mean[:, 7], mean[5, 11] = 0.95, 0.4, 0.6
+    fitted = fit_to_photo(mean, photo) > 0.5
+    np.testing.assert_array_equal(fitted, photo[..., 0] < 100)
+
+
+def test_the_energies_of_the_fit_are_the_published_ones(monkeypatch) -> None:
+    seen = {}
+
+    def record(probabilities, photos, **options):
+        seen.update(options, unary=-probabilities.log()[0], photo=photos)
+        return probabilities
+
+    monkeypatch.setattr(saliency_labels, "dense_crf", record)
+    fit_to_photo(np.array([[0.9, 0.25]]), PHOTO)
+    for pixel, p in enumerate((0.9, 0.25)):
+        for label, share in enumerate((1 - p, p)):
+            energy = -math.log(share + 1e-8) / (1.05 / (1 + math.exp(-share)))
+            assert seen["unary"][label, 0, pixel].item() == pytest.approx(energy, rel=1e-5)
+    kernels = [seen[k] for k in ("gaussian_std", "gaussian_weight", "bilateral_std", "color_std")]
+    assert (kernels, seen["bilateral_weight"], seen["iterations"]) == ([3, 3, 60, 5], 5, 1)
+    assert seen["photo"].shape == (1, 3, *PHOTO.shape[:2])
 
 
 def test_written_maps_are_read_again(tmp_path) -> None:

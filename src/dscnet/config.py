@@ -64,6 +64,7 @@ class AuxSegConfig:
         cams: Folder of first maps made elsewhere; null = a plain CAM is trained first.
         cam_score: An object's strongest class is above this, in [0, 1].
         saliency_score: An object's saliency is above this, in [0, 1].
+        crf: The saliency labels of a round are fitted to the photo by a dense CRF.
         branch_channels: Channels of the segmentation and the saliency branch.
         rows: Rows of the affinity at once: memory depends on it, results do not.
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
@@ -75,6 +76,7 @@ class AuxSegConfig:
     cams: str | None = None
     cam_score: float = 0.2
     saliency_score: float = 0.06
+    crf: bool = True
     branch_channels: int = 128
     rows: int = 512
     published_row_quirk: bool = False

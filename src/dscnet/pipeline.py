@@ -286,7 +286,7 @@ def _rounds(config: Config) -> list[Any] | None:
     """What further settings and code rounds of training depend on; None where there are none."""
     if not config.has_rounds:
         return None
-    code = ("rounds.py", "labels/cam.py", "labels/saliency.py", "predictor.py")
+    code = ("rounds.py", "labels/cam.py", "labels/saliency.py", "labels/crf.py", "predictor.py")
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
     return [auxseg, asdict(config.cam), config.segment.flip_test, fingerprint(code=code)]

@@ -28,6 +28,7 @@ from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
 from dscnet.labels.pseudo_label import write_label
 from dscnet.labels.saliency import (
+    fit_to_photo,
     fuse_saliency,
     refresh_saliency,
     saliency_from_cam,
@@ -154,6 +155,7 @@ def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
             logits[0, 0].float().sigmoid().cpu().numpy(),
             _read_map(first.saliency / f"{sample.image_id}.png"),
             photo.permute(1, 2, 0).numpy(),
+            refine=fit_to_photo if job.config.auxseg.crf else None,
         )
         _write_labels(job, sample, *load_map(job.folder.cams, sample.image_id), saliency)
 
