@@ -244,7 +244,7 @@ class LabelConfig:
         salient_only: Pixels outside the saliency label of AuxSegNet's last round are background.
     """
 
-    bg_score: float | Criterion = 0.26
+    bg_score: float | Criterion = "auto"
     ignore_band: list[float] | None = None
     cams: str | None = None
     salient_only: bool = False
