@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
     "build",
+    "checks",
     "cli",
     "comparison",
     "config",

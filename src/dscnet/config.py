@@ -325,37 +325,6 @@ class Config:
             return segment.network == "branch"
         return self.has_rounds and segment.supervision == "pseudo" and segment.labels is None
 
-    def check(self) -> None:
-        """Refuse settings that do not go together.
-
-        Raises:
-            ValueError: The message names the settings and what to do.
-        """
-        if not self.has_rounds:
-            needed = [
-                name
-                for name, on in (
-                    ("segment.network: branch", self.segment.network == "branch"),
-                    ("label.salient_only", self.label.salient_only),
-                )
-                if on
-            ]
-            if needed:
-                raise ValueError(f"{needed[0]} needs model.name: auxsegnet, got {self.model.name}")
-            return
-        trained = self.segment.supervision == "full" or self.segment.labels is not None
-        if self.segment.network == "branch" and trained:
-            raise ValueError(
-                "segment.network: branch learns nothing more: leave segment.labels and"
-                " segment.supervision alone, or take segment.network: deeplabv3plus"
-            )
-        if self.auxseg.rounds < 1:
-            raise ValueError(f"auxseg.rounds must be at least 1, got {self.auxseg.rounds}")
-        for name in ("cam_score", "saliency_score"):
-            score = getattr(self.auxseg, name)
-            if not 0 <= score <= 1:
-                raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
-
 
 T = TypeVar("T")
 

@@ -66,8 +66,18 @@ def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> Sco
     return counts
 
 
-def background_score(job: Job) -> float:
+def job_counts(job: Job) -> ScoreCounts:
+    """Counts over the job's maps; of saliency maps only where they choose the score."""
+    by_saliency = job.config.label.bg_score == "saliency"
+    return score_counts(job.train, map_folder(job), saliency=by_saliency)
+
+
+def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     """The background score in use: the setting, or what its criterion reads off the maps.
+
+    Args:
+        job: Settings, and where the maps lie.
+        counts: Those of the maps, where they were counted already.
 
     Raises:
         DataError: If the maps do not allow the criterion.
@@ -76,7 +86,7 @@ def background_score(job: Job) -> float:
     if not isinstance(setting, str):
         return setting
     criterion = DEFAULT if setting == "auto" else setting
-    counts = score_counts(job.train, map_folder(job), saliency=criterion == "saliency")
+    counts = counts or job_counts(job)
     score = suggested_score(counts, criterion)
     if score is None:
         raise DataError(
@@ -149,7 +159,8 @@ def label(job: Job, resume: bool) -> None:
     Beside the background score in use it notes those that the maps themselves suggest.
     """
     settings, folder = job.config.label, job.folder
-    bg_score = background_score(job)
+    counts = job_counts(job)
+    bg_score = background_score(job, counts)
     band = (
         None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
     )
@@ -165,7 +176,6 @@ def label(job: Job, resume: bool) -> None:
             saliency = read_saliency(last.saliency / f"{sample.image_id}.png")[0].numpy()
             labels[saliency <= SALIENT] = BACKGROUND
         write_label(folder.labels / f"{sample.image_id}.png", labels)
-    counts = score_counts(job.train, map_folder(job))
     suggested = {name: suggested_score(counts, name) for name in CRITERIA if name != "saliency"}
     record = {**suggested, "used": bg_score, "setting": settings.bg_score}
     write_text(folder.threshold, json.dumps(record) + "\n")

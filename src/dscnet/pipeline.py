@@ -13,16 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dscnet import evaluation, labelling
 from dscnet import stages as work
-from dscnet.build import refines_cam
+from dscnet.checks import check_networks, check_photos, check_settings
 from dscnet.config import Config
-from dscnet.data import PhotoSet, available_splits, check_dataset, open_dataset
+from dscnet.data import PhotoSet, available_splits, open_dataset
 from dscnet.job import Job
-from dscnet.labels.refine import label_probabilities, refinement_steps
-from dscnet.labels.thresholds import CRITERIA
 from dscnet.rounds import measure_rounds, train_rounds
 from dscnet.run_folder import RunFolder, fingerprint
 from dscnet.types import DataError, DscnetError
@@ -32,7 +28,7 @@ log = logging.getLogger("dscnet")
 
 def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job:
     """Open the run's photos; a data set without a validation split has ``val=None``."""
-    config.check()
+    check_networks(config)
     if not config.data:
         raise DataError("no data set was named: --data FOLDER")
     splits = available_splits(config.data)
@@ -145,58 +141,6 @@ def run_stage(name: str, job: Job) -> bool:
     return True
 
 
-def check_settings(job: Job) -> None:
-    """Refuse settings of labels and refinement that cannot work, before anything is trained."""
-    refine, label = job.config.refine, job.config.label
-    refinement_steps(refine.steps)
-    label_probabilities(
-        np.zeros((0, 1, 1)),
-        bg_score=0.5 if isinstance(label.bg_score, str) else label.bg_score,
-        bg_power=refine.bg_power,
-        certainty=refine.certainty,
-    )
-    if isinstance(label.bg_score, str) and label.bg_score not in ("auto", *CRITERIA):
-        known = ", ".join(CRITERIA)
-        raise DscnetError(
-            f"label.bg_score: no criterion '{label.bg_score}'; give a number, auto, {known}"
-        )
-    if label.bg_score == "saliency" and not all(
-        s.saliency_path for s in job.train.samples if s.tags
-    ):
-        raise DscnetError(
-            "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
-            " with tags; add them to the data set or choose another criterion"
-        )
-    if label.bg_score == "agreement" and not (label.cams or refines_cam(job.config)):
-        raise DscnetError(
-            "label.bg_score: criterion 'agreement' compares the maps before and after the network"
-            " refines them, and this one does not: choose model seam or another criterion"
-        )
-    if refine.steps and label.ignore_band is not None:
-        raise DscnetError(
-            "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
-            " probabilities: set one of the two"
-        )
-
-
-def check_photos(job: Job) -> None:
-    """Refuse photos that training or labelling would stumble over, all of them at once."""
-    for photos in (job.train, job.val):
-        if photos is None:
-            continue
-        report = check_dataset(
-            photos,
-            min_size=job.config.model.output_stride,
-            need_saliency=job.config.needs_saliency and photos is job.train,
-        )
-        for line in (*report.info, *report.warnings):
-            log.info("data: %s", line)
-        if not report.ok:
-            raise DataError(
-                "the data set cannot be used as it is:\n  " + "\n  ".join(report.errors)
-            )
-
-
 def data_fingerprint(
     photos: PhotoSet | None, *, masks: bool = False, saliency: bool = False
 ) -> str:
@@ -275,6 +219,10 @@ def _label_needs(config: Config) -> tuple[str, ...]:
     return (*scores, "train") if config.label.salient_only else scores
 
 
+def _scored_by_saliency(config: Config) -> bool:
+    return config.label.bg_score == "saliency"
+
+
 def _segment_needs(config: Config) -> tuple[str, ...]:
     if config.own_branch:
         return ("train",)
@@ -326,12 +274,14 @@ STAGES: dict[str, Stage] = {
             else None
         ),
         ("data", "models", "labels", "build.py"),
+        saliency=_scored_by_saliency,
     ),
     "label": Stage(
         labelling.label,
         _label_needs,
         lambda config: asdict(config.label),
         ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
+        saliency=_scored_by_saliency,
     ),
     "segment": Stage(
         work.segment,
@@ -347,6 +297,7 @@ STAGES: dict[str, Stage] = {
         ("evaluation.py", "confusion.py", "labels", "rounds.py"),
         reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
+        saliency=_scored_by_saliency,
     ),
     "report": Stage(
         work.report,

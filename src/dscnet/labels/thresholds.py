@@ -1,4 +1,4 @@
-"""Background scores that the maps themselves suggest: no criterion reads a mask or has a constant.
+"""Background scores that the maps themselves suggest: no criterion reads a mask.
 
 All are read off counts of pixels by score, gathered in one pass over the photos. A photo without
 classes says nothing of its objects and is not counted.

@@ -27,7 +27,8 @@ class PlainCam(nn.Module):
         num_classes: Foreground classes C, >= 1; the CAM has L = C + 1 labels.
         context: The streams of DSCNet (``dscnet.context.DualStreamContext`` or alike), called as
             ``context(features, cam_logits, tags, guide=tap)``. Where its attribute ``fuse`` is true
-            its ``cam_logits`` replace the plain ones; otherwise it only runs in training.
+            its ``cam_logits`` replace the plain ones; otherwise it only runs in training. It
+            returns a ``ContextOutput`` or alike.
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.

@@ -1,0 +1,101 @@
+"""What is refused before anything is trained: settings and photos that cannot work."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from dscnet.build import refines_cam
+from dscnet.config import Config
+from dscnet.data import check_dataset
+from dscnet.job import Job
+from dscnet.labels.refine import label_probabilities, refinement_steps
+from dscnet.labels.thresholds import CRITERIA
+from dscnet.types import DataError, DscnetError
+
+log = logging.getLogger("dscnet")
+
+
+def check_networks(config: Config) -> None:
+    """Refuse settings of networks and rounds that do not go together.
+
+    Raises:
+        ValueError: The message names the settings and what to do.
+    """
+    if not config.has_rounds:
+        needed = [
+            name
+            for name, on in (
+                ("segment.network: branch", config.segment.network == "branch"),
+                ("label.salient_only", config.label.salient_only),
+            )
+            if on
+        ]
+        if needed:
+            raise ValueError(f"{needed[0]} needs model.name: auxsegnet, got {config.model.name}")
+        return
+    trained = config.segment.supervision == "full" or config.segment.labels is not None
+    if config.segment.network == "branch" and trained:
+        raise ValueError(
+            "segment.network: branch learns nothing more: leave segment.labels and"
+            " segment.supervision alone, or take segment.network: deeplabv3plus"
+        )
+    if config.auxseg.rounds < 1:
+        raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")
+    for name in ("cam_score", "saliency_score"):
+        score = getattr(config.auxseg, name)
+        if not 0 <= score <= 1:
+            raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
+
+
+def check_settings(job: Job) -> None:
+    """Refuse settings of labels and refinement that cannot work, before anything is trained."""
+    refine, label = job.config.refine, job.config.label
+    refinement_steps(refine.steps)
+    label_probabilities(
+        np.zeros((0, 1, 1)),
+        bg_score=0.5 if isinstance(label.bg_score, str) else label.bg_score,
+        bg_power=refine.bg_power,
+        certainty=refine.certainty,
+    )
+    if isinstance(label.bg_score, str) and label.bg_score not in ("auto", *CRITERIA):
+        known = ", ".join(CRITERIA)
+        raise DscnetError(
+            f"label.bg_score: no criterion '{label.bg_score}'; give a number, auto, {known}"
+        )
+    if label.bg_score == "saliency" and not all(
+        s.saliency_path for s in job.train.samples if s.tags
+    ):
+        raise DscnetError(
+            "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
+            " with tags; add them to the data set or choose another criterion"
+        )
+    if label.bg_score == "agreement" and not (label.cams or refines_cam(job.config)):
+        raise DscnetError(
+            "label.bg_score: criterion 'agreement' compares the maps before and after the network"
+            " refines them, and this one does not: choose model seam or another criterion"
+        )
+    if refine.steps and label.ignore_band is not None:
+        raise DscnetError(
+            "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
+            " probabilities: set one of the two"
+        )
+
+
+def check_photos(job: Job) -> None:
+    """Refuse photos that training or labelling would stumble over, all of them at once."""
+    for photos in (job.train, job.val):
+        if photos is None:
+            continue
+        report = check_dataset(
+            photos,
+            min_size=job.config.model.output_stride,
+            need_saliency=job.config.needs_saliency and photos is job.train,
+        )
+        for line in (*report.info, *report.warnings):
+            log.info("data: %s", line)
+        if not report.ok:
+            raise DataError(
+                "the data set cannot be used as it is:\n  " + "\n  ".join(report.errors)
+            )
