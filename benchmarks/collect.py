@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from dscnet.comparison import summarise
-from dscnet.config import dotted_names
 from dscnet.run_folder import RunFolder, write_text
+from dscnet.settings import dotted_names
 
 PLACE = ("data", "seed")
 """Settings that say where a run lay and which it was: the row has the seed, the file the data."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from dscnet.config import replace_settings
 from dscnet.data import open_dataset, read_image, read_mask
 from dscnet.evaluation import evaluate_pairs
 from dscnet.job import Job
@@ -28,6 +27,7 @@ from dscnet.labels.refine import (
     refinement_steps,
 )
 from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.settings import replace_settings
 
 
 def main() -> None:

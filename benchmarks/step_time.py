@@ -16,10 +16,11 @@ import torch
 import yaml
 
 from dscnet.build import build_model, build_objective
-from dscnet.config import Config, from_dict, replace_settings
+from dscnet.config import Config
 from dscnet.experiments import VARIANTS
 from dscnet.recipes import find_recipe
 from dscnet.run_folder import environment, write_text
+from dscnet.settings import from_dict, replace_settings
 from dscnet.types import Batch
 
 PIXELS = {"M1, pixel contrast": {"method.variant": "M1", "method.contrast": "pixels"}}

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from dscnet.config import Config, MethodConfig, dotted_names, from_dict, replace_settings, to_dict
+from dscnet.config import Config, MethodConfig
+from dscnet.settings import dotted_names, from_dict, replace_settings, to_dict
 
 
 def test_round_trip_is_exact():

@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "palette": {"types"},
     "overlay": {"types", "palette"},
     "config": set(),
+    "settings": {"config"},
+    "arguments": {"config", "settings"},
     "losses": {"types", "palette"},
     "context": {"types", "palette"},
     "labels": {"types", "palette"},
@@ -37,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
+    "arguments",
     "build",
     "checks",
     "cli",
@@ -52,6 +55,7 @@ TOP = {
     "rounds",
     "run_folder",
     "run_report",
+    "settings",
     "stages",
 }
 

@@ -18,7 +18,6 @@ from dscnet.config import (
     ModelConfig,
     SegmentConfig,
     TrainConfig,
-    replace_settings,
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
@@ -26,6 +25,7 @@ from dscnet.job import Job
 from dscnet.labels.cam import read_cam, write_cam
 from dscnet.pipeline import STAGES, run, run_single
 from dscnet.run_folder import RunFolder
+from dscnet.settings import replace_settings
 from dscnet.stages import cam
 from dscnet.types import DataError, DscnetError
 

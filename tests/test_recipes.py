@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from dscnet.config import Config, from_dict
+from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, summary
+from dscnet.settings import from_dict
 
 
 def test_every_recipe_is_a_valid_config_with_a_header():

@@ -346,7 +346,7 @@ def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes, message):
-    from dscnet.config import replace_settings
+    from dscnet.settings import replace_settings
 
     with pytest.raises(ValueError, match=message):
         run(replace_settings(settings(scenes), changes), tmp_path / "run", progress=False)

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from dscnet.config import Config, from_dict
+from dscnet.config import Config
 from dscnet.data.scenes import write_scenes
 from dscnet.pipeline import run
 from dscnet.recipes import find_recipe
 from dscnet.run_folder import RunFolder
+from dscnet.settings import from_dict
 
 log = logging.getLogger("dscnet")
 

@@ -17,12 +17,13 @@ import yaml
 
 from dscnet import evaluation
 from dscnet.comparison import difference_table, paired, summarise, table
-from dscnet.config import Config, replace_settings, to_dict
+from dscnet.config import Config
 from dscnet.data import open_dataset, read_mask
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
 from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.settings import replace_settings, to_dict
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")

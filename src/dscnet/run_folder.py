@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from dscnet.config import Config, from_dict, to_dict
+from dscnet.config import Config
 from dscnet.labels.files import whole_file
+from dscnet.settings import from_dict, to_dict
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")

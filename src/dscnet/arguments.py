@@ -1,0 +1,162 @@
+"""What the command line takes: the parser of every verb, without what the verbs do."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from importlib import metadata
+from typing import Literal, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from dscnet.config import Config
+from dscnet.settings import dotted_names, to_dict
+
+STAGE_VERBS = {
+    "train": "train the CAM network",
+    "cam": "write the maps of the training photos",
+    "refine": "refine the labels by photo and features: CRF, PAMR, random walk",
+    "label": "write pseudo labels",
+    "segment": "train the segmentation network",
+    "report": "write report.html",
+}
+
+
+class Parser(ArgumentParser):
+    """Names the nearest right setting or verb when a wrong one is given."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one readable line and exit with 2."""
+        hint = nearest_option(message)
+        hint = f" (did you mean {hint}?)" if hint else ""
+        self.exit(2, f"{self.prog}: {message}{hint}\n")
+
+
+def nearest_option(message: str) -> str | None:
+    """The option nearest to the first one that an error message calls unknown."""
+    # jsonargparse's wording, of the command line and of a settings file.
+    unknown = re.search(
+        r"unrecognized arguments:.*?--([\w.]+)|not accept option '([\w.]+)'", message
+    )
+    if unknown is None:
+        return None
+    names = [*dotted_names(to_dict(Config())), "config", "out", "resume", "force"]
+    nearest = get_close_matches(unknown[1] or unknown[2], names, n=1)
+    return f"--{nearest[0]}" if nearest else None
+
+
+def build_parser() -> Parser:
+    """The parser of every verb."""
+    parser = Parser(
+        prog="dscnet",
+        description="Photos and image-level tags in, pixel masks out.",
+    )
+    parser.add_argument("--version", action="version", version=f"dscnet {_version()}")
+    verbs = parser.add_subcommands(metavar="VERB", title="verbs", description="one of")
+
+    def add(name: str, text: str) -> Parser:
+        sub = Parser(description=text)
+        verbs.add_subcommand(name, sub, help=text)
+        return sub
+
+    demo = add(
+        "demo", "the whole pipeline on generated scenes, minutes on a CPU, ends with report.html"
+    )
+    demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
+    demo.add_argument("--force", action="store_true", help="delete what the folder holds")
+    demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
+    check = add("check", "what is wrong with a data set, before hours are spent")
+    check.add_argument(
+        "data_set", type=str, metavar="DATA", help="folder, or YAML that names its parts"
+    )
+    check.add_argument("--split", type=str | None, default=None, help="only these photos")
+    _add_run_arguments(
+        add("run", "all stages: train, cam, refine, label, segment, evaluate, report")
+    )
+    for name, text in STAGE_VERBS.items():
+        _add_run_arguments(add(name, text))
+    sweep = add("sweep", "variants times seeds of one recipe: runs, one JSON, one table")
+    _add_settings(sweep, "folder of the runs, OUT/VARIANT-sSEED; finished ones are only read")
+    sweep.add_argument(
+        "--variants", type=str, nargs="+", default=None, help="among baseline, M1, M2, M3, M4"
+    )
+    sweep.add_argument(
+        "--grid", type=str | None, default=None, help="YAML of variants, NAME: {SETTING: VALUE}"
+    )
+    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each variant")
+    sweep.add_argument(
+        "--stages",
+        type=str,
+        nargs="+",
+        default=["train", "cam", "refine", "label", "segment", "evaluate"],
+        help="stages of each run",
+    )
+    sweep.add_argument(
+        "--strict_masks", type=str | None, default=None, help="a second folder of true masks"
+    )
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at once")
+    sweep.add_argument(
+        "--json", type=str | None, default=None, help="results (default: OUT/sweep.json)"
+    )
+    evaluate = add("evaluate", "measure masks against true ones, or a run's stages")
+    evaluate.add_argument(
+        "--pred", type=str | None, default=None, help="folder of predicted PNG masks"
+    )
+    evaluate.add_argument("--gt", type=str | None, default=None, help="folder of true PNG masks")
+    evaluate.add_argument(
+        "--classes", type=str | None, default=None, help="class names, one a line, background first"
+    )
+    evaluate.add_argument(
+        "--ids",
+        type=str | None,
+        default=None,
+        help="photos to measure, one id a line (default: the predicted)",
+    )
+    evaluate.add_argument(
+        "--json", type=str | None, default=None, help="write the numbers to this file"
+    )
+    evaluate.add_argument(
+        "--out", type=str | None, default=None, help="measure this run folder instead"
+    )
+    predict = add("predict", "masks for new photos, no tags, no ground truth")
+    predict.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
+    predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    saliency = add("saliency", "saliency maps for photos, by a ready-made network (rembg)")
+    saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    saliency.add_argument("--out", type=str, required=True, help="folder for the maps")
+    saliency.add_argument("--model", type=str, default="u2net", help="network, by rembg's name")
+    export = add(
+        "export", "a run's segmentation network for use elsewhere, checked against the original"
+    )
+    export.add_argument("--model", type=str, required=True, help="run folder of a trained network")
+    export.add_argument(
+        "--format", type=Literal["onnx", "safetensors"], default="onnx", help="what to write"
+    )
+    export.add_argument(
+        "--size", type=tuple[int, int], default=(320, 320), help="height and width (onnx)"
+    )
+    export.add_argument(
+        "--out", type=str, required=True, help="file (onnx) or folder (safetensors)"
+    )
+    add("recipes", "list the recipes that come with the package")
+    return parser
+
+
+def _add_run_arguments(parser: Parser) -> None:
+    _add_settings(parser, "run folder")
+    parser.add_argument("--resume", action="store_true", help="go on in a run folder")
+    parser.add_argument("--force", action="store_true", help="delete what the run folder holds")
+
+
+def _add_settings(parser: Parser, out: str) -> None:
+    parser.add_argument("--config", action="config", help="recipe name or YAML file of settings")
+    parser.add_argument("--out", type=str, required=True, help=out)
+    parser.add_class_arguments(Config)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dscnet")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,88 @@
+"""From files and words to settings and back; standard library only: the CLI runs without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dscnet.config import Config
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries, lists and scalars of a config: what ``config.yaml`` holds."""
+    return asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build a (nested) config from plain dictionaries.
+
+    Raises:
+        ValueError: If a key is no setting (the message names the nearest one), or a number is none.
+    """
+    hints = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ValueError(unknown_setting(key, names))
+        nested = is_dataclass(hints[key]) and isinstance(value, Mapping)
+        arguments[key] = (
+            from_dict(hints[key], value) if nested else _numbers(key, hints[key], value)
+        )
+    return cls(**arguments)
+
+
+def _numbers(key: str, hint: Any, value: Any) -> Any:
+    """Floats where floats are due: YAML reads ``10`` as an integer and ``2e-4`` as text.
+
+    One value must have one form, because fingerprints of finished stages are made of it.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if isinstance(value, str) and value in words:
+        return value
+    try:
+        if value is not None and float in kinds:
+            return float(value)
+        if value is not None and list[float] in kinds:
+            return [float(item) for item in value]
+    except (TypeError, ValueError):
+        choice = f" or one of {', '.join(words)}" if words else ""
+        raise ValueError(f"setting '{key}' needs numbers{choice}, got {value!r}") from None
+    return value
+
+
+def unknown_setting(key: str, names: list[str]) -> str:
+    """Error text for a setting that does not exist, with the nearest that does."""
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"the settings are: {', '.join(names)}"
+    return f"unknown setting '{key}': {hint}"
+
+
+def replace_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A copy of ``config`` with dotted settings replaced, e.g. ``{"method.variant": "M1"}``."""
+    values = to_dict(config)
+    for dotted, value in settings.items():
+        *path, last = dotted.split(".")
+        section = values
+        for part in path:
+            section = section.get(part, {})
+        if last not in section:
+            raise ValueError(unknown_setting(dotted, dotted_names(values)))
+        section[last] = value
+    return from_dict(Config, values)
+
+
+def dotted_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of every setting of nested dictionaries."""
+    names: list[str] = []
+    for key, value in values.items():
+        deeper = dotted_names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
+        names += deeper or [f"{prefix}{key}"]
+    return names
