@@ -60,11 +60,18 @@ def test_absent_classes_are_zero_and_all_is_in_range(generator):
     assert result.amax((2, 3)).bool().tolist() == [[False, True, False], [False, False, False]]
 
 
-def test_multi_scale_equals_the_views_one_by_one(generator):
+@pytest.mark.parametrize(
+    "photo_tags", [[[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]], [[0.0] * 3] * 2, [[1.0] * 3] * 2]
+)
+def test_multi_scale_equals_the_views_one_by_one(photo_tags, generator):
     images = torch.randn(2, 3, 10, 14, generator=generator)
-    tags = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    tags = torch.tensor(photo_tags)
+
+    def channel_score(images, tags):
+        return {"cam": functional.avg_pool2d(images, 2)}
+
     result = multi_scale_cam(channel_score, images, tags, scales=(0.5, 1.0, 1.5))
-    total = torch.zeros(2, 2, 10, 14, dtype=torch.float64)
+    total = torch.zeros(2, 3, 10, 14, dtype=torch.float64)
     for b in range(2):
         for height, width in ((5, 7), (10, 14), (15, 21)):
             for mirrored in (False, True):
@@ -80,7 +87,7 @@ def test_multi_scale_equals_the_views_one_by_one(generator):
                 seen = functional.interpolate(seen, (10, 14), mode="bilinear", align_corners=False)
                 total[b] += (torch.flip(seen, (3,)) if mirrored else seen)[0]
     for b in range(2):
-        for c in range(2):
+        for c in range(3):
             expected = normalise_by_loops(total[b, c].tolist(), float(tags[b, c]))
             np.testing.assert_allclose(result["cam"][b, c].numpy(), expected, atol=2e-5)
 

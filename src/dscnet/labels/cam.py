@@ -60,17 +60,40 @@ def multi_scale_cam(
         raise ValueError(f"scales must be one or more positive numbers, got {tuple(scales)}")
     height, width = images.shape[-2:]
     sums: dict[str, Tensor] = {}
+    # Most photos show few of the classes, and resizing maps that end as 0 takes its time.
+    order = _present_first(tags)
     for scale in scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         view = _resize_photos(images, size)
         for mirrored in (False, True) if flip else (False,):
             for name, scores in score(view.flip(3) if mirrored else view, tags).items():
                 resized = functional.interpolate(
-                    scores.float(), (height, width), mode="bilinear", align_corners=False
+                    _pick(scores, order).float(),
+                    (height, width),
+                    mode="bilinear",
+                    align_corners=False,
                 )
                 resized = resized.flip(3) if mirrored else resized
                 sums[name] = sums[name].add_(resized) if name in sums else resized
-    return {name: normalise_scores(total, tags) for name, total in sums.items()}
+    present = tags.gather(1, order)
+    everything = images.new_zeros((*tags.shape, height, width), dtype=torch.float32)
+    place = order[:, :, None, None].expand(-1, -1, height, width)
+    return {
+        name: everything.scatter(1, place, normalise_scores(total, present))
+        for name, total in sums.items()
+    }
+
+
+def _present_first(tags: Tensor) -> Tensor:
+    """Classes of each photo, its own first, ``(B, K)``; K is the most that a photo has, >= 1."""
+    most = max(1, int(tags.count_nonzero(1).max())) if len(tags) else 1
+    return tags.argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
+def _pick(maps: Tensor, order: Tensor) -> Tensor:
+    """Maps ``(B, C, h, w)`` of the classes in ``order`` ``(B, K)``, ``(B, K, h, w)``."""
+    height, width = maps.shape[-2:]
+    return maps.gather(1, order[:, :, None, None].expand(-1, -1, height, width))
 
 
 def normalise_scores(scores: Tensor, tags: Tensor) -> Tensor:

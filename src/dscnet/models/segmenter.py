@@ -14,6 +14,7 @@ from dscnet.models.backbones import (
     pad_to_multiple,
     rest_batch_norm,
 )
+from dscnet.models.depthwise import quicken
 from dscnet.models.weights import load_pretrained
 from dscnet.types import DscnetError, ModelOutput
 
@@ -40,6 +41,8 @@ class Segmenter(nn.Module):
         self, net: smp.DeepLabV3Plus, *, mean: Colour, std: Colour, frozen_stages: int = 0
     ) -> None:
         super().__init__()
+        # The trunk alone: the wide dilations of the decoder would fall apart into single pixels.
+        quicken(net.encoder)
         self.net = net.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.output_stride: int = net.encoder.output_stride
