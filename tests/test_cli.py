@@ -40,25 +40,6 @@ def test_help_needs_no_torch_and_half_a_second():
 
 
 @pytest.mark.parametrize(
-    ("argv", "hint"),
-    [
-        (["run", "--out", "x", "--train.lrr", "1"], "--train.lr?"),
-        (["run", "--out", "x", "--method.varient", "M1"], "--method.variant?"),
-    ],
-)
-def test_a_wrong_setting_names_the_right_one(argv, hint, capsys):
-    assert main(argv) == 2
-    assert f"did you mean {hint}" in capsys.readouterr().err
-
-
-def test_a_wrong_setting_in_a_file_names_the_right_one(tmp_path, capsys):
-    file = tmp_path / "settings.yaml"
-    file.write_text("train: {lrr: 1}\n")
-    assert main(["run", "--config", str(file), "--data", "x", "--out", "y"]) == 2
-    assert "did you mean --train.lr?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     "argv",
     [
         ["run", "--data", "x"],

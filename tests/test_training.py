@@ -116,6 +116,15 @@ def test_learning_rate_is_poly(photos, tmp_path):
     )
 
 
+def test_learning_rate_rises_before_it_decays(photos, tmp_path):
+    train(photos, tmp_path, 4, lr=0.5, lr_warmup=0.25)
+    logged = [float(row["lr"]) for row in rows(tmp_path)]
+    rise = [2 / 3, 1.0, 1.0]
+    assert logged[:3] == pytest.approx(
+        [0.5 * r * (1 - s / 12) ** 0.9 for s, r in enumerate(rise, start=1)], rel=1e-4
+    )
+
+
 def test_log_has_a_row_a_step_and_names_the_terms(photos, tmp_path):
     train(photos, tmp_path, 1)
     assert [row["step"] for row in rows(tmp_path)] == ["0", "1", "2"]
@@ -151,3 +160,5 @@ def test_a_loss_that_is_not_finite_ends_the_training():
 def test_argument_errors():
     with pytest.raises(ValueError, match="optimizer"):
         TrainingModule(Net(), objective, optimizer="lion", total_steps=1)
+    with pytest.raises(ValueError, match="lr_warmup"):
+        TrainingModule(Net(), objective, lr_warmup=1.0, total_steps=1)

@@ -180,6 +180,7 @@ def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, Any]:
         "momentum": train.weight_decay if quirk else train.momentum,
         "weight_decay": 0.0 if train.published_positional_quirk else train.weight_decay,
         "poly_power": train.poly_power,
+        "lr_warmup": train.lr_warmup,
     }
 
 

@@ -177,6 +177,7 @@ class TrainConfig:
             momentum, and so has no weight decay; true does as it does.
         weight_decay: L2 penalty; none on biases.
         poly_power: Exponent of the polynomial decay.
+        lr_warmup: Share of the steps over which the learning rate rises linearly.
         clip: Upper bound of the gradient norm; 0 = none.
         precision: Lightning precision, e.g. ``32``, ``bf16-mixed``.
         accelerator: ``auto``, ``cpu``, ``gpu`` ...
@@ -192,6 +193,7 @@ class TrainConfig:
     published_positional_quirk: bool = False
     weight_decay: float = 5e-4
     poly_power: float = 0.9
+    lr_warmup: float = 0.0
     clip: float = 10.0
     precision: str = "32"
     accelerator: str = "auto"

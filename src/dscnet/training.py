@@ -66,6 +66,7 @@ class TrainingModule(L.LightningModule):
         momentum: Of SGD.
         weight_decay: As for :func:`parameter_groups`.
         poly_power: Exponent of the polynomial decay, a step.
+        lr_warmup: Share of the steps over which the learning rate rises to the decay, in [0, 1).
         total_steps: Steps until the learning rate is 0.
         seed: Each epoch's randomness depends on it and the epoch alone, so that resuming changes
             nothing.
@@ -82,6 +83,7 @@ class TrainingModule(L.LightningModule):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         poly_power: float = 0.9,
+        lr_warmup: float = 0.0,
         total_steps: int,
         seed: int = 0,
     ) -> None:
@@ -92,7 +94,9 @@ class TrainingModule(L.LightningModule):
         self.objective = objective
         self.optimizer_name = optimizer
         self.rates = {"lr": lr, "new_lr_factor": new_lr_factor, "weight_decay": weight_decay}
-        self.momentum, self.poly_power = momentum, poly_power
+        if not 0 <= lr_warmup < 1:
+            raise ValueError(f"lr_warmup must be in [0, 1), got {lr_warmup}")
+        self.momentum, self.poly_power, self.lr_warmup = momentum, poly_power, lr_warmup
         self.total_steps, self.seed = total_steps, seed
 
     def on_train_epoch_start(self) -> None:
@@ -111,8 +115,13 @@ class TrainingModule(L.LightningModule):
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.ids))
         return {"loss": total, "terms": logged}
 
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step, counted from 0: linear rise, polynomial decay."""
+        rise = min(1.0, (step + 1) / max(1.0, self.lr_warmup * self.total_steps))
+        return float(rise * max(0.0, 1 - step / self.total_steps) ** self.poly_power)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD or AdamW over SEAM's parameter groups, polynomial decay a step."""
+        """SGD or AdamW over SEAM's parameter groups; the rate changes every step."""
         groups = parameter_groups(self.model, **self.rates)
         if isinstance(self.objective, nn.Module) and any(True for _ in self.objective.parameters()):
             raise ValueError("an objective must not hold parameters: put them into the model")
@@ -121,9 +130,7 @@ class TrainingModule(L.LightningModule):
             optimizer = torch.optim.SGD(groups, lr=self.rates["lr"], momentum=self.momentum)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.rates["lr"])
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: max(0.0, 1 - step / self.total_steps) ** self.poly_power
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return OptimizerLRSchedulerConfig(
             optimizer=optimizer,
             lr_scheduler=LRSchedulerConfigType(scheduler=schedule, interval="step"),

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from dscnet.config import Config, MethodConfig
+from dscnet.settings import from_dict, replace_settings, to_dict
+
+
+def test_round_trip_is_exact():
+    config = Config(data="photos", seed=3, method=MethodConfig(variant="M1", num_groups=4))
+    assert from_dict(Config, to_dict(config)) == config
+
+
+def test_unknown_setting_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'temperature'"):
+        from_dict(Config, {"method": {"temprature": 1}})
+
+
+def test_replace_settings_leaves_the_original_alone():
+    config = Config()
+    other = replace_settings(config, {"train.lr": 0.5, "seed": 7})
+    assert (other.train.lr, other.seed) == (0.5, 7)
+    assert (config.train.lr, config.seed) == (0.01, 0)
+
+
+def test_replace_settings_refuses_what_does_not_exist():
+    with pytest.raises(ValueError, match=r"did you mean 'train.lr'"):
+        replace_settings(Config(), {"train.lrr": 1})
+
+
+def test_reading_settings_does_not_import_torch():
+    code = "import sys, dscnet.config, dscnet.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_number_has_one_form_whatever_yaml_made_of_it():
+    made = from_dict(Config, {"train": {"lr": "2e-4", "clip": 10}, "cam": {"scales": [1, 1.5]}})
+    assert repr((made.train.lr, made.train.clip, made.cam.scales)) == "(0.0002, 10.0, [1.0, 1.5])"
+
+
+@pytest.mark.parametrize("wrong", [{"lr": "fast"}, {"lr": [1]}])
+def test_what_is_no_number_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match="'lr' needs numbers"):
+        from_dict(Config, {"train": wrong})
+
+
+@pytest.mark.parametrize("score", ["tags", "auto", 0.4, "0.4"])
+def test_the_background_score_is_a_number_or_a_criterion(score):
+    made = from_dict(Config, {"label": {"bg_score": score}}).label.bg_score
+    assert made == (score if score in ("tags", "auto") else 0.4)
+
+
+def test_an_unknown_criterion_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'bg_score' needs numbers or one of auto, otsu.*magic"):
+        from_dict(Config, {"label": {"bg_score": "magic"}})
