@@ -102,12 +102,8 @@ def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
         if item["id"] in photos:
             raise DataError(f"{path}: two images have the id {item['id']}; remove one")
         name = PurePosixPath(item["file_name"])
-        height, width = item.get("height"), item.get("width")
-        known = isinstance(height, int) and isinstance(width, int)
         parts = [part for part in name.with_suffix("").parts if part not in ("/", "..")]
-        photos[item["id"]] = CocoPhoto(
-            "__".join(parts), str(name), (height, width) if known else None
-        )
+        photos[item["id"]] = CocoPhoto("__".join(parts), str(name), _size(item))
     needed = {"id": int, "image_id": int, "category_id": int}
     for item in _items(path, content, "annotations", needed):
         where = f"{path}, annotation {item['id']}"
@@ -127,6 +123,11 @@ def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
                 Instance(class_index, bool(item.get("iscrowd")), item.get("segmentation"), where)
             )
     return CocoFile(path, classes, tuple(photos.values()))
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
