@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,3 +51,23 @@ def generator() -> torch.Generator:
 def shared_data() -> Path:
     """Folder of the real photos; for tests marked ``data``."""
     return SHARED_DATA
+
+
+class Alive:
+    """Counts how many of the arrays it has watched are held at once, at most."""
+
+    def __init__(self) -> None:
+        self.references: list[weakref.ref[object]] = []
+        self.most = 0
+
+    def watch(self, array: object) -> object:
+        """Count an array from now on until nothing holds it any more."""
+        self.references.append(weakref.ref(array))
+        self.most = max(self.most, sum(reference() is not None for reference in self.references))
+        return array
+
+
+@pytest.fixture
+def alive() -> Alive:
+    """Watches which arrays are held."""
+    return Alive()

@@ -35,6 +35,8 @@ def test_help_needs_no_torch_and_half_a_second():
         "recipes",
         "saliency",
         "sweep",
+        "data",
+        "submit",
     ):
         assert verb in done.stdout
 
@@ -65,6 +67,8 @@ def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
         ["sweep", "--out", "x", "--jobs", "two"],
         [],
         ["evaluate", "--pred", "x"],
+        ["data", "prepare", "voc2007", "x"],
+        ["submit", "voc2012"],
     ],
 )
 def test_wrong_usage_exits_with_two(argv, capsys):

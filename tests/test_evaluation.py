@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from dscnet import evaluation
 from dscnet.confusion import ConfusionMatrix
 from dscnet.data import read_classes
 from dscnet.evaluation import (
@@ -323,3 +325,56 @@ def test_shared_ids_count_what_is_left_out(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     assert shared_ids(tmp_path / "pred", tmp_path / "gt") == (["a", "sub/b"], 1)
+
+
+def test_pairs_are_not_kept(alive):
+    def pairs():
+        for _ in range(50):
+            yield alive.watch(np.ones((4, 4), np.uint8)), alive.watch(np.zeros((4, 4), np.uint8))
+
+    assert evaluate_pairs(pairs(), CLASSES, split=None)["num_images"] == 50
+    assert len(alive.references) == 100
+    assert alive.most <= 4, "the photo that is counted, and the next one"
+
+
+def test_maps_of_the_sweep_are_not_kept(alive):
+    def items():
+        for _ in range(50):
+            yield alive.watch(np.full((1, 4, 4), 0.5)), [0], alive.watch(np.ones((4, 4), np.uint8))
+
+    section = evaluate_cams(items(), CLASSES, split=None, bg_score=0.2)
+    assert section["num_images"] == 50 and len(alive.references) == 100
+    assert alive.most <= 4
+
+
+def test_folders_are_read_a_photo_at_a_time(tmp_path, monkeypatch, alive):
+    for folder in ("gt", "pred"):
+        for index in range(50):
+            write_label(tmp_path / folder / f"{index}.png", np.ones((2, 2), np.uint8))
+    read = evaluation.read_label
+    monkeypatch.setattr(evaluation, "read_label", lambda path: alive.watch(read(path)))
+    evaluate_folders(tmp_path / "pred", tmp_path / "gt", CLASSES)
+    assert len(alive.references) == 100 and alive.most <= 4
+
+
+def test_what_is_held_does_not_grow_with_the_photos():
+    """Half a gigabyte of labels goes through a few megabytes."""
+
+    def pairs():
+        for _ in range(1000):
+            yield np.zeros((512, 512), np.uint8), np.full((512, 512), 255, np.uint8)
+
+    tracemalloc.start()
+    try:
+        evaluate_pairs(pairs(), CLASSES, split=None)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_hidden_files_are_no_masks(tmp_path):
+    for folder in ("gt", "pred"):
+        write_label(tmp_path / folder / "a.png", np.ones((2, 2), np.uint8))
+        (tmp_path / folder / "._a.png").write_bytes(b"\0\5\26\7")
+    assert shared_ids(tmp_path / "pred", tmp_path / "gt") == (["a"], 0)
+    assert evaluate_folders(tmp_path / "pred", tmp_path / "gt", CLASSES)["num_images"] == 1

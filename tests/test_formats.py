@@ -164,12 +164,58 @@ def test_yaml_mistakes_are_said(tagged, text, message):
         find_layout(path)
 
 
-def test_coco_json_is_not_supported_yet(tmp_path):
-    touch(tmp_path / "instances.json", tmp_path / "photos.zip")
-    with pytest.raises(DataError, match=r"COCO JSON is not supported yet; give a VOC folder"):
-        find_layout(tmp_path / "instances.json")
+def test_a_file_of_another_kind_is_no_data_set(tmp_path):
+    touch(tmp_path / "photos.zip")
     with pytest.raises(DataError, match="not a data set"):
         find_layout(tmp_path / "photos.zip")
+
+
+COCO = """{"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "sub/b.JPG"}],
+ "annotations": [{"id": 1, "image_id": 9, "category_id": 18}],
+ "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "big cat"}]}"""
+
+
+@pytest.mark.parametrize("home", ["images", "."])
+def test_a_coco_file_beside_its_photos(tmp_path, home):
+    write(tmp_path / "instances.json", COCO)
+    touch(tmp_path / home / "a.jpg", tmp_path / home / "sub/b.JPG", tmp_path / "masks/a.png")
+    layout = find_layout(tmp_path / "instances.json")
+    assert layout.name == "instances" and layout.classes == ("big cat", "dog")
+    assert layout.photos == {
+        "a": tmp_path / home / "a.jpg",
+        "sub__b": tmp_path / home / "sub/b.JPG",
+    }
+    assert tags(layout) == {"a": (), "sub__b": ("dog",)} and list(layout.masks) == ["a"]
+
+
+def test_a_coco_file_without_its_photos_says_where_they_belong(tmp_path):
+    write(tmp_path / "instances.json", COCO)
+    with pytest.raises(DataError, match=r"none of its 2 photos is in .*images or .*put them there"):
+        find_layout(tmp_path / "instances.json")
+
+
+def test_masks_of_sbd_do_not_replace_those_of_voc(voc):
+    touch(voc / "SegmentationClassAug/a.png", voc / "SegmentationClassAug/b.png")
+    masks = find_layout(voc).masks
+    assert masks["a"] == voc / "SegmentationClass/a.png"
+    assert masks["b"] == voc / "SegmentationClassAug/b.png"
+
+
+def test_hidden_and_upper_case_files(voc):
+    touch(voc / "SegmentationClass/._a.png", voc / "SegmentationClass/b.PNG")
+    touch(voc / "ImageSets/Segmentation/._val.txt")
+    layout = find_layout(voc)
+    assert list(layout.masks) == ["a", "b"] and list(layout.splits) == ["val"]
+
+
+def test_yaml_may_name_several_folders_of_photos(tagged):
+    touch(tagged / "more/b.jpg")
+    path = tagged / "set.yaml"
+    path.write_text("images: [images, more]\ntags: tags.csv\n")
+    assert list(find_layout(path).photos) == ["a", "b"]
+    touch(tagged / "more/a.jpg")
+    with pytest.raises(DataError, match="have the same image id 'a'"):
+        find_layout(path)
 
 
 def test_unknown_layout_says_what_was_looked_for(tmp_path):

@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "confusion": {"types"},
     "evaluation": {"types", "confusion", "labels.pseudo_label", "labels.files"},
     "report": {"types", "palette", "overlay", "labels.pseudo_label", "labels.files"},
+    "prepare": {"types", "data", "confusion", "labels.pseudo_label", "labels.files"},
     "recipes": set(),
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
@@ -57,6 +58,7 @@ TOP = {
     "run_report",
     "settings",
     "stages",
+    "submission",
 }
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "segmentation_models_pytorch", "torchmetrics"}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dscnet import stages
 from dscnet.config import Config, LabelConfig
 from dscnet.data import PhotoSet, Sample
 from dscnet.job import Job
@@ -13,7 +14,7 @@ from dscnet.labelling import label, load_map
 from dscnet.labels.cam import write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.stages import same_size_batches, tag_matrix, truth
+from dscnet.stages import measure, same_size_batches, tag_matrix, truth
 from dscnet.types import DataError
 
 
@@ -71,3 +72,23 @@ def test_a_fresh_folder_is_empty(tmp_path):
     (tmp_path / "x" / "old").touch()
     fresh_folder(tmp_path / "x")
     assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
+    made = photos(tmp_path, [(2, 2)] * 50)
+    for sample in made.samples:
+        Image.new("L", (2, 2)).save(sample.image_path)
+
+    def read_map(folder, image_id):
+        return alive.watch(np.ones((1, 2, 2))), [0]
+
+    def read_labels(path):
+        return alive.watch(np.zeros((2, 2), np.uint8))
+
+    monkeypatch.setattr(stages, "load_map", read_map)
+    monkeypatch.setattr(stages, "read_label", read_labels)
+    monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name in ("cam", "label"))
+    job = Job(Config(label=LabelConfig(bg_score=0.4)), RunFolder(tmp_path / "run"), made, None)
+    sections = measure(job)
+    assert sections["cam"]["num_images"] == sections["pseudo_label"]["num_images"] == 49
+    assert len(alive.references) == 98 and alive.most <= 2

@@ -160,6 +160,21 @@ def test_every_form_says_the_same(tmp_path_factory, rows):
     assert tags_of(folder / "tags.json") == expected == tags_of(folder / "tags.jsonl")
 
 
+def test_difficult_objects_count_unless_they_are_left_out(tmp_path):
+    objects = (("cat", "0"), ("dog", "1"), ("cow", " 0 "))
+    text = "".join(
+        f"<object><name>{name}</name><difficult>{value}</difficult></object>"
+        for name, value in objects
+    )
+    (tmp_path / "a.XML").write_text(
+        f"<annotation>{text}<object><name>yak</name></object></annotation>"
+    )
+    (tmp_path / "._a.xml").write_bytes(b"\0\5\26\7")
+    assert [e.names for e in read_annotations(tmp_path)] == [("cat", "dog", "cow", "yak")]
+    kept = read_annotations(tmp_path, difficult=False)
+    assert [(e.image_id, e.names) for e in kept] == [("a", ("cat", "cow", "yak"))]
+
+
 def test_annotations_give_objects_once_without_their_parts(tmp_path):
     (tmp_path / "b.xml").write_text("<annotation></annotation>")
     (tmp_path / "a.xml").write_text(

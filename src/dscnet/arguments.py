@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import metadata
 from typing import Literal, NoReturn
@@ -67,7 +68,10 @@ def build_parser() -> Parser:
     demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
     check = add("check", "what is wrong with a data set, before hours are spent")
     check.add_argument(
-        "data_set", type=str, metavar="DATA", help="folder, or YAML that names its parts"
+        "data_set",
+        type=str,
+        metavar="DATA",
+        help="folder, COCO instances file, or YAML that names its parts",
     )
     check.add_argument("--split", type=str | None, default=None, help="only these photos")
     _add_run_arguments(
@@ -139,8 +143,48 @@ def build_parser() -> Parser:
     export.add_argument(
         "--out", type=str, required=True, help="file (onnx) or folder (safetensors)"
     )
+    _add_benchmark_verbs(add)
     add("recipes", "list the recipes that come with the package")
     return parser
+
+
+def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
+    data = add("data", "bring a published data set into the form that runs read")
+    data.add_argument("action", type=Literal["prepare"], help="prepare: check, convert, say counts")
+    data.add_argument("name", type=Literal["voc2012", "coco2014"], help="which one")
+    data.add_argument("root", type=str, metavar="ROOT", help="folder where it is unpacked")
+    data.add_argument("--sbd", type=str | None, default=None, help="SBD's folder (voc2012)")
+    data.add_argument(
+        "--no_difficult", action="store_true", help="no tags from difficult objects (voc2012)"
+    )
+    data.add_argument(
+        "--download", action="store_true", help="fetch and unpack archives that are not there"
+    )
+    data.add_argument(
+        "--verify",
+        action="store_true",
+        help="look at checksums and written masks too; other counts than published are a failure",
+    )
+    submit = add("submit", "results for the VOC evaluation server: write them, or check them")
+    submit.add_argument("benchmark", type=Literal["voc2012"], help="which server")
+    submit.add_argument("--model", type=str | None, default=None, help="run folder of a network")
+    submit.add_argument(
+        "--images", type=str | None, default=None, help="the folder VOC2012, or a folder of photos"
+    )
+    submit.add_argument("--out", type=str | None, default=None, help="archive to write, .tgz")
+    submit.add_argument(
+        "--ids",
+        type=str | None,
+        default=None,
+        help="photos, one id a line (default: VOC's test, or all)",
+    )
+    submit.add_argument(
+        "--comp",
+        type=Literal["comp5", "comp6"],
+        default="comp6",
+        help="comp5: trained on VOC alone; comp6: on other data too, ImageNet included",
+    )
+    submit.add_argument("--check", type=str | None, default=None, help="archive to check instead")
 
 
 def _add_run_arguments(parser: Parser) -> None:

@@ -169,6 +169,38 @@ def _do_export(parsed: Namespace) -> int:
     return 0
 
 
+def _do_data(parsed: Namespace) -> int:
+    from dscnet.prepare import prepare_coco2014, prepare_voc2012
+
+    options = {"download": parsed.download, "verify": parsed.verify}
+    root = Path(parsed.root)
+    if parsed.name == "voc2012":
+        sbd = None if parsed.sbd is None else Path(parsed.sbd)
+        outcome = prepare_voc2012(root, sbd=sbd, difficult=not parsed.no_difficult, **options)
+    else:
+        outcome = prepare_coco2014(root, **options)
+    print(outcome.text())
+    return 1 if outcome.missing or (parsed.verify and outcome.differing) else 0
+
+
+def _do_submit(parsed: Namespace) -> int:
+    from dscnet.submission import check_voc2012, submit_voc2012
+
+    if parsed.check is not None:
+        problems = check_voc2012(parsed.check, images=parsed.images, ids=parsed.ids)
+        print("\n".join(problems) if problems else f"{parsed.check}: nothing wrong")
+        return 1 if problems else 0
+    missing = [f"--{name}" for name in ("model", "images", "out") if parsed[name] is None]
+    if missing:
+        print(f"dscnet submit: needs {', '.join(missing)}, or --check FILE", file=sys.stderr)
+        return 2
+    count = submit_voc2012(
+        parsed.model, parsed.images, parsed.out, ids=parsed.ids, comp=parsed.comp
+    )
+    print(f"{parsed.out}: {count} masks")
+    return 0
+
+
 def _do_recipes(parsed: Namespace) -> int:
     for name, path in list_recipes().items():
         print(f"{name:32} {summary(path)}")
@@ -184,6 +216,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "predict": _do_predict,
     "saliency": _do_saliency,
     "export": _do_export,
+    "data": _do_data,
+    "submit": _do_submit,
     "recipes": _do_recipes,
     **{name: _do_stage(name) for name in STAGE_VERBS},
 }

@@ -156,9 +156,7 @@ def evaluate_folders(
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name one that holds label PNGs")
     if ids is None:
-        ids = sorted(
-            p.relative_to(gt_dir).with_suffix("").as_posix() for p in gt_dir.rglob("*.png")
-        )
+        ids = sorted(_ids_below(gt_dir))
     if not ids:
         raise DataError(
             f"{gt_dir}: no ground truth to measure; it must hold label PNGs, one a photo"
@@ -178,10 +176,7 @@ def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
     Returns:
         The ids, sorted, and how many true masks have no prediction.
     """
-    truths, predictions = (
-        {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")}
-        for folder in (Path(gt_dir), Path(pred_dir))
-    )
+    truths, predictions = _ids_below(Path(gt_dir)), _ids_below(Path(pred_dir))
     return sorted(truths & predictions), len(truths - predictions)
 
 
@@ -309,6 +304,15 @@ def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
         counts[:, :-1] = beaten[:, :, at + 1 :].sum(axis=2)
         counts[:, BACKGROUND] += beaten[:, :, : at + 1].sum(axis=(1, 2))
         yield ConfusionMatrix(num_labels, counts)
+
+
+def _ids_below(folder: Path) -> set[str]:
+    """Ids of the PNGs of a folder and its sub-folders; hidden files (``._a.png``) are none."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.png")
+        if not path.name.startswith(".")
+    }
 
 
 def _refuse_missing(folder: Path, ids: Sequence[str], what: str, remedy: str) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import yaml
 
+from dscnet.data.coco_json import read_coco
 from dscnet.data.tag_files import (
     TAG_SUFFIXES,
     TagEntry,
     clean_classes,
+    files_ending,
     first_few,
     read_annotations,
     read_classes,
@@ -65,7 +67,7 @@ def find_layout(path: Path) -> Layout:
     """Recognise the layout of a data set.
 
     Args:
-        path: A folder, or a YAML file that names the parts.
+        path: A folder, a COCO instances file, or a YAML file that names the parts.
 
     Raises:
         DataError: If nothing known is found; the message says what was looked for.
@@ -78,7 +80,7 @@ def find_layout(path: Path) -> Layout:
         return _voc(path)
     if (path / "images").is_dir():
         return _tag_file(path)
-    if any(_photos_in(folder) for folder in _class_folders(path)):
+    if any(photos_in(folder) for folder in _class_folders(path)):
         return _folders(path)
     raise DataError(
         f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
@@ -109,6 +111,22 @@ def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def photos_in(folder: Path) -> dict[str, Path]:
+    """Photos of a folder by id, the file's name without ending; sub-folders are not searched.
+
+    Raises:
+        DataError: If there is no such folder, or two photos share an id.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is not a folder of photos")
+    return photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
+
+
+def pngs_in(folder: Path) -> dict[str, Path]:
+    """PNGs of a folder by id; empty if there is no such folder."""
+    return {path.stem: path for path in files_ending(folder, ".png")}
+
+
 def match_id(name: str, photos: Collection[str]) -> str | None:
     """Find the image id that a name written with or without file ending means; None if absent."""
     if name in photos:
@@ -125,10 +143,12 @@ def join_id(*parts: str) -> str:
 def _layout_of_file(path: Path) -> Layout:
     if path.suffix.lower() in (".yaml", ".yml"):
         return _yaml(path)
-    known = "a VOC folder, images/ with a tag file, one sub-folder per class, or a YAML file"
     if path.suffix.lower() == ".json":
-        raise DataError(f"{path}: COCO JSON is not supported yet; give {known}")
-    raise DataError(f"{path}: not a data set; give {known}")
+        return _coco(path)
+    raise DataError(
+        f"{path}: not a data set; give a VOC folder, images/ with a tag file, one sub-folder per "
+        "class, a COCO instances file (.json) or a YAML file"
+    )
 
 
 def _voc(root: Path) -> Layout:
@@ -136,7 +156,7 @@ def _voc(root: Path) -> Layout:
     annotations = root / "Annotations"
     if tag_file is not None:
         read_tags: Callable[[Collection[str]], list[TagEntry]] = partial(read_tag_file, tag_file)
-    elif any(annotations.glob("*.xml")):
+    elif files_ending(annotations, ".xml"):
 
         def read_tags(known: Collection[str]) -> list[TagEntry]:
             return read_annotations(annotations)
@@ -148,12 +168,12 @@ def _voc(root: Path) -> Layout:
         )
     return Layout(
         name=root.resolve().name,
-        photos=_photos_in(root / "JPEGImages"),
+        photos=photos_in(root / "JPEGImages"),
         read_tags=read_tags,
         classes=_classes_of(root),
         usual_classes=VOC_CLASSES if tag_file is None else (),
-        masks=_pngs_in(root / "SegmentationClass"),
-        saliency=_pngs_in(root / "saliency"),
+        masks=pngs_in(root / "SegmentationClassAug") | pngs_in(root / "SegmentationClass"),
+        saliency=pngs_in(root / "saliency"),
         splits=_split_files(root / "ImageSets" / "Segmentation"),
     )
 
@@ -167,11 +187,11 @@ def _tag_file(root: Path) -> Layout:
         )
     return Layout(
         name=root.resolve().name,
-        photos=_photos_in(root / "images"),
+        photos=photos_in(root / "images"),
         read_tags=partial(read_tag_file, tag_file),
         classes=_classes_of(root),
-        masks=_pngs_in(root / "masks"),
-        saliency=_pngs_in(root / "saliency"),
+        masks=pngs_in(root / "masks"),
+        saliency=pngs_in(root / "saliency"),
         splits=_split_files(root / "splits"),
     )
 
@@ -182,7 +202,7 @@ def _folders(root: Path) -> Layout:
     file_names: Counter[str] = Counter()
     classes = []
     for folder in _class_folders(root):
-        found = _photos_in(folder)
+        found = photos_in(folder)
         negative = folder.name in NEGATIVE_FOLDERS
         if found and not negative:
             classes.append(folder.name)
@@ -205,9 +225,30 @@ def _folders(root: Path) -> Layout:
         photos=photos_by_id(photos),
         read_tags=lambda known: entries,
         classes=clean_classes(classes, str(root)),
-        masks=_pngs_in(root / "masks"),
-        saliency=_pngs_in(root / "saliency"),
+        masks=pngs_in(root / "masks"),
+        saliency=pngs_in(root / "saliency"),
         notes=tuple(notes),
+    )
+
+
+def _coco(path: Path) -> Layout:
+    content = read_coco(path)
+    homes = (path.parent / "images", path.parent)
+    found = ((x.image_id, _first_file(homes, x.file_name)) for x in content.photos)
+    photos = photos_by_id((image_id, photo) for image_id, photo in found if photo is not None)
+    if not photos:
+        raise DataError(
+            f"{path}: none of its {len(content.photos)} photos is in {homes[0]} or {homes[1]}; "
+            "put them there"
+        )
+    return Layout(
+        name=path.stem,
+        photos=photos,
+        read_tags=lambda known: content.tags(),
+        classes=content.classes,
+        masks=pngs_in(path.parent / "masks"),
+        saliency=pngs_in(path.parent / "saliency"),
+        splits=_split_files(path.parent / "splits"),
     )
 
 
@@ -244,13 +285,15 @@ def _yaml(path: Path) -> Layout:
     splits = parts.get("splits", {})
     if not isinstance(splits, dict):
         raise DataError(f"{path}: splits must map names to files, got {splits!r}")
+    folders = parts["images"] if isinstance(parts["images"], list) else [parts["images"]]
+    photos = (item for name in folders for item in photos_in(part("images", name)).items())
     return Layout(
         name=str(parts.get("name", path.stem)),
-        photos=_photos_in(part("images", parts["images"])),
+        photos=photos_by_id(photos),
         read_tags=partial(read_tag_file, part("tags", parts["tags"])),
         classes=classes,
-        masks=_pngs_in(part("masks", parts["masks"])) if "masks" in parts else {},
-        saliency=_pngs_in(part("saliency", parts["saliency"])) if "saliency" in parts else {},
+        masks=pngs_in(part("masks", parts["masks"])) if "masks" in parts else {},
+        saliency=pngs_in(part("saliency", parts["saliency"])) if "saliency" in parts else {},
         splits={str(name): part(f"splits.{name}", file) for name, file in splits.items()},
     )
 
@@ -261,18 +304,12 @@ def _class_folders(root: Path) -> list[Path]:
     return sorted(path for path in folders if not path.name.startswith("."))
 
 
-def _photos_in(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder of photos")
-    return photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
-
-
-def _pngs_in(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.glob("*.png")}
+def _first_file(homes: Iterable[Path], name: str) -> Path | None:
+    return next((home / name for home in homes if (home / name).is_file()), None)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    return {path.stem: path for path in files_ending(folder, ".txt")}
 
 
 def _classes_of(root: Path) -> tuple[str, ...] | None:

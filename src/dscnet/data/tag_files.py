@@ -72,20 +72,29 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
     return [TagEntry(row.image_id, _split(row.labels, names), row.where) for row in rows]
 
 
-def read_annotations(folder: Path) -> list[TagEntry]:
+def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
     """Read the object names of every VOC annotation in a folder, one ``.xml`` a photo.
 
-    Objects marked difficult count, as is usual for tags; parts of objects do not.
+    Parts of objects do not count.
+
+    Args:
+        folder: Searched without its sub-folders.
+        difficult: Whether objects marked difficult count. [Reading: they do, as in the tag list
+            that the field's code shares.]
 
     Raises:
         DataError: If a file is not well-formed XML or an object has no name.
     """
     entries = []
-    for path in sorted(folder.glob("*.xml")):
+    for path in files_ending(folder, ".xml"):
         try:
             objects = ElementTree.parse(path).getroot().findall("object")
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, OSError) as error:
             raise DataError(f"{path}: not well-formed XML ({error}); repair it") from error
+        if not difficult:
+            objects = [
+                item for item in objects if (item.findtext("difficult") or "0").strip() == "0"
+            ]
         names = [(item.findtext("name") or "").strip() for item in objects]
         if not all(names):
             raise DataError(f"{path}: an object has no name; add one or remove the object")
@@ -161,6 +170,19 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+
+
+def files_ending(folder: Path, suffix: str) -> list[Path]:
+    """Files of a folder by ending, in either case, sorted; hidden ones (``._a.png``) are left out.
+
+    Args:
+        folder: Searched without its sub-folders; if it is absent there are no files.
+        suffix: With its dot, in lower case.
+    """
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if path.suffix.lower() == suffix)
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _split(labels: str | list[str], known: Collection[str]) -> tuple[str, ...]:

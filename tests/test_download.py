@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from dscnet.prepare.download import Archive, checked_line, fetch, provide, unpack
+from dscnet.types import DataError, DscnetError
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; can break off, and can lack ranges."""
+
+    content = CONTENT
+    ends_after: int | None = None
+    ranges = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        content, start = self.server.content, 0
+        if self.path != "/file.tar":
+            self.send_error(404)
+            return
+        if wanted and self.server.ranges:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : self.server.ends_after])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def archive_of(server, content=CONTENT, path="file.tar"):
+    url = f"http://127.0.0.1:{server.server_address[1]}/{path}"
+    return Archive("file.tar", url, hashlib.md5(content).hexdigest())
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    archive = archive_of(server)
+    path = fetch(archive, tmp_path / "new")
+    assert path == tmp_path / "new/file.tar" and path.read_bytes() == CONTENT
+    assert fetch(archive, tmp_path / "new") == path
+    assert server.asked == [None]
+    assert [p.name for p in path.parent.iterdir()] == ["file.tar"]
+
+
+def test_an_interrupted_download_goes_on(server, tmp_path):
+    server.ends_after = 5000
+    with pytest.raises(DscnetError, match=r"cannot be fetched \(ended after 5000 of 10240 bytes\)"):
+        fetch(archive_of(server), tmp_path)
+    assert not (tmp_path / "file.tar").exists()
+    server.ends_after = None
+    assert fetch(archive_of(server), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=5000-"]
+
+
+def test_a_server_without_ranges_sends_it_anew(server, tmp_path):
+    server.ranges = False
+    (tmp_path / "file.tar.part").write_bytes(b"something else")
+    assert fetch(archive_of(server), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_all_of_it_is_taken(server, tmp_path):
+    (tmp_path / "file.tar.part").write_bytes(CONTENT)
+    assert fetch(archive_of(server), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(CONTENT)}-"]
+
+
+def test_a_wrong_checksum_removes_what_was_fetched(server, tmp_path):
+    with pytest.raises(DataError, match=r"expected the MD5 checksum .*, found "):
+        fetch(archive_of(server, b"other"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server_and_no_file_say_what_to_do(server, tmp_path):
+    with pytest.raises(DscnetError, match=r"absent: cannot be fetched .*404.*file\.tar yourself"):
+        fetch(archive_of(server, path="absent"), tmp_path)
+    nobody = Archive("x.tar", "http://127.0.0.1:9/x.tar", "")
+    with pytest.raises(DscnetError, match=r"127\.0\.0\.1:9/x\.tar: cannot be fetched"):
+        fetch(nobody, tmp_path)
+
+
+def test_a_checksum_of_what_lies_there(tmp_path):
+    archive = Archive("a.tar", "http://x/a.tar", hashlib.md5(b"a").hexdigest())
+    assert checked_line(archive, tmp_path) == "a.tar: not here, checksum not verified"
+    (tmp_path / "a.tar").write_bytes(b"a")
+    assert checked_line(archive, tmp_path) == "a.tar: checksum as published"
+    (tmp_path / "a.tar").write_bytes(b"b")
+    with pytest.raises(DataError, match=r"a\.tar: expected the MD5"):
+        checked_line(archive, tmp_path)
+
+
+def pack_tar(path, files, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        folder = tarfile.TarInfo("d")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def pack_zip(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("d/", "")
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+FILES = {"d/a.txt": b"one", "d/e/b.txt": b"two", "empty": b""}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_unpacking_goes_on_where_it_stopped(tmp_path, name):
+    if name == "a.zip":
+        path = pack_zip(tmp_path / name, FILES)
+    else:
+        path = pack_tar(tmp_path / name, FILES, "w:gz" if name == "a.tgz" else "w")
+    out = tmp_path / "out"
+    (out / "d/e").mkdir(parents=True)
+    (out / "d/a.txt").write_bytes(b"ONE")  # of the right size
+    (out / "d/e/b.txt").write_bytes(b"t")  # half a file
+    unpack(path, out)
+    there = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert there == FILES | {"d/a.txt": b"ONE"}
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "d/../../a"])
+@pytest.mark.parametrize("pack", [pack_tar, pack_zip])
+def test_a_path_that_leads_out_is_refused(tmp_path, name, pack):
+    path = pack(tmp_path / ("a.zip" if pack is pack_zip else "a.tar"), {name: b"x"})
+    with pytest.raises(DataError, match="leads out of"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_damage_is_named(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.tgz":
+        pack_tar(path, {"a": bytes(range(256)) * 400}, "w:gz")
+        path.write_bytes(path.read_bytes()[:200])
+    else:
+        path.write_bytes(b"no archive at all" * 100)
+    with pytest.raises(DataError, match=rf"{name}: expected a whole archive, found damage"):
+        unpack(path, tmp_path / "out")
+
+
+def test_what_is_there_is_not_fetched(server, tmp_path):
+    server.content = pack_tar(tmp_path / "made.tar", FILES).read_bytes()
+    archive = archive_of(server, server.content)
+    provide(archive, tmp_path / "a", there=True)
+    assert server.asked == [] and not (tmp_path / "a").exists()
+    provide(archive, tmp_path / "a", there=False)
+    assert (tmp_path / "a/d/e/b.txt").read_bytes() == b"two"
+    (tmp_path / "a/d/e/b.txt").unlink()
+    provide(archive, tmp_path / "a", there=True)  # the archive lies there: it is unpacked again
+    assert (tmp_path / "a/d/e/b.txt").exists() and server.asked == [None]

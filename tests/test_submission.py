@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dscnet.cli import main
+from dscnet.data.formats import VOC_CLASSES
+from dscnet.labels.pseudo_label import write_label
+from dscnet.palette import voc_palette
+from dscnet.predictor import Predictor
+from dscnet.submission import check_submission, photos_to_submit, submit_voc2012
+from dscnet.types import DataError, ModelOutput
+
+HALF = (0.5, 0.5, 0.5)
+FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+SIZES = {"2008_000001": (4, 6), "2008_000002": (5, 3), "2008_000003": (4, 4)}
+
+
+class Bright(nn.Module):
+    """Label 15 where the photo is bright."""
+
+    def forward(self, image, tags=None):
+        scores = torch.zeros(1, 21, *image.shape[-2:])
+        scores[:, 15] = image.mean(1)
+        return ModelOutput(seg_logits=scores)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A run whose network needs no training."""
+
+    def from_run(classes=VOC_CLASSES):
+        made = Predictor(Bright(), classes, mean=HALF, std=HALF, flip=False)
+        monkeypatch.setattr(Predictor, "from_run", lambda root: made)
+        return "runs/x"
+
+    return from_run
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / "VOC2012"
+    (root / "JPEGImages").mkdir(parents=True)
+    for name, (height, width) in SIZES.items():
+        image = np.zeros((height, width, 3), np.uint8)
+        image[:2] = 255
+        Image.fromarray(image).save(root / "JPEGImages" / f"{name}.png")
+    (root / "JPEGImages/._2008_000001.png").write_bytes(b"\0\5\26\7")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/test.txt").write_text("2008_000002\n2008_000001\n")
+    return root
+
+
+def members(path):
+    with tarfile.open(path) as archive:
+        return {m.name: archive.extractfile(m).read() for m in archive}
+
+
+def test_the_archive_has_the_servers_form(voc, run, tmp_path):
+    out = tmp_path / "new" / "results.tgz"
+    assert submit_voc2012(run(), voc, out) == 2
+    files = members(out)
+    assert sorted(files) == [f"{FOLDER}/2008_000001.png", f"{FOLDER}/2008_000002.png"]
+    with Image.open(io.BytesIO(files[f"{FOLDER}/2008_000001.png"])) as image:
+        assert image.mode == "P" and image.size == (6, 4)
+        assert image.getpalette()[:63] == voc_palette()[:63]
+        assert np.array(image).tolist() == [[15] * 6] * 2 + [[0] * 6] * 2
+    assert [path.name for path in out.parent.iterdir()] == ["results.tgz"]
+
+
+def test_through_the_command_line(voc, run, tmp_path, capsys):
+    out, ids = tmp_path / "r.tgz", tmp_path / "ids.txt"
+    ids.write_text("2008_000003\n")
+    argv = ["submit", "voc2012", "--model", run(), "--images", str(voc), "--out", str(out)]
+    assert main([*argv, "--comp", "comp5", "--ids", str(ids)]) == 0
+    assert list(members(out)) == [FOLDER.replace("comp6", "comp5") + "/2008_000003.png"]
+    check = ["submit", "voc2012", "--check", str(out)]
+    assert main(check) == 0
+    assert "nothing wrong" in capsys.readouterr().out
+    assert main([*check, "--ids", str(ids)]) == 0
+    assert main([*check, "--ids", str(ids), "--images", str(voc)]) == 0
+    assert main([*check, "--images", str(voc)]) == 1
+    said = capsys.readouterr().out
+    assert "expected 2 masks, found 1; 2 missing: 2008_000001, 2008_000002" in said
+    assert "1 extra: 2008_000003" in said
+    assert main(["submit", "voc2012", "--model", "x"]) == 2
+    assert "needs --images, --out" in capsys.readouterr().err
+
+
+def test_which_photos_are_submitted(voc):
+    def ids(*arguments):
+        return [sample.image_id for sample in photos_to_submit(*arguments).samples]
+
+    assert ids(voc) == ["2008_000002", "2008_000001"]
+    assert ids(voc / "JPEGImages") == sorted(SIZES)
+    (voc / "ImageSets/Segmentation/test.txt").write_text("2008_000009\n")
+    with pytest.raises(
+        DataError, match=r"JPEGImages: expected the 1 photos .*found 0; missing"
+    ):
+        ids(voc)
+    (voc / "ImageSets/Segmentation/test.txt").write_text("")
+    with pytest.raises(DataError, match=r"test\.txt: expected image ids, one a line, found none"):
+        ids(voc)
+    (voc / "ImageSets/Segmentation/test.txt").unlink()
+    with pytest.raises(DataError, match=r"test\.txt: cannot be read"):
+        ids(voc)
+
+
+def test_a_network_of_other_classes_is_refused(voc, run, tmp_path):
+    with pytest.raises(DataError, match=r"expected a network of VOC's 20 classes .*found 2 \(cat"):
+        submit_voc2012(run(("cat", "dog")), voc, tmp_path / "r.tgz")
+    with pytest.raises(DataError, match="VOC's 20 classes"):
+        submit_voc2012(run(VOC_CLASSES[::-1]), voc, tmp_path / "r.tgz")
+    assert not (tmp_path / "r.tgz").exists()
+
+
+def test_a_broken_photo_leaves_no_archive(voc, run, tmp_path):
+    (voc / "JPEGImages/2008_000002.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"not every photo .*\n.*2008_000002\.png"):
+        submit_voc2012(run(), voc, tmp_path / "new/r.tgz")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def png(labels, mode="P", palette=None, kind="PNG"):
+    image = Image.fromarray(np.asarray(labels, np.uint8))
+    if mode == "P":
+        image.putpalette(palette or voc_palette())
+    file = io.BytesIO()
+    image.convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+GOOD = png(np.zeros((4, 6)))
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(*files):
+        path = tmp_path / "results.tgz"
+        with tarfile.open(path, "w:gz") as archive:
+            for name, content in files:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return path
+
+    return write
+
+
+def test_a_good_archive(save, tmp_path):
+    path = save((f"{FOLDER}/2008_000001.png", GOOD))
+    assert check_submission(path, ids=["2008_000001"], sizes={"2008_000001": (4, 6)}) == []
+    write_label(tmp_path / "own.png", np.full((4, 6), 20, np.uint8))
+    own = (f"{FOLDER}/2008_000001.png", (tmp_path / "own.png").read_bytes())
+    assert check_submission(save(own)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.png", GOOD, "a.png: expected only files results/VOC2012"),
+        (f"{FOLDER}/sub/a.png", GOOD, "expected only files"),
+        (f"{FOLDER}/._a.png", GOOD, "expected only files"),
+        (f"{FOLDER}/a.jpg", GOOD, "a.jpg: expected only files"),
+        (f"{FOLDER.replace('comp6', 'comp3')}/a.png", GOOD, "(or comp5)"),
+        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), "L"), "mode P (palette), found PNG of mode L"),
+        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), "RGB"), "found PNG of mode RGB"),
+        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), "L", kind="JPEG"), "found JPEG of mode L"),
+        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), palette=[7] * 768), "VOC's palette, found an"),
+        (f"{FOLDER}/a.png", png(np.full((4, 6), 21)), "expected labels 0 to 20, found 21"),
+        (f"{FOLDER}/a.png", png(np.full((4, 6), 255)), "expected labels 0 to 20, found 255"),
+        (f"{FOLDER}/a.png", png(np.zeros((6, 4))), "expected 6 x 4 pixels, found 4 x 6"),
+        (f"{FOLDER}/a.png", b"text", "expected a PNG, found damage"),
+        (f"{FOLDER}/a.png", GOOD[:-20], "expected a PNG, found damage"),
+    ],
+)
+def test_a_wrong_mask_is_named(save, name, content, message):
+    path = save((name, content), (f"{FOLDER}/b.png", GOOD))
+    problems = check_submission(path, sizes={"a": (4, 6)})
+    assert len(problems) == 1 and name.rpartition("/")[2] in problems[0]
+    assert message in problems[0]
+
+
+def test_missing_extra_and_double_masks_are_named(save):
+    path = save(*((f"{FOLDER}/{name}.png", GOOD) for name in "aab"))
+    problems = check_submission(path, ids=["b", "c"])
+    assert "a.png: is there 2 times" in problems
+    assert any("expected 2 masks, found 2; 1 missing: c" in line for line in problems)
+    assert any("1 extra: a" in line for line in problems)
+
+
+def test_two_competitions_or_none_are_refused(save):
+    both = ((f"{FOLDER.replace('comp6', comp)}/{comp}.png", GOOD) for comp in ("comp5", "comp6"))
+    assert any("found both" in line for line in check_submission(save(*both)))
+    assert any("expected masks, found none" in line for line in check_submission(save()))
+
+
+def test_what_is_no_archive_is_an_error(tmp_path, capsys):
+    path = tmp_path / "r.tgz"
+    path.write_bytes(b"no archive")
+    assert main(["submit", "voc2012", "--check", str(path)]) == 1
+    assert "r.tgz: expected a .tgz archive, found none" in capsys.readouterr().err
+    assert main(["submit", "voc2012", "--check", str(tmp_path / "absent.tgz")]) == 1
