@@ -246,7 +246,9 @@ def fit(
     callbacks: Iterable[Callback] = (),
     progress: bool = True,
 ) -> None:
-    """Train for ``epochs``, with a checkpoint an epoch in ``folder/last.ckpt``.
+    """Train for ``epochs`` or until the learning rate is 0, with a checkpoint an epoch.
+
+    The checkpoint is ``folder/last.ckpt``.
 
     Args:
         module: What to train; trained in place.
@@ -270,6 +272,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         max_epochs=epochs,
+        max_steps=module.total_steps,
         accelerator=accelerator,
         devices=1,
         precision=precision,  # type: ignore[arg-type]
