@@ -14,6 +14,16 @@ def test_round_trip_is_exact():
     assert from_dict(Config, to_dict(config)) == config
 
 
+def test_settings_of_earlier_versions_are_read_as_they_were_meant():
+    values = to_dict(Config())
+    for name in ("backbone", "weights", "output_stride", "crop_size", "jitter", "scale_range"):
+        assert values["segment"].pop(name) is None
+    assert values["segment"].pop("iterations") is values["train"].pop("iterations") is None
+    assert values["segment"].pop("test_scales") == [1.0]
+    assert values["segment"].pop("crf") is False
+    assert from_dict(Config, values) == Config()
+
+
 def test_unknown_setting_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'temperature'"):
         from_dict(Config, {"method": {"temprature": 1}})

@@ -99,6 +99,13 @@ class TrainingModule(L.LightningModule):
         """Make dropout and random starts of this epoch a function of seed and epoch alone."""
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """End the epoch, by Lightning's -1, where the steps are done: it may be a part of one.
+
+        Not by ``max_steps``: with it, Lightning counts epochs otherwise when it resumes.
+        """
+        return -1 if self.global_step >= self.total_steps else None
+
     def training_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """One step; the terms are logged under their own names, ``total`` is what is minimised."""
         image = batch.image.contiguous(memory_format=torch.channels_last)
@@ -272,7 +279,6 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         max_epochs=epochs,
-        max_steps=module.total_steps,
         accelerator=accelerator,
         devices=1,
         precision=precision,  # type: ignore[arg-type]
