@@ -14,12 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dscnet.build import (
-    build_eval_transform,
-    build_model,
-    build_segmenter,
-    inference_settings,
-)
+from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
 from dscnet.data import PhotoSet, open_photos
 from dscnet.data.io import read_image
