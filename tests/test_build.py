@@ -7,12 +7,23 @@ from dscnet.build import (
     build_model,
     build_objective,
     build_segmenter,
+    build_segmenter_transform,
     build_train_transform,
     device_of,
+    inference_settings,
     optimiser_settings,
 )
-from dscnet.config import AugmentConfig, Config, MethodConfig, ModelConfig, TrainConfig
+from dscnet.config import (
+    AugmentConfig,
+    Config,
+    MethodConfig,
+    ModelConfig,
+    SegmentConfig,
+    TrainConfig,
+)
 from dscnet.models import AuxSegNet, PlainCam, Seam
+from dscnet.models.deeplab import AtrousPyramid, DeepLab, LargeField
+from dscnet.models.segmenter import Segmenter
 
 
 def config(variant: str, name: str = "seam") -> Config:
@@ -58,6 +69,65 @@ def test_transform_and_segmenter_take_their_settings():
     segmenter = build_segmenter(config("baseline"), 4).eval()
     with torch.inference_mode():
         assert segmenter(torch.zeros(1, 3, 33, 47)).seg_logits.shape == (1, 4, 33, 47)
+
+
+@pytest.mark.parametrize(
+    ("network", "head"),
+    [("deeplabv1", LargeField), ("deeplabv2", AtrousPyramid), ("auto", None)],
+)
+def test_the_segmentation_network_has_a_trunk_like_the_cam_network_or_its_own(network, head):
+    settings = Config(model=ModelConfig(backbone="test_resnet", weights="none", output_stride=16))
+    settings.segment.network, settings.segment.frozen_stages = network, 0
+    model = build_segmenter(settings, 3)
+    assert type(model) is (DeepLab if head else Segmenter)
+    assert head is None or type(model.head) is head
+    assert model.output_stride == 16
+    shapes = [tuple(p.shape) for p in model.backbone.parameters()]
+    settings.model.backbone, settings.segment.backbone = "resnet10t", "test_resnet"
+    settings.segment.output_stride = 8
+    own = build_segmenter(settings, 3)
+    assert own.output_stride == 8
+    assert [tuple(p.shape) for p in own.backbone.parameters()] == shapes
+
+
+def test_weights_of_its_trunk(tmp_path):
+    trunk = build_segmenter(config("baseline"), 3).backbone.model
+    path = tmp_path / "trunk.pth"
+    torch.save(trunk.state_dict(), path)
+    settings = config("baseline")
+    settings.segment.network, settings.segment.weights = "deeplabv2", str(path)
+    loaded = build_segmenter(settings, 3).backbone.net.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trunk.state_dict().items())
+    fresh = build_segmenter(settings, 3, pretrained=False).backbone.net.state_dict()
+    assert any(not torch.equal(fresh[name], value) for name, value in trunk.state_dict().items())
+
+
+def test_photos_of_the_segmentation_network():
+    settings = Config(augment=AugmentConfig(crop_size=40, long_side=[50, 60]))
+    transform = build_segmenter_transform(settings, (0.5,) * 3, (0.5,) * 3)
+    assert (transform.crop_size, transform.long_side) == (40, (50, 60))
+    assert transform.scale_range is None
+    assert transform.jitter.brightness == (0.7, 1.3)
+    settings.segment = SegmentConfig(
+        crop_size=30, scale_range=[0.5, 1.5], jitter=[0.0, 0.0, 0.0, 0.05]
+    )
+    transform = build_segmenter_transform(settings, (0.5,) * 3, (0.5,) * 3)
+    assert (transform.crop_size, transform.long_side) == (30, None)
+    assert transform.scale_range == [0.5, 1.5]
+    assert (transform.jitter.brightness, transform.jitter.hue) == (None, (-0.05, 0.05))
+    assert build_train_transform(settings.augment, (0.5,) * 3, (0.5,) * 3).crop_size == 40
+
+
+def test_how_the_segmentation_network_is_tested():
+    assert inference_settings(SegmentConfig(accelerator="cpu")) == {
+        "scales": (1.0,),
+        "flip": True,
+        "crf": False,
+        "device": torch.device("cpu"),
+    }
+    other = SegmentConfig(test_scales=[0.5, 1.0], flip_test=False, crf=True, accelerator="cpu")
+    taken = inference_settings(other)
+    assert (taken["scales"], taken["flip"], taken["crf"]) == ((0.5, 1.0), False, True)
 
 
 def test_device():

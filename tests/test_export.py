@@ -15,11 +15,11 @@ from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["deeplabv3plus", "deeplabv1"])
+def run_folder(request, tmp_path_factory):
     """A run with an untrained network: what is exported does not depend on training."""
     folder = RunFolder(tmp_path_factory.mktemp("export"))
-    config = Config(segment=SegmentConfig(decoder_channels=16))
+    config = Config(segment=SegmentConfig(network=request.param, decoder_channels=16))
     torch.manual_seed(0)
     model = build_segmenter(config, 3)
     folder.write_config(config)

@@ -24,6 +24,7 @@ from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
 from dscnet.labels.cam import read_cam, write_cam
 from dscnet.pipeline import STAGES, run, run_single
+from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.settings import replace_settings
 from dscnet.stages import cam
@@ -281,6 +282,9 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
         ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),
         ({"label.bg_score": "saliency"}, "needs a saliency map of every training photo"),
+        ({"segment.test_scales": [0.5, 0.0]}, "scales must be one or more positive numbers"),
+        ({"segment.scale_range": [1.5, 0.5]}, "scale_range must be an ascending range above 0"),
+        ({"segment.iterations": 0}, "segment.iterations must be at least 1, got 0"),
         (
             {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M1"},
             "choose model seam",
@@ -328,6 +332,60 @@ def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):
         write_cam(path, {"cam": maps["cam"]}, classes)
     with pytest.raises(DataError, match="criterion 'agreement' finds no background score"):
         run_single("label", config, copy)
+
+
+@pytest.fixture(scope="module")
+def retrained(finished, tmp_path_factory) -> Path:
+    """The finished run with DeepLab v1 on a trunk of its own, trained and tested as published."""
+    out = Path(shutil.copytree(finished, tmp_path_factory.mktemp("retrained") / "run"))
+    changes = {
+        "network": "deeplabv1",
+        "backbone": "test_resnet",
+        "weights": "none",
+        "output_stride": 8,
+        "optimizer": "sgd",
+        "iterations": 4,
+        "crop_size": 48,
+        "scale_range": [0.5, 1.5],
+        "jitter": [0.04, 0.0, 0.04, 0.05],
+        "test_scales": [0.5, 1.0],
+        "crf": True,
+    }
+    config = replace_settings(
+        RunFolder(out).read_config(), {f"segment.{name}": value for name, value in changes.items()}
+    )
+    for stage in ("segment", "evaluate"):
+        assert run_single(stage, config, out)
+    return out
+
+
+def test_retraining_runs_its_steps_and_is_measured(retrained):
+    lines = (retrained / "segmenter" / "metrics.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ["0", "1", "2", "3"], "three are an epoch"
+    metrics = json.loads((retrained / "metrics.json").read_text())
+    assert metrics["segmenter"]["num_images"] == 4
+    assert not run_single("segment", RunFolder(retrained).read_config(), retrained)
+
+
+def test_the_cam_network_keeps_the_colours_it_was_trained_with(retrained, finished):
+    assert RunFolder(retrained).read_card() == RunFolder(finished).read_card()
+    own = RunFolder(retrained).read_segmenter_card()
+    assert own["mean"] == [0.485, 0.456, 0.406] != RunFolder(retrained).read_card()["mean"]
+
+
+def test_prediction_is_that_of_the_run(retrained, scenes, tmp_path):
+    """The masks of `segment` and of `predict`: all sizes, the mirror image and the CRF in both."""
+    predictor = Predictor.from_run(retrained)
+    assert (predictor.scales, predictor.flip, predictor.crf) == ((0.5, 1.0), True, True)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    masks = sorted((retrained / "masks").glob("*.png"))
+    for path in masks:
+        shutil.copy(scenes / "JPEGImages" / f"{path.stem}.jpg", photos)
+    out = tmp_path / "out"
+    assert main(["predict", str(photos), "--model", str(retrained), "--out", str(out)]) == 0
+    for path in masks:
+        assert path.read_bytes() == (out / "masks" / path.name).read_bytes()
 
 
 def test_full_supervision_needs_no_labels(scenes, tmp_path):

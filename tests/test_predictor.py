@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from dscnet.config import Config
-from dscnet.predictor import Predictor, restore, store
-from dscnet.run_folder import RunFolder
+from dscnet import predictor as module
+from dscnet.build import build_segmenter
+from dscnet.config import Config, ModelConfig, SegmentConfig
+from dscnet.labels.crf import dense_crf
+from dscnet.predictor import TEST_CRF, Predictor, restore, store
+from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError, ModelOutput
 
 HALF = (0.5, 0.5, 0.5)
@@ -41,6 +47,134 @@ def test_flip_averages_the_two_directions():
     assert one[0, 0] == 0, "the bias alone decides at the border"
     both = Predictor(Brightness(3.0), ("bright",), mean=HALF, std=HALF, flip=True)(photo())
     assert both.tolist() == both[:, ::-1].tolist()
+
+
+def resized(plane: list[list[float]], height: int, width: int) -> list[list[float]]:
+    """Bilinear without aligned corners, pixel by pixel."""
+    rows, columns = len(plane), len(plane[0])
+
+    def corners(index: int, new: int, old: int) -> tuple[int, int, float]:
+        place = max(0.0, (index + 0.5) * old / new - 0.5)
+        low = int(place)
+        return low, min(low + 1, old - 1), place - low
+
+    result = []
+    for i in range(height):
+        top, bottom, down = corners(i, height, rows)
+        line = []
+        for j in range(width):
+            left, right, across = corners(j, width, columns)
+            above = plane[top][left] * (1 - across) + plane[top][right] * across
+            below = plane[bottom][left] * (1 - across) + plane[bottom][right] * across
+            line.append(above * (1 - down) + below * down)
+        result.append(line)
+    return result
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_scores_are_averaged_over_sizes_and_mirror_images_before_the_softmax(flip, generator):
+    bias, scales = 3.0, (0.5, 1.0, 1.7)
+    image = torch.randint(0, 256, (3, 4, 6), generator=generator, dtype=torch.uint8)
+    grey = ((image.double() / 255 - 0.5) / 0.5).mean(0).tolist()
+    total = [[0.0] * 6 for _ in range(4)]
+    for scale in scales:
+        height, width = round(4 * scale), round(6 * scale)
+        view = resized(grey, height, width)
+        for mirrored in (False, True) if flip else (False,):
+            seen = [line[::-1] if mirrored else line for line in view]
+            score = [
+                [value + bias * (2 * j / (width - 1) - 1) for j, value in enumerate(line)]
+                for line in seen
+            ]
+            back = resized([line[::-1] if mirrored else line for line in score], 4, 6)
+            for i in range(4):
+                for j in range(6):
+                    total[i][j] += back[i][j] / (len(scales) * (2 if flip else 1))
+    expected = [[1 / (1 + math.exp(-2 * value)) for value in line] for line in total]
+    net = Predictor(Brightness(bias), ("bright",), mean=HALF, std=HALF, scales=scales, flip=flip)
+    got = net.probabilities(image)
+    assert (got.shape, got.dtype) == ((2, 4, 6), torch.float32)
+    torch.testing.assert_close(got[1], torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.sum(0), torch.ones(4, 6))
+    assert net(image).tolist() == [[int(value > 0.5) for value in line] for line in expected]
+
+
+def test_a_photo_smaller_than_a_scaled_pixel():
+    net = Predictor(Brightness(), ("bright",), mean=HALF, std=HALF, scales=(0.1, 1.0))
+    assert net(torch.full((3, 3, 1), 255, dtype=torch.uint8)).tolist() == [[1]] * 3
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])
+def test_sizes_that_no_photo_has_are_refused(scales):
+    with pytest.raises(ValueError, match="scales must be one or more positive numbers"):
+        Predictor(Brightness(), ("bright",), mean=HALF, std=HALF, scales=scales)
+
+
+def test_the_crf_gets_the_softmax_and_the_photo(monkeypatch):
+    calls = []
+
+    def swap(probabilities, photos, **constants):
+        calls.append((probabilities, photos, constants))
+        return probabilities.flip(1)
+
+    monkeypatch.setattr(module, "dense_crf", swap)
+    plain = Predictor(Brightness(1.0), ("bright",), mean=HALF, std=HALF)
+    fitted = Predictor(Brightness(1.0), ("bright",), mean=HALF, std=HALF, crf=True)
+    expected = plain.probabilities(photo())
+    assert calls == []
+    assert torch.equal(fitted.probabilities(photo()), expected.flip(0))
+    ((probabilities, photos, constants),) = calls
+    assert torch.equal(probabilities[0], expected)
+    assert torch.equal(photos, photo()[None])
+    assert constants == {
+        "iterations": 10,
+        "gaussian_std": 4,
+        "gaussian_weight": 3,
+        "bilateral_std": 83,
+        "color_std": 5,
+        "bilateral_weight": 3,
+    }
+    assert fitted(photo()).tolist() == expected.flip(0).argmax(0).tolist()
+
+
+def test_the_crf_itself_runs_at_inference():
+    plain = Predictor(Brightness(1.0), ("bright",), mean=HALF, std=HALF)
+    fitted = Predictor(Brightness(1.0), ("bright",), mean=HALF, std=HALF, crf=True)
+    expected = dense_crf(plain.probabilities(photo())[None], photo()[None], **TEST_CRF)[0]
+    torch.testing.assert_close(fitted.probabilities(photo()), expected)
+
+
+@pytest.mark.parametrize("network", ["deeplabv1", "deeplabv2", "deeplabv3plus"])
+def test_a_network_of_a_run_folder_is_restored_with_its_settings(tmp_path, network, generator):
+    config = Config(
+        model=ModelConfig(weights="none"),
+        segment=SegmentConfig(
+            network=network,
+            backbone="test_resnet",
+            output_stride=8,
+            decoder_channels=8,
+            test_scales=[0.5, 1.0],
+            flip_test=False,
+            crf=True,
+            accelerator="cpu",
+        ),
+    )
+    folder = RunFolder(tmp_path)
+    folder.write_config(config)
+    torch.manual_seed(0)
+    model = build_segmenter(config, 3)
+    store(model, folder.segmenter_weights)
+    card = {"classes": ["cat", "dog"], "mean": model.mean, "std": model.std}
+    write_text(folder.segmenter_card, json.dumps(card))
+    write_text(folder.model_card, json.dumps(card | {"mean": [0, 0, 0]}))
+    got = Predictor.from_run(tmp_path)
+    assert (got.scales, got.flip, got.crf) == ((0.5, 1.0), False, True)
+    assert (got.mean, got.classes) == (model.mean, ("cat", "dog"))
+    image = torch.randn(1, 3, 20, 33, generator=generator)
+    with torch.inference_mode():
+        assert torch.equal(got.model(image).seg_logits, model.eval()(image).seg_logits)
+    folder.segmenter_card.unlink()
+    assert Predictor.from_run(tmp_path).mean == (0, 0, 0), "earlier runs have one card"
 
 
 def test_store_and_restore(tmp_path):

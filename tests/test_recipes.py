@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, summary
 from dscnet.settings import from_dict
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def test_every_recipe_is_a_valid_config_with_a_header():
@@ -15,6 +20,14 @@ def test_every_recipe_is_a_valid_config_with_a_header():
         from_dict(Config, yaml.safe_load(path.read_text()))
         assert path.read_text().startswith("# ")
         assert len(summary(path)) > 10
+
+
+def test_the_settings_of_the_published_retraining_are_settings():
+    text = (DOCS / "segmentation.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 1
+    config = from_dict(Config, yaml.safe_load(blocks[0]))
+    assert (config.segment.network, config.segment.iterations) == ("deeplabv1", 20_000)
 
 
 def test_a_recipe_is_found_by_name_by_path_and_not_at_all(tmp_path):

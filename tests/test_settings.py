@@ -56,3 +56,13 @@ def test_the_background_score_is_a_number_or_a_criterion(score):
 def test_an_unknown_criterion_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"'bg_score' needs numbers or one of auto, otsu.*magic"):
         from_dict(Config, {"label": {"bg_score": "magic"}})
+
+
+def test_settings_of_earlier_versions_are_read_as_they_were_meant():
+    values = to_dict(Config())
+    for name in ("backbone", "weights", "output_stride", "crop_size", "jitter", "scale_range"):
+        assert values["segment"].pop(name) is None
+    assert values["segment"].pop("iterations") is values["train"].pop("iterations") is None
+    assert values["segment"].pop("test_scales") == [1.0]
+    assert values["segment"].pop("crf") is False
+    assert from_dict(Config, values) == Config()

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from dscnet import stages
-from dscnet.config import Config, LabelConfig
-from dscnet.data import PhotoSet, Sample
+from dscnet.config import Config, LabelConfig, TrainConfig
+from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample
 from dscnet.job import Job
 from dscnet.labelling import label, load_map
 from dscnet.labels.cam import write_cam
@@ -60,6 +61,33 @@ def test_labels_of_maps_at_the_background_score_or_with_a_band(tmp_path):
         label(Job(Config(label=settings), folder, made, None), False)
         assert read_label(folder.labels / "0.png").tolist() == [expected]
         assert folder.threshold.exists()
+
+
+@pytest.mark.parametrize(
+    ("iterations", "epochs", "steps"),
+    [(None, 7, 14), (1, 1, 1), (4, 2, 4), (5, 3, 5), (20, 10, 20)],
+)
+def test_iterations_take_the_place_of_epochs(tmp_path, monkeypatch, iterations, epochs, steps):
+    """Five photos in batches of two are two steps an epoch."""
+    taken = []
+    monkeypatch.setattr(
+        stages,
+        "fit",
+        lambda module, loader, *, epochs, **rest: taken.append((epochs, module.total_steps)),
+    )
+    made = photos(tmp_path, [(4, 4)] * 5)
+    stages.optimise(
+        Job(Config(), RunFolder(tmp_path / "run"), made, None),
+        nn.Conv2d(3, 2, 1),
+        lambda output, batch, progress: None,
+        PhotoDataset(made, EvalTransform((0.5,) * 3, (0.5,) * 3)),
+        TrainConfig(epochs=7, batch_size=2, iterations=iterations),
+        tmp_path / "checkpoints",
+        tmp_path / "metrics.csv",
+        False,
+        [],
+    )
+    assert taken == [(epochs, steps)]
 
 
 def test_a_missing_map_is_named(tmp_path):

@@ -44,6 +44,7 @@ def train(
     epochs: int,
     *,
     total: int = 4,
+    steps: int | None = None,
     resume: bool = False,
     workers: int = 0,
     **options,
@@ -58,7 +59,7 @@ def train(
         num_workers=workers,
         drop_last=True,
     )
-    module = TrainingModule(Net(), objective, total_steps=total * len(loader), **options)
+    module = TrainingModule(Net(), objective, total_steps=steps or total * len(loader), **options)
     fit(
         module,
         loader,
@@ -123,6 +124,20 @@ def test_learning_rate_rises_before_it_decays(photos, tmp_path):
     assert logged[:3] == pytest.approx(
         [0.5 * r * (1 - s / 12) ** 0.9 for s, r in enumerate(rise, start=1)], rel=1e-4
     )
+
+
+def test_training_ends_where_the_learning_rate_does(photos, tmp_path):
+    """Four steps of three an epoch: the second epoch is a part of one; resuming changes nothing."""
+    whole = train(photos, tmp_path / "whole", 2, steps=4, lr=0.5)
+    logged = [float(row["lr"]) for row in rows(tmp_path / "whole")]
+    assert logged == pytest.approx([0.5 * (1 - n / 4) ** 0.9 for n in (1, 2, 3, 4)], rel=1e-4)
+    train(photos, tmp_path / "broken", 1, steps=4, lr=0.5)
+    assert len(rows(tmp_path / "broken")) == 3
+    for _ in range(2):  # the second time nothing is left to do
+        resumed = train(photos, tmp_path / "broken", 2, steps=4, lr=0.5, resume=True)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, resumed.model.state_dict()[name]), name
+        assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
 
 def test_log_has_a_row_a_step_and_names_the_terms(photos, tmp_path):

@@ -278,3 +278,36 @@ def test_labels_around_a_small_photo_can_be_background():
     for fill in (255, 0):
         _, labels = train(crop_size=8, long_side=(4, 4), mask_fill=fill)(image, mask)
         assert labels.unique().tolist() == sorted({1, fill})
+
+
+def test_photos_are_scaled_by_a_factor_of_their_own_size():
+    seen = set()
+    transform = TrainTransform(40, scale_range=(0.5, 1.5), jitter=0, flip=False, mean=MEAN, std=STD)
+    for seed in range(300):
+        torch.default_generator.manual_seed(seed)
+        _, labels = transform(photo(10, 20), torch.ones(10, 20, dtype=torch.uint8))
+        placed = labels == 1
+        seen.add((int(placed.any(1).sum()), int(placed.any(0).sum())))
+    assert {width for _, width in seen} == set(range(10, 31))
+    assert all(height == round(width / 2) for height, width in seen)
+
+
+def test_a_factor_never_makes_a_photo_vanish():
+    transform = TrainTransform(4, scale_range=(0.4, 0.4), mean=MEAN, std=STD)
+    _, labels = transform(photo(5, 1), torch.ones(5, 1, dtype=torch.uint8))
+    assert (labels == 1).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "one of long_side and scale_range must be given"),
+        ({"long_side": (4, 8), "scale_range": (1, 2)}, "one of long_side and scale_range"),
+        ({"scale_range": (1.5, 0.5)}, "scale_range must be an ascending range above 0"),
+        ({"scale_range": (0, 1)}, "scale_range must be an ascending range above 0"),
+        ({"scale_range": (1,)}, "scale_range must be an ascending range above 0"),
+    ],
+)
+def test_ranges_of_scales_that_are_none(options, text):
+    with pytest.raises(ValueError, match=text):
+        TrainTransform(8, mean=MEAN, std=STD, **options)

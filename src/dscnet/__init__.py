@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dscnet.labels.cam import multi_scale_cam as multi_scale_cam
     from dscnet.models import create_model as create_model
     from dscnet.models.backbones import create_backbone as create_backbone
+    from dscnet.models.deeplab import create_deeplab as create_deeplab
     from dscnet.models.segmenter import create_segmenter as create_segmenter
     from dscnet.pipeline import run as run
     from dscnet.types import Batch as Batch
@@ -33,6 +34,7 @@ _HOMES = {
     "LossTerms": "dscnet.types",
     "ModelOutput": "dscnet.types",
     "create_backbone": "dscnet.models.backbones",
+    "create_deeplab": "dscnet.models.deeplab",
     "create_model": "dscnet.models",
     "create_segmenter": "dscnet.models.segmenter",
     "multi_scale_cam": "dscnet.labels.cam",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from dscnet.models import PlainCam, create_model
 from dscnet.models.auxsegnet import dilations_at
 from dscnet.models.backbones import create_backbone
 from dscnet.models.cam import TAPS
+from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
 from dscnet.types import BACKGROUND, IGNORE_INDEX
@@ -137,27 +139,47 @@ def build_features(
     return features
 
 
-def build_segmenter(config: Config, num_labels: int, *, pretrained: bool = True) -> Segmenter:
-    """The segmentation network, on the CAM network's backbone."""
-    model = config.model
+def build_segmenter(
+    config: Config, num_labels: int, *, pretrained: bool = True
+) -> Segmenter | DeepLab:
+    """The segmentation network, on a trunk of its own or one like the CAM network's."""
+    model, segment = config.model, config.segment
+    backbone = segment.backbone or model.backbone
+    trunk: dict[str, Any] = {
+        "output_stride": segment.output_stride or model.output_stride,
+        "weights": (segment.weights or model.weights) if pretrained else "none",
+        "frozen_stages": segment.frozen_stages,
+    }
+    if segment.network in HEADS:
+        return create_deeplab(segment.network, create_backbone(backbone, **trunk), num_labels)
     return create_segmenter(
-        model.backbone,
-        num_labels,
-        output_stride=model.output_stride,
-        weights=model.weights if pretrained else "none",
-        decoder_channels=config.segment.decoder_channels,
-        frozen_stages=config.segment.frozen_stages,
+        backbone, num_labels, decoder_channels=segment.decoder_channels, **trunk
     )
 
 
-def build_train_transform(
-    augment: AugmentConfig, mean: tuple[float, ...], std: tuple[float, ...]
+def build_segmenter_transform(
+    config: Config, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> TrainTransform:
-    """Augmentation of training photos."""
+    """Augmentation of the segmentation network's photos: ``augment`` but for what is its own."""
+    segment = config.segment
+    own: dict[str, Any] = {"crop_size": segment.crop_size, "jitter": segment.jitter}
+    augment = replace(config.augment, **{k: v for k, v in own.items() if v is not None})
+    return build_train_transform(augment, mean, std, scale_range=segment.scale_range)
+
+
+def build_train_transform(
+    augment: AugmentConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    scale_range: list[float] | None = None,
+) -> TrainTransform:
+    """Augmentation of training photos; a range of scales takes the place of ``long_side``."""
     low, high = augment.long_side
     return TrainTransform(
         augment.crop_size,
-        long_side=(low, high),
+        long_side=(low, high) if scale_range is None else None,
+        scale_range=scale_range,
         jitter=tuple(augment.jitter),
         mask_fill=BACKGROUND if augment.published_padding_quirk else IGNORE_INDEX,
         mean=mean,
@@ -181,6 +203,16 @@ def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, Any]:
         "weight_decay": 0.0 if train.published_positional_quirk else train.weight_decay,
         "poly_power": train.poly_power,
         "lr_warmup": train.lr_warmup,
+    }
+
+
+def inference_settings(segment: SegmentConfig) -> dict[str, Any]:
+    """Arguments of ``Predictor``: how a segmentation network is tested."""
+    return {
+        "scales": tuple(segment.test_scales),
+        "flip": segment.flip_test,
+        "crf": segment.crf,
+        "device": device_of(segment.accelerator),
     }
 
 

@@ -6,12 +6,13 @@ import logging
 
 import numpy as np
 
-from dscnet.build import refines_cam
+from dscnet.build import build_segmenter_transform, refines_cam
 from dscnet.config import Config
 from dscnet.data import check_dataset
 from dscnet.job import Job
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
+from dscnet.predictor import check_scales
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
@@ -50,8 +51,9 @@ def check_networks(config: Config) -> None:
 
 
 def check_settings(job: Job) -> None:
-    """Refuse settings of labels and refinement that cannot work, before anything is trained."""
+    """Refuse settings of stages that cannot work, before anything is trained."""
     refine, label = job.config.refine, job.config.label
+    _check_segmenter(job.config)
     refinement_steps(refine.steps)
     label_probabilities(
         np.zeros((0, 1, 1)),
@@ -81,6 +83,15 @@ def check_settings(job: Job) -> None:
             "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
             " probabilities: set one of the two"
         )
+
+
+def _check_segmenter(config: Config) -> None:
+    """Refuse settings of the segmentation network that nothing sees before it is trained."""
+    check_scales(config.segment.test_scales)
+    build_segmenter_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for name, section in (("train", config.train), ("segment", config.segment)):
+        if section.iterations is not None and section.iterations < 1:
+            raise ValueError(f"{name}.iterations must be at least 1, got {section.iterations}")
 
 
 def check_photos(job: Job) -> None:

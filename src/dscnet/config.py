@@ -165,6 +165,8 @@ class TrainConfig:
 
     Args:
         epochs: Passes over the photos.
+        iterations: Steps, in the place of ``epochs``: the last pass may be a part of one; null =
+            ``epochs`` count.
         batch_size: Photos a step.
         optimizer: ``sgd`` or ``adamw``.
         lr: Learning rate of the pretrained trunk.
@@ -197,6 +199,7 @@ class TrainConfig:
     clip: float = 10.0
     precision: str = "32"
     accelerator: str = "auto"
+    iterations: int | None = None
 
 
 @dataclass
@@ -256,12 +259,22 @@ class SegmentConfig(TrainConfig):
 
     Args:
         network: ``branch`` (AuxSegNet's own segmentation, nothing more is trained),
-            ``deeplabv3plus``, or ``auto``: the first where there is one.
+            ``deeplabv1``, ``deeplabv2``, ``deeplabv3plus``, or ``auto``: the branch where there is
+            one, else ``deeplabv3plus``.
+        backbone: Its trunk; null = that of ``model``. So are ``weights`` and ``output_stride``.
+        weights: Of its trunk, or null.
+        output_stride: Of its trunk, or null.
         supervision: ``pseudo`` (labels of this run) or ``full`` (true masks: the ceiling).
         labels: Folder of pseudo labels made elsewhere; null = the run's own.
         decoder_channels: Width of DeepLabV3+'s decoder.
         frozen_stages: The stem and this many early stages are not trained.
-        flip_test: Average a photo with its mirror image at inference.
+        crop_size: Side of its training crop, pixels; null = that of ``augment``. So is ``jitter``.
+        jitter: Brightness, contrast, saturation and hue jitter, or null.
+        scale_range: Photos are scaled by a factor drawn uniformly from this closed range; null =
+            to ``augment.long_side``.
+        flip_test: Average the scores of a photo with those of its mirror image at inference.
+        test_scales: Sizes of a photo whose scores are averaged at inference.
+        crf: Fit the probabilities to the photo by a dense CRF at inference.
     """
 
     epochs: int = 15
@@ -269,12 +282,20 @@ class SegmentConfig(TrainConfig):
     lr: float = 2e-4
     new_lr_factor: float = 5.0
     weight_decay: float = 1e-2
-    network: Literal["auto", "branch", "deeplabv3plus"] = "auto"
+    network: Literal["auto", "branch", "deeplabv1", "deeplabv2", "deeplabv3plus"] = "auto"
+    backbone: str | None = None
+    weights: str | None = None
+    output_stride: int | None = None
     supervision: Literal["pseudo", "full"] = "pseudo"
     labels: str | None = None
     decoder_channels: int = 128
     frozen_stages: int = 2
+    crop_size: int | None = None
+    jitter: list[float] | None = None
+    scale_range: list[float] | None = None
     flip_test: bool = True
+    test_scales: list[float] = field(default_factory=lambda: [1.0])
+    crf: bool = False
 
 
 @dataclass

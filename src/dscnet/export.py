@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dscnet.models import SegmentationPath
+from dscnet.models.deeplab import DeepLab
 from dscnet.models.segmenter import Segmenter
 from dscnet.predictor import Predictor, store
 from dscnet.types import DscnetError
@@ -20,9 +21,12 @@ TOLERANCE = 1e-3
 
 
 class Scores(nn.Module):
-    """Normalised photos whose sides are multiples of the stride to ``(B, L, H, W)`` scores."""
+    """Normalised photos whose sides are multiples of the stride to ``(B, L, H, W)`` scores.
 
-    def __init__(self, segmenter: Segmenter | SegmentationPath) -> None:
+    One size and no mirror image, whatever ``segment.test_scales``, ``flip_test`` and ``crf`` are.
+    """
+
+    def __init__(self, segmenter: Segmenter | DeepLab | SegmentationPath) -> None:
         super().__init__()
         self.segmenter = segmenter
 
@@ -67,7 +71,7 @@ def export(
         store(predictor.model, out / "model.safetensors")
         (out / "model.json").write_text(json.dumps(card, indent=2) + "\n")
         return f"{out}: weights and model.json"
-    assert isinstance(predictor.model, Segmenter | SegmentationPath)
+    assert isinstance(predictor.model, Segmenter | DeepLab | SegmentationPath)
     stride = predictor.model.output_stride
     if any(side < 1 or side % stride for side in size):
         raise ValueError(f"size must be multiples of the output stride {stride}, got {size}")

@@ -237,7 +237,8 @@ def _rounds(config: Config) -> list[Any] | None:
     code = ("rounds.py", "labels/cam.py", "labels/saliency.py", "labels/crf.py", "predictor.py")
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
-    return [auxseg, asdict(config.cam), config.segment.flip_test, fingerprint(code=code)]
+    test = [config.segment.flip_test, config.segment.test_scales, config.segment.crf]
+    return [auxseg, asdict(config.cam), test, fingerprint(code=code)]
 
 
 def _learning(config: Config) -> list[Any]:
@@ -287,7 +288,10 @@ STAGES: dict[str, Stage] = {
         work.segment,
         _segment_needs,
         lambda config: [*_learning(config), asdict(config.segment)],
-        ("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
+        (
+            *("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
+            *("labels/crf.py", "labels/permutohedral.py"),
+        ),
         masks=lambda config: config.segment.supervision == "full",
     ),
     "evaluate": Stage(

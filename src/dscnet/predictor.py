@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,17 +12,29 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional
 
-from dscnet.build import build_eval_transform, build_model, build_segmenter, device_of
+from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
 from dscnet.data import PhotoSet, open_photos
 from dscnet.data.io import read_image
+from dscnet.labels.crf import dense_crf
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import write_label
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
+
+TEST_CRF: dict[str, Any] = {
+    "iterations": 10,
+    "gaussian_std": 4.0,
+    "gaussian_weight": 3.0,
+    "bilateral_std": 83.0,
+    "color_std": 5.0,
+    "bilateral_weight": 3.0,
+}
+"""Constants of the dense CRF at test time: those of AuxSegNet's published code."""
 
 
 class Predictor:
@@ -31,8 +45,13 @@ class Predictor:
         classes: Foreground names; label ``c + 1`` is ``classes[c]``.
         mean: Channel means of the photos, in [0, 1] units.
         std: Channel deviations, likewise.
-        flip: Average a photo with its mirror image.
+        scales: Sizes relative to the photo whose scores are averaged, each > 0; at least one.
+        flip: Average the scores of each size with those of its mirror image.
+        crf: Fit the probabilities to the photo by a dense CRF with the constants ``TEST_CRF``.
         device: Where to run.
+
+    Raises:
+        ValueError: If ``scales`` is empty or holds one that is not positive.
     """
 
     def __init__(
@@ -42,7 +61,9 @@ class Predictor:
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        scales: Sequence[float] = (1.0,),
         flip: bool = True,
+        crf: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
@@ -50,7 +71,7 @@ class Predictor:
         self.classes = classes
         self.mean, self.std = mean, std
         self.transform = build_eval_transform(mean, std)
-        self.flip = flip
+        self.scales, self.flip, self.crf = check_scales(scales), flip, crf
 
     @classmethod
     def from_run(cls, root: str | Path) -> Predictor:
@@ -68,20 +89,18 @@ class Predictor:
                 f" `dscnet {'train' if config.own_branch else 'segment'} --out {folder.root}`"
                 " trains one"
             )
-        card = folder.read_card()
+        card = folder.read_card() if config.own_branch else folder.read_segmenter_card()
         classes = tuple(card["classes"])
         return cls(
             _load_network(config, weights, len(classes)),
             classes,
             mean=tuple(card["mean"]),
             std=tuple(card["std"]),
-            flip=config.segment.flip_test,
-            device=device_of(config.segment.accelerator),
+            **inference_settings(config.segment),
         )
 
-    @torch.inference_mode()
     def __call__(self, image: Tensor) -> NDArray[np.uint8]:
-        """Labels of one photo.
+        """The most probable label of each pixel of one photo.
 
         Args:
             image: RGB photo, ``(3, H, W)`` uint8, as ``dscnet.data.io.read_image`` gives it.
@@ -89,12 +108,35 @@ class Predictor:
         Returns:
             ``(H, W)`` uint8: 0 = background, ``c + 1`` = class ``c``.
         """
-        photo = self.transform(image, None)[0][None].to(self.device)
-        scores = self.model(photo).seg_logits.float().softmax(1)
-        if self.flip:
-            scores = scores + self.model(photo.flip(-1)).seg_logits.float().softmax(1).flip(-1)
-        labels: NDArray[np.uint8] = scores.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        labels: NDArray[np.uint8] = self.probabilities(image).argmax(0).to(torch.uint8).numpy()
         return labels
+
+    @torch.inference_mode()
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Probabilities of the labels of one photo.
+
+        The softmax of the mean of the scores over sizes and mirror images. Photos are resized
+        bilinear without aligned corners, to ``round(n * scale)`` pixels a side and at least 1, and
+        so are their scores.
+
+        Args:
+            image: RGB photo, ``(3, H, W)`` uint8.
+
+        Returns:
+            ``(L, H, W)`` float32 on the CPU, sums to 1 over the labels; label 0 = background.
+        """
+        photo = self.transform(image, None)[0][None].to(self.device)
+        height, width = photo.shape[-2:]
+        total = torch.zeros((), device=self.device)
+        for scale in self.scales:
+            view = _resize(photo, (max(1, round(height * scale)), max(1, round(width * scale))))
+            for mirrored in (False, True) if self.flip else (False,):
+                scores = self.model(view.flip(-1) if mirrored else view).seg_logits.float()
+                total = total + _resize(scores.flip(-1) if mirrored else scores, (height, width))
+        probabilities = (total / (len(self.scales) * (1 + self.flip))).softmax(1)
+        if self.crf:
+            probabilities = dense_crf(probabilities, image[None].to(self.device), **TEST_CRF)
+        return probabilities[0].cpu()
 
     def write(
         self,
@@ -125,6 +167,13 @@ class Predictor:
             if overlays is not None:
                 _write_overlay(overlays / f"{sample.image_id}.jpg", image, labels)
         return failures
+
+
+def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Refuse sizes that a photo cannot have; they are returned as they are."""
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must be one or more positive numbers, got {tuple(scales)}")
+    return tuple(scales)
 
 
 def predict(photos: str | Path, model: str | Path, out: str | Path) -> list[str]:
@@ -169,6 +218,10 @@ def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
     restore(network, weights)
     assert isinstance(network, AuxSegNet)
     return SegmentationPath(network)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _write_overlay(path: Path, image: Tensor, labels: NDArray[np.uint8]) -> None:

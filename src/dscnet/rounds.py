@@ -22,7 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from dscnet import evaluation
-from dscnet.build import build_eval_transform, build_model, build_objective, device_of
+from dscnet.build import (
+    build_eval_transform,
+    build_model,
+    build_objective,
+    device_of,
+    inference_settings,
+)
 from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
@@ -186,8 +192,7 @@ def _predictor(job: Job, model: AuxSegNet) -> Predictor:
         job.train.classes,
         mean=backbone.mean,
         std=backbone.std,
-        flip=config.segment.flip_test,
-        device=device_of(config.segment.accelerator),
+        **inference_settings(config.segment),
     )
 
 

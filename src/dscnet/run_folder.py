@@ -118,8 +118,13 @@ class RunFolder:
 
     @property
     def model_card(self) -> Path:
-        """Class names and normalisation that prediction needs."""
+        """Class names and normalisation of the CAM network."""
         return self.root / "model.json"
+
+    @property
+    def segmenter_card(self) -> Path:
+        """Class names and normalisation of the segmentation network."""
+        return self.segmenter / "model.json"
 
     @property
     def masks(self) -> Path:
@@ -188,6 +193,12 @@ class RunFolder:
                 f"{self.root} holds no trained network: no {self.model_card.name} in it"
             )
         return dict(json.loads(self.model_card.read_text()))
+
+    def read_segmenter_card(self) -> dict[str, Any]:
+        """The same of the segmentation network; earlier versions wrote one for both networks."""
+        if not self.segmenter_card.exists():
+            return self.read_card()
+        return dict(json.loads(self.segmenter_card.read_text()))
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage has finished with exactly these inputs, settings and code."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dscnet.build import (
     build_model,
     build_objective,
     build_segmenter,
+    build_segmenter_transform,
     build_train_transform,
     device_of,
     optimiser_settings,
@@ -68,7 +70,7 @@ def learn(
         mask_dir=mask_dir,
         saliency_dir=saliency_dir,
     )
-    write_card(job, backbone.mean, backbone.std)
+    write_card(folder.model_card, job, backbone.mean, backbone.std)
     watch = CollapseWatch("cls", tag_entropy(tag_matrix(job.train)))
     optimise(
         job,
@@ -109,17 +111,18 @@ def optimise(
         num_workers=config.augment.num_workers,
         drop_last=True,
     )
+    total_steps = settings.iterations or settings.epochs * len(loader)
     module = TrainingModule(
         model,
         objective,
-        total_steps=settings.epochs * len(loader),
+        total_steps=total_steps,
         seed=config.seed,
         **optimiser_settings(settings),
     )
     fit(
         module,
         loader,
-        epochs=settings.epochs,
+        epochs=math.ceil(total_steps / len(loader)),
         folder=checkpoints,
         log_path=losses,
         clip=settings.clip,
@@ -131,7 +134,7 @@ def optimise(
     )
 
 
-def write_card(job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     """What prediction needs beside weights and settings."""
     photos = job.train
     card = {
@@ -140,7 +143,7 @@ def write_card(job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> Non
         "mean": list(mean),
         "std": list(std),
     }
-    write_text(job.folder.model_card, json.dumps(card, indent=2) + "\n")
+    write_text(path, json.dumps(card, indent=2) + "\n")
 
 
 def tag_matrix(photos: PhotoSet) -> torch.Tensor:
@@ -236,11 +239,11 @@ def train_segmenter(job: Job, resume: bool) -> None:
     config, folder = job.config, job.folder
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_segmenter(config, job.train.num_labels)
-    transform = build_train_transform(config.augment, model.mean, model.std)
+    transform = build_segmenter_transform(config, model.mean, model.std)
     full = config.segment.supervision == "full"
     labels = Path(config.segment.labels) if config.segment.labels else folder.labels
     dataset = PhotoDataset(job.train, transform, mask_dir=None if full else labels, use_masks=full)
-    write_card(job, model.mean, model.std)
+    write_card(folder.segmenter_card, job, model.mean, model.std)
     optimise(
         job,
         model,

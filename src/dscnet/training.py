@@ -103,6 +103,13 @@ class TrainingModule(L.LightningModule):
         """Make dropout and random starts of this epoch a function of seed and epoch alone."""
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """End the epoch, by Lightning's -1, where the steps are done: it may be a part of one.
+
+        Not by ``max_steps``: with it, Lightning counts epochs otherwise when it resumes.
+        """
+        return -1 if self.global_step >= self.total_steps else None
+
     def training_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """One step; the terms are logged under their own names, ``total`` is what is minimised."""
         image = batch.image.contiguous(memory_format=torch.channels_last)
@@ -253,7 +260,9 @@ def fit(
     callbacks: Iterable[Callback] = (),
     progress: bool = True,
 ) -> None:
-    """Train for ``epochs``, with a checkpoint an epoch in ``folder/last.ckpt``.
+    """Train for ``epochs`` or until the learning rate is 0, with a checkpoint an epoch.
+
+    The checkpoint is ``folder/last.ckpt``.
 
     Args:
         module: What to train; trained in place.

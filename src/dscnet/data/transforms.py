@@ -16,17 +16,19 @@ from dscnet.types import IGNORE_INDEX
 class TrainTransform:
     """Random scale, flip, colours and crop, as SEAM trains.
 
-    Random numbers come from torch's global generator. The photo's longer side is drawn uniformly,
-    the photo is flipped with probability 1/2 and cropped; where it is smaller than the crop it
-    lies at a random offset, surrounded by zeros (the mean colour, since normalisation comes
-    before) and, in the mask, by 255.
+    Random numbers come from torch's global generator. The photo's longer side, or a factor of its
+    own size, is drawn uniformly, the photo is flipped with probability 1/2 and cropped; where it is
+    smaller than the crop it lies at a random offset, surrounded by zeros (the mean colour, since
+    normalisation comes before) and, in the mask, by 255.
 
     Deviation: bilinear instead of bicubic scaling, on 8-bit values, and the colours are varied
     after the crop, so that contrast turns about the crop's mean grey: a third of the time.
 
     Args:
         crop_size: Side of the square crop, pixels.
-        long_side: Closed range of the longer side after scaling, pixels (SEAM: 448 to 768).
+        long_side: Closed range of the longer side after scaling, pixels (SEAM: 448 to 768); None
+            with ``scale_range``.
+        scale_range: Closed range of a factor of the photo's own size, in its place.
         jitter: Strength of brightness, contrast, saturation and hue changes, each 0 or more, hue
             at most 0.5; one number sets the first three. Hue takes most of the time.
         flip: Whether photos are mirrored half of the time.
@@ -35,14 +37,16 @@ class TrainTransform:
         std: Their standard deviation.
 
     Raises:
-        ValueError: If a size is not positive, the range is reversed or a colour is missing.
+        ValueError: If a size is not positive, a range is reversed, there is none or there are two,
+            or a colour is missing.
     """
 
     def __init__(
         self,
         crop_size: int,
         *,
-        long_side: tuple[int, int],
+        long_side: tuple[int, int] | None = None,
+        scale_range: Sequence[float] | None = None,
         jitter: float | Sequence[float] = (0.3, 0.3, 0.3, 0.1),
         flip: bool = True,
         mask_fill: int = IGNORE_INDEX,
@@ -51,14 +55,19 @@ class TrainTransform:
     ) -> None:
         if crop_size < 1:
             raise ValueError(f"crop_size must be at least 1, got {crop_size}")
-        low, high = long_side
-        if not 1 <= low <= high:
+        if (long_side is None) == (scale_range is None):
+            raise ValueError("one of long_side and scale_range must be given, and one alone")
+        if long_side is not None and not 1 <= long_side[0] <= long_side[1]:
             raise ValueError(f"long_side must be an ascending range from 1, got {long_side}")
+        if scale_range is not None and not (
+            len(scale_range) == 2 and 0 < scale_range[0] <= scale_range[1]
+        ):
+            raise ValueError(f"scale_range must be an ascending range above 0, got {scale_range}")
         strengths = (jitter, jitter, jitter, 0.0) if isinstance(jitter, int | float) else jitter
         if len(strengths) != 4:
             raise ValueError(f"jitter must be one number or four, got {jitter}")
         self.crop_size = crop_size
-        self.long_side = (low, high)
+        self.long_side, self.scale_range = long_side, scale_range
         self.flip, self.mask_fill = flip, mask_fill
         self.jitter = v2.ColorJitter(*strengths) if any(strengths) else None
         self._normalise = _Normalise(mean, std)
@@ -90,8 +99,7 @@ class TrainTransform:
             What a call returns, and float32 ``(1, crop_size, crop_size)`` or None.
         """
         _check_pair(image, mask)
-        low, high = self.long_side
-        size = _scaled_size(image, int(torch.randint(low, high + 1, ())))
+        size = _scaled_size(image, self._draw_long_side(image))
         rows, columns = (_draw_window(length, self.crop_size) for length in size)
         mirrored = self.flip and bool(torch.rand(()) < 0.5)
 
@@ -110,6 +118,15 @@ class TrainTransform:
             part = view(_resize_image(saliency, size)).clamp(0, 1)
             salient = self._place(part, rows, columns, fill=0.0)
         return crop, labels, salient
+
+    def _draw_long_side(self, image: Tensor) -> int:
+        if self.long_side is not None:
+            low, high = self.long_side
+            return int(torch.randint(low, high + 1, ()))
+        assert self.scale_range is not None
+        least, most = self.scale_range
+        factor = least + (most - least) * float(torch.rand(()))
+        return max(1, round(factor * max(image.shape[-2:])))
 
     def _place(self, part: Tensor, rows: _Window, columns: _Window, fill: float) -> Tensor:
         side = self.crop_size
