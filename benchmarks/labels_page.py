@@ -38,7 +38,7 @@ def refinement(content: dict[str, Any]) -> list[str]:
 
 def thresholds(content: dict[str, Any]) -> list[str]:
     """Points that each criterion loses, a row a run."""
-    names = list(content["rows"][0]["bg_score"])
+    names = list(dict.fromkeys(name for row in content["rows"] for name in row["bg_score"]))
     lines = [f"| run | best score | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
     for row in content["rows"]:
         cells = [cell(row, name) for name in names]
