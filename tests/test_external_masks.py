@@ -53,7 +53,7 @@ def some_masks(rng, count, height, width):
     for _ in range(count):
         y, x = rng.integers(0, height), rng.integers(0, width)
         mask = np.zeros((height, width), dtype=bool)
-        mask[y : y + rng.integers(1, height), x : x + rng.integers(1, width)] = True
+        mask[y : y + rng.integers(1, height + 1), x : x + rng.integers(1, width + 1)] = True
         masks.append(mask)
     return masks
 
@@ -365,7 +365,7 @@ def test_a_wrong_json_is_named(tmp_path, content, message):
     assert "a.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("counts", ["!!", "P", "0000", "oooooooooo1"])
+@pytest.mark.parametrize("counts", ["!!", "P", "oooooooooo1"])
 def test_compressed_text_that_is_none(tmp_path, counts):
     pytest.importorskip("pycocotools")
     entry = {"segmentation": {"size": [2, 3], "counts": counts}}
