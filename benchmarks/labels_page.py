@@ -58,12 +58,20 @@ def cell(row: dict[str, Any], name: str) -> str:
 
 def crf(content: dict[str, Any]) -> list[str]:
     """Agreement with the compiled package, error against exact kernels, times."""
-    lines = []
+    lines = [
+        f"{content['iterations']} iterations on photos of {content['data']}; start:"
+        f" {content['start']}.",
+        "",
+    ]
     for name, found in content["agreement"].items():
+        if not found:
+            lines.append(f"- Kernel of {name}: pydensecrf2 was not installed.")
+            continue
         lines.append(
             f"- Kernel of {name}: {100 * found['mean']:.4f} % of the pixels of {found['photos']}"
             f" photos get the same label from both ({100 * found['worst_photo']:.3f} % in the worst"
-            " photo)."
+            f" photo); pydensecrf2 changes {100 * found['changed_by_pydensecrf']:.1f} % of the"
+            " start's labels."
         )
     for name, found in content["exact"].items():
         errors = ", ".join(

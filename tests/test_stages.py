@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from dscnet.checks import check_mask_settings
 from dscnet.config import Config, LabelConfig, RefineConfig
 from dscnet.data import PhotoSet, Sample
 from dscnet.job import Job
-from dscnet.checks import check_mask_settings
 from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam import write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.losses.tags import mean_average_precision, tag_loss
+from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import same_size_batches, tag_criterion, tag_matrix, truth
 from dscnet.types import DataError
 
