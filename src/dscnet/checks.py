@@ -12,7 +12,7 @@ from dscnet.data import check_dataset
 from dscnet.data.tag_files import first_few
 from dscnet.job import Job
 from dscnet.labelling import open_masks
-from dscnet.labels.external_masks import ExternalMasks
+from dscnet.labels.mask_files import ExternalMasks
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.types import DataError, DscnetError

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from dscnet.data import PhotoSet, Sample, image_size, read_image
 from dscnet.data.io import read_saliency
 from dscnet.job import Job
 from dscnet.labels.cam import read_cam, read_scales, write_cam
-from dscnet.labels.external_masks import ExternalMasks
+from dscnet.labels.mask_files import ExternalMasks
 from dscnet.labels.pseudo_label import pseudo_label, write_label
 from dscnet.labels.refine import (
     Step,
@@ -41,7 +41,7 @@ from dscnet.types import BACKGROUND, DataError
 log = logging.getLogger("dscnet")
 
 
-def map_name(maps: Iterable[str]) -> str:
+def map_name(maps: Container[str]) -> str:
     """Name of the map that labels are made from: the refined CAM where there is one."""
     return "refined" if "refined" in maps else "cam"
 

@@ -83,7 +83,7 @@ def learn(
         resume,
         [watch, *([] if best is None else [best])],
     )
-    chosen = {}
+    chosen: dict[str, Any] = {}
     if best is not None:
         best.restore(model)
         chosen = {"criterion": criterion, "scores": best.scores, "kept_epoch": best.epoch}
