@@ -369,7 +369,7 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
         for stage in ("train", "cam", "refine", "label"):
             assert run_stage(stage, job)
         tags = json.loads((out / "checkpoints" / "tags.json").read_text())
-        assert tags["criterion"] == "tag mAP, validation photos"
+        assert tags["criterion"] == "tag mAP on the validation photos"
         assert len(tags["scores"]) == 2
         last_of_best = max(index for index in (1, 2) if tags["scores"][index - 1] == tags["map"])
         assert tags["kept_epoch"] == last_of_best

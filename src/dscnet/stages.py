@@ -160,8 +160,8 @@ def tag_matrix(photos: PhotoSet) -> torch.Tensor:
 def tag_criterion(job: Job) -> tuple[str, Callable[[Job, PlainCam], float]]:
     """What chooses among the epochs, larger is better, and its name; it reads tags, never masks."""
     if job.val is not None and tag_matrix(job.val).any():
-        return "tag mAP, validation photos", lambda job, model: tag_map(job, model) or 0.0
-    return "negative tag loss, training photos", negative_tag_loss
+        return "tag mAP on the validation photos", lambda job, model: tag_map(job, model) or 0.0
+    return "negative tag loss on the training photos", negative_tag_loss
 
 
 def tag_map(job: Job, model: PlainCam) -> float | None:
