@@ -38,7 +38,7 @@ def refinement(content: dict[str, Any]) -> list[str]:
 
 def thresholds(content: dict[str, Any]) -> list[str]:
     """Points that each criterion loses, a row a run."""
-    names = list(content["rows"][0]["bg_score"])
+    names = list(dict.fromkeys(name for row in content["rows"] for name in row["bg_score"]))
     lines = [f"| run | best score | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
     for row in content["rows"]:
         cells = [cell(row, name) for name in names]
@@ -58,12 +58,20 @@ def cell(row: dict[str, Any], name: str) -> str:
 
 def crf(content: dict[str, Any]) -> list[str]:
     """Agreement with the compiled package, error against exact kernels, times."""
-    lines = []
+    lines = [
+        f"{content['iterations']} iterations on photos of {content['data']}; start:"
+        f" {content['start']}.",
+        "",
+    ]
     for name, found in content["agreement"].items():
+        if not found:
+            lines.append(f"- Kernel of {name}: pydensecrf2 was not installed.")
+            continue
         lines.append(
             f"- Kernel of {name}: {100 * found['mean']:.4f} % of the pixels of {found['photos']}"
             f" photos get the same label from both ({100 * found['worst_photo']:.3f} % in the worst"
-            " photo)."
+            f" photo); pydensecrf2 changes {100 * found['changed_by_pydensecrf']:.1f} % of the"
+            " start's labels."
         )
     for name, found in content["exact"].items():
         errors = ", ".join(

@@ -19,13 +19,8 @@ import torch
 from dscnet.data import open_dataset, read_image, read_mask
 from dscnet.evaluation import evaluate_pairs
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_map, map_folder, walk_features
-from dscnet.labels.refine import (
-    label_probabilities,
-    probable_label,
-    refine_labels,
-    refinement_steps,
-)
+from dscnet.labelling import background_score, load_map, map_folder, photo_steps
+from dscnet.labels.refine import label_probabilities, probable_label, refine_labels
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import replace_settings
 
@@ -67,10 +62,10 @@ def main() -> None:
 
 def measure(job: Job, every: int) -> dict[str, Any]:
     """The mIoU of the refined labels, and the CPU time of each step."""
-    steps = refinement_steps(job.config.refine.steps, walk_features(job))
+    steps_of = photo_steps(job)
     settings = job.config.refine
     bg_score = background_score(job)
-    seconds = dict.fromkeys(steps, 0.0)
+    seconds = dict.fromkeys(settings.steps, 0.0)
     pairs = []
     for sample in job.train.samples[::every]:
         if sample.mask_path is None:
@@ -79,8 +74,10 @@ def measure(job: Job, every: int) -> dict[str, Any]:
         labels = label_probabilities(
             cam, bg_score=bg_score, bg_power=settings.bg_power, certainty=settings.certainty
         )
+        photo = read_image(sample.image_path)
+        steps = steps_of(sample)
         started = time.process_time()
-        for name, refined in refine_labels(labels, read_image(sample.image_path), steps):
+        for name, refined in refine_labels(labels, photo, steps):
             labels = refined
             seconds[name] += time.process_time() - started
             started = time.process_time()

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dscnet.labels.cam import multi_scale_cam, normalise_scores, read_cam, write_cam
+from dscnet.labels.cam import (
+    coarse_maps,
+    multi_scale_cam,
+    normalise_scores,
+    read_cam,
+    read_scales,
+    write_cam,
+)
 from dscnet.types import DataError
 
 
@@ -154,7 +161,69 @@ def test_bad_scales(scales):
         multi_scale_cam(channel_score, torch.zeros(1, 3, 4, 4), torch.ones(1, 2), scales=scales)
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_maps_of_single_scales_are_those_of_each_scale_alone(generator, flip):
+    images = torch.rand(2, 3, 8, 10, generator=generator)
+    tags = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    kept = []
+    scales = (0.5, 1.0, 1.5)
+    maps = multi_scale_cam(
+        channel_score, images, tags, scales=scales, flip=flip, each_scale=kept.append
+    )
+    assert torch.equal(
+        maps["cam"], multi_scale_cam(channel_score, images, tags, scales=scales, flip=flip)["cam"]
+    ), "keeping them changes nothing"
+    for scale, one in zip(scales, kept, strict=True):
+        alone = multi_scale_cam(channel_score, images, tags, scales=[scale], flip=flip)
+        assert torch.equal(one["cam"], alone["cam"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 9)])
+def test_coarse_maps_equal_loops(generator, size):
+    maps = torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
+    coarse = coarse_maps(maps)
+    assert coarse.shape[2:] == tuple(-(-side // 4) for side in size)
+    for b in range(2):
+        for c in range(3):
+            for y in range(coarse.shape[2]):
+                for x in range(coarse.shape[3]):
+                    cell = [
+                        float(maps[b, c, i, j])
+                        for i in range(4 * y, min(4 * y + 4, size[0]))
+                        for j in range(4 * x, min(4 * x + 4, size[1]))
+                    ]
+                    assert coarse[b, c, y, x] == round(255 * sum(cell) / len(cell))
+
+
 # ------------------------------------------------------------------------------------------- files
+
+
+def test_maps_of_single_scales_come_back_and_are_no_maps(tmp_path):
+    path = tmp_path / "a.npz"
+    scales = np.random.default_rng(0).integers(0, 256, (3, 2, 1, 2), dtype=np.uint8)
+    write_cam(path, {"cam": torch.zeros(2, 3, 5)}, [4, 1], scales=torch.from_numpy(scales))
+    np.testing.assert_allclose(read_scales(path), scales / 255, atol=1e-7)
+    assert read_cam(path)[0].keys() == {"cam"}
+    write_cam(path, {"cam": torch.zeros(2, 3, 5)}, [4, 1])
+    assert read_scales(path) is None
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        np.zeros((2, 3, 1, 1), dtype=np.uint8),
+        np.zeros((2, 1, 1), dtype=np.uint8),
+        np.zeros((2, 1, 1, 1)),
+    ],
+)
+def test_wrong_maps_of_single_scales_are_refused(tmp_path, scales):
+    path = tmp_path / "a.npz"
+    with pytest.raises(ValueError, match=r"'scales' must be \(S, 1, h, w\) uint8"):
+        write_cam(path, {"cam": torch.zeros(1, 3, 5)}, [4], scales=scales)
+    assert not path.exists()
+    np.savez(path, cam=GOOD, classes=np.array([4]), scales=scales)
+    with pytest.raises(DataError, match=r"a\.npz: 'scales' must be"):
+        read_scales(path)
 
 
 def test_written_maps_come_back(tmp_path, generator):
@@ -200,6 +269,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         ({"cam": torch.zeros(2, 3, 4)}, [0], r"maps\['cam'\] must be \(1, H, W\)"),
         ({"cam": torch.zeros(3, 4)}, [0, 1, 2], r"maps\['cam'\] must be \(3, H, W\)"),
         ({"classes": torch.zeros(1, 3, 4)}, [0], "reserved name 'classes'"),
+        ({"scales": torch.zeros(1, 3, 4)}, [0], "reserved name 'scales'"),
     ],
 )
 def test_maps_that_cannot_be_written(tmp_path, maps, classes, message):

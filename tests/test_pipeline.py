@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
 from dscnet.labels.cam import read_cam, write_cam
-from dscnet.pipeline import STAGES, run, run_single
+from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.settings import replace_settings
@@ -274,6 +275,111 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
     assert chosen[0]["used"] == chosen[0]["tags"]
 
 
+def test_labels_are_merged_with_masks_made_elsewhere(scenes, tmp_path):
+    """Maps beside their objects, masks of the true regions: merging finds the objects' places."""
+    masks, cams = tmp_path / "masks", tmp_path / "cams"
+    masks.mkdir()
+    for path in (scenes / "SegmentationClass").glob("*.png"):
+        true = np.asarray(Image.open(path))
+        present = sorted(set(np.unique(true)) - {0, 255})
+        beside = np.roll(true, 3, axis=1)
+        maps = np.array([beside == label for label in present]).reshape(-1, *true.shape)
+        write_cam(cams / path.with_suffix(".npz").name, {"cam": maps}, [x - 1 for x in present])
+        # Regions from 1 on; undecided pixels, 255, become 0: in no mask.
+        Image.fromarray(true + np.uint8(1)).save(masks / path.name)
+    config = replace_settings(
+        settings(scenes),
+        {
+            "refine.steps": ["masks"],
+            "refine.masks": str(masks),
+            "label.cams": str(cams),
+            "label.bg_score": 0.5,
+        },
+    )
+    stages = ["refine", "label", "evaluate"]
+    metrics = run(config, tmp_path / "run", stages=stages, progress=False)
+    (step,) = metrics["refine"]["steps"]
+    assert step["step"] == "masks"
+    assert step["seconds"] >= 0
+    assert step["miou"] > metrics["refine"]["miou_before"] + 0.05
+    assert metrics["pseudo_label"]["miou"] == pytest.approx(step["miou"], abs=1e-9)
+    assert not run_single("refine", config, tmp_path / "run")
+    path = next(iter(masks.glob("*.png")))
+    Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+    assert run_single("refine", config, tmp_path / "run"), "other masks, other labels"
+
+
+def test_scales_choose_where_they_are_kept(copy, finished, scenes):
+    config = replace_settings(
+        settings(scenes),
+        {"cam.scales": [1.0, 1.5], "cam.keep_scales": True, "label.bg_score": "scales"},
+    )
+    assert run_single("cam", config, copy)
+    assert run_single("label", config, copy)
+    threshold = json.loads((copy / "threshold.json").read_text())
+    assert threshold["used"] == threshold["scales"]
+    assert 0 < threshold["used"] < 1
+    before = json.loads((finished / "threshold.json").read_text())
+    assert before["scales"] is None
+
+
+def forbid_masks(monkeypatch) -> None:
+    """Whoever reads a mask fails, in whichever module."""
+
+    def forbidden(path):
+        raise AssertionError(f"{path} was opened")
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dscnet") and hasattr(module, "read_mask"):
+            monkeypatch.setattr(module, "read_mask", forbidden)
+
+
+def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
+    """Epoch, background score and labels are the same with masks that must not be read and without.
+
+    The masks that are there are no images, so that nothing else could read them either.
+    """
+    masked, bare = tmp_path / "masked", tmp_path / "bare"
+    shutil.copytree(scenes, masked)
+    for path in (masked / "SegmentationClass").glob("*.png"):
+        path.write_bytes(b"not to be opened")
+    shutil.copytree(masked, bare, ignore=shutil.ignore_patterns("SegmentationClass"))
+    segments = tmp_path / "segments"
+    segments.mkdir()
+    for path in (scenes / "JPEGImages").glob("*.jpg"):
+        bands = np.repeat(np.arange(1, 5, dtype=np.uint8), 16)[:, None]
+        Image.fromarray(np.repeat(bands, 64, axis=1)).save(segments / f"{path.stem}.png")
+    forbid_masks(monkeypatch)
+    made = []
+    for data in (masked, bare):
+        config = replace_settings(
+            settings(data),
+            {
+                "train.keep": "best",
+                "cam.scales": [1.0, 1.5],
+                "cam.keep_scales": True,
+                "label.bg_score": "scales",
+                "refine.steps": ["masks", "pamr"],
+                "refine.masks": str(segments),
+            },
+        )
+        out = tmp_path / f"run_{data.name}"
+        job = open_run(config, RunFolder(out), progress=False)
+        assert all((s.mask_path is not None) == (data is masked) for s in job.train.samples)
+        job.folder.create()
+        for stage in ("train", "cam", "refine", "label"):
+            assert run_stage(stage, job)
+        tags = json.loads((out / "checkpoints" / "tags.json").read_text())
+        assert tags["criterion"] == "tag mAP on the validation photos"
+        assert len(tags["scores"]) == 2
+        last_of_best = max(index for index in (1, 2) if tags["scores"][index - 1] == tags["map"])
+        assert tags["kept_epoch"] == last_of_best
+        assert tags["map"] == max(tags["scores"])
+        labels = {path.name: path.read_bytes() for path in (out / "labels").iterdir()}
+        made.append((tags, (out / "threshold.json").read_text(), labels))
+    assert made[0] == made[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -289,6 +395,13 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
             {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M1"},
             "choose model seam",
         ),
+        ({"label.bg_score": "scales"}, "criterion 'scales' compares the maps of single scales"),
+        (
+            {"label.bg_score": "scales", "cam.keep_scales": True, "cam.scales": [1.0, 1.0]},
+            "at least two different cam.scales, got true and",
+        ),
+        ({"refine.steps": ["masks"]}, "step 'masks' needs refine.masks"),
+        ({"refine.steps": ["masks"], "refine.masks": "no/such"}, "no such folder or JSON file"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_training(scenes, tmp_path, change, message):

@@ -62,11 +62,18 @@ def features(photos):
     return torch.nn.functional.avg_pool2d(photos.float(), 3)
 
 
-@pytest.mark.parametrize("names", [STEPS, STEPS[::-1], ("crf",), ()])
+def masks():
+    """Masks of the photos of 12 x 15 pixels."""
+    left = np.zeros((12, 15), dtype=bool)
+    left[:, :6] = True
+    return [left, ~left]
+
+
+@pytest.mark.parametrize("names", [STEPS, STEPS[::-1], ("crf",), ("masks",), ()])
 def test_steps_run_in_the_order_asked_for(names):
     photo = torch.randint(0, 256, (3, 12, 15), dtype=torch.uint8)
     start = label_probabilities(maps(), bg_score=0.4)
-    steps = refinement_steps(names, features)
+    steps = refinement_steps(names, features, masks, mask_overlap=0.3)
     results = dict(refine_labels(start, photo, steps))
     assert tuple(results) == tuple(names)
     before = start
@@ -78,7 +85,7 @@ def test_steps_run_in_the_order_asked_for(names):
 
 @pytest.mark.parametrize("names", [["magic"], ["crf", "crf"]])
 def test_unknown_or_repeated_steps_are_refused(names):
-    with pytest.raises(ValueError, match="steps must be among pamr, crf, walk, none twice"):
+    with pytest.raises(ValueError, match="steps must be among pamr, crf, walk, masks, none twice"):
         refinement_steps(names)
 
 
@@ -86,6 +93,25 @@ def test_a_walk_without_features_is_refused():
     steps = refinement_steps(["walk"])
     with pytest.raises(ValueError, match="needs a function from photos to features"):
         steps["walk"](torch.ones(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def test_a_step_masks_without_masks_is_refused():
+    with pytest.raises(ValueError, match="needs a function that gives the photo's masks"):
+        refinement_steps(["masks"])["masks"](torch.ones(1, 2, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def test_masks_decide_by_the_overlap_that_is_set():
+    cam = np.zeros((1, 1, 4), dtype=np.float32)
+    cam[..., 0] = 0.9
+    start = label_probabilities(cam, bg_score=0.4)
+    labels = {}
+    for overlap in (0.25, 0.8):
+        steps = refinement_steps(
+            ["masks"], masks=lambda: [np.ones((1, 4), dtype=bool)], mask_overlap=overlap
+        )
+        ((_, after),) = refine_labels(start, torch.zeros(3, 1, 4), steps)
+        labels[overlap] = probable_label(after[1:].numpy(), [6]).tolist()
+    assert labels == {0.25: [[0, 0, 0, 0]], 0.8: [[7, 0, 0, 0]]}
 
 
 def test_a_photo_without_classes_stays_background():
@@ -99,7 +125,9 @@ def test_a_photo_without_classes_stays_background():
 @pytest.mark.parametrize("classes", [0, 1, 20])
 def test_tiny_constant_photos_go_through_all_steps(size, classes):
     cam = np.random.default_rng(0).random((classes, *size))
-    steps = refinement_steps(STEPS, lambda photos: torch.ones(1, 4, 1, 1))
+    steps = refinement_steps(
+        STEPS, lambda photos: torch.ones(1, 4, 1, 1), lambda: [np.ones(size, dtype=bool)]
+    )
     photo = torch.zeros(3, *size, dtype=torch.uint8)
     for _, after in refine_labels(label_probabilities(cam, bg_score=0.4), photo, steps):
         assert after.isfinite().all()
@@ -116,6 +144,7 @@ def test_background_wins_ties():
 def test_steps_on_a_gpu_equal_those_on_a_cpu(name):
     photo = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
     start = label_probabilities(np.random.default_rng(0).random((3, 60, 80)), bg_score=0.4)[None]
-    step = refinement_steps([name], features)[name]
+    half = np.arange(80) < np.full((60, 1), 40)
+    step = refinement_steps([name], features, lambda: [half])[name]
     on_gpu = step(start.cuda(), photo.cuda()).cpu()
     torch.testing.assert_close(on_gpu, step(start, photo), atol=1e-3, rtol=0)

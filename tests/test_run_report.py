@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from dscnet.data import Sample
-from dscnet.run_report import loss_curves, spread
+from dscnet.run_folder import RunFolder
+from dscnet.run_report import _epoch_note, loss_curves, spread
 
 
 def samples(count: int) -> tuple[Sample, ...]:
@@ -21,3 +23,21 @@ def test_curves_of_a_log(tmp_path):
     log.write_text("step,epoch,lr,cls,pgcl\n0,0,0.1,0.5,\n1,0,0.1,0.25,4\n")
     assert loss_curves(log) == {"cls": [(0, 0.5), (1, 0.25)], "pgcl": [(1, 4)]}
     assert loss_curves(tmp_path / "absent.csv") == {}
+
+
+def test_the_report_says_which_epoch_was_kept(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert _epoch_note(folder) == []
+    folder.checkpoints.mkdir()
+    scores = {"collapsed": False, "map": 0.5}
+    folder.tag_scores.write_text(json.dumps(scores))
+    assert _epoch_note(folder) == []
+    scores |= {
+        "criterion": "tag mAP on the validation photos",
+        "scores": [0.5, 0.4],
+        "kept_epoch": 1,
+    }
+    folder.tag_scores.write_text(json.dumps(scores))
+    assert _epoch_note(folder) == [
+        "Weights of epoch 1 of 2 kept, by tag mAP on the validation photos, without masks."
+    ]

@@ -4,18 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
 from dscnet import stages
-from dscnet.config import Config, LabelConfig, TrainConfig
+from dscnet.checks import check_mask_settings
+from dscnet.config import Config, LabelConfig, RefineConfig, TrainConfig
 from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample
 from dscnet.job import Job
-from dscnet.labelling import label, load_map
+from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam import write_cam
 from dscnet.labels.pseudo_label import read_label
+from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.stages import measure, same_size_batches, tag_matrix, truth
+from dscnet.stages import measure, same_size_batches, tag_criterion, tag_matrix, truth
 from dscnet.types import DataError
 
 
@@ -120,3 +123,127 @@ def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
     sections = measure(job)
     assert sections["cam"]["num_images"] == sections["pseudo_label"]["num_images"] == 49
     assert len(alive.references) == 98 and alive.most <= 2
+
+
+def masked(folder: Path, **settings) -> Job:
+    """A job on three photos of 4 x 6 pixels, (rows, columns); the second alone has a tag."""
+    config = Config(refine=RefineConfig(steps=["masks"], masks=str(folder / "masks"), **settings))
+    return Job(config, RunFolder(folder / "run"), photos(folder, [(6, 4)] * 3), None)
+
+
+def index_map(folder: Path, image_id: str, size: tuple[int, int] = (6, 4)) -> None:
+    (folder / "masks").mkdir(exist_ok=True)
+    Image.new("L", size, 1).save(folder / "masks" / f"{image_id}.png")
+
+
+def test_a_step_of_masks_reads_those_of_its_photo(tmp_path):
+    index_map(tmp_path, "1")
+    job = masked(tmp_path)
+    steps_of = photo_steps(job)
+    start = torch.tensor([0.3, 0.7])[:, None, None].expand(2, 4, 6).clone()
+    start[:, 0, :2] = torch.tensor([0.7, 0.3])[:, None]
+    after = [
+        steps_of(sample)["masks"](start[None], torch.zeros(1, 3, 4, 6))[0]
+        for sample in job.train.samples
+    ]
+    assert (after[1].argmax(0) == 1).all()
+    assert torch.equal(after[0], start)
+    assert torch.equal(after[2], start)
+
+
+def test_masks_of_another_size_are_refused_beforehand(tmp_path):
+    index_map(tmp_path, "1", size=(5, 4))
+    with pytest.raises(DataError, match=r"1\.png: the mask is 4 x 5, photo '1' is 4 x 6"):
+        open_masks(masked(tmp_path))
+    assert open_masks(Job(Config(), RunFolder(tmp_path), photos(tmp_path, [(4, 4)]), None)) is None
+
+
+def test_masks_of_photos_without_tags_are_not_missed(tmp_path, caplog):
+    index_map(tmp_path, "1")
+    with caplog.at_level("WARNING", "dscnet"):
+        check_mask_settings(masked(tmp_path))
+    assert not caplog.records
+
+
+def test_masks_that_some_photos_lack_are_told(tmp_path, caplog):
+    made = photos(tmp_path, [(6, 4)] * 5)
+    index_map(tmp_path, "1")
+    job = masked(tmp_path)
+    job.train = made
+    with caplog.at_level("WARNING", "dscnet"):
+        check_mask_settings(job)
+    assert "2 of 3 tagged training photos have no masks and keep their labels: 3, 4" in caplog.text
+
+
+def test_masks_that_all_photos_lack_are_refused(tmp_path):
+    index_map(tmp_path, "other")
+    with pytest.raises(DataError, match="masks of none of the 1 tagged .* for '1'"):
+        check_mask_settings(masked(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": None}, "step 'masks' needs refine.masks"),
+        ({"mask_overlap": 0.0}, "refine.mask_overlap must be above 0"),
+        ({"mask_overlap": 1.5}, "refine.mask_overlap must be above 0"),
+    ],
+)
+def test_settings_of_masks(tmp_path, change, message):
+    job = masked(tmp_path)
+    for name, value in change.items():
+        setattr(job.config.refine, name, value)
+    with pytest.raises(ValueError, match=message):
+        check_mask_settings(job)
+
+
+def test_masks_without_their_step_are_told(tmp_path, caplog):
+    job = masked(tmp_path)
+    job.config.refine.steps = []
+    with caplog.at_level("WARNING", "dscnet"):
+        check_mask_settings(job)
+    assert "add 'masks' to refine.steps" in caplog.text
+
+
+class Colours(torch.nn.Module):
+    """A CAM network of two classes whose tag scores are the mean red and green of a photo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Identity()
+        self.backbone.mean, self.backbone.std = (0.0,) * 3, (1.0,) * 3
+
+    def forward(self, image):
+        return image
+
+    def tag_logits(self, output, size):
+        assert output.shape[-2:] == size
+        return 3 * output[:, :2].mean((2, 3)) - 1
+
+
+def coloured(folder: Path, colours, tags) -> PhotoSet:
+    samples = []
+    for index, (colour, own) in enumerate(zip(colours, tags, strict=True)):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (5, 4), colour).save(path)
+        samples.append(Sample(str(index), path, own))
+    return PhotoSet("coloured", ("red", "green"), tuple(samples))
+
+
+def test_tags_of_the_validation_photos_choose_where_there_are_any(tmp_path):
+    colours = [(200, 0, 0), (0, 100, 0), (100, 200, 0)]
+    made = coloured(tmp_path, colours, [(0,), (0,), (1,)])
+    scores = 3 * torch.tensor([[200, 0], [0, 100], [100, 200]]) / 255 - 1
+    tags = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    config = Config()
+    config.train.accelerator = "cpu"
+    bare = coloured(tmp_path, colours, [(), (), ()])
+    for val in (made, None, bare):
+        job = Job(config, RunFolder(tmp_path), made, val)
+        name, score = tag_criterion(job)
+        if val is made:
+            expected = mean_average_precision(scores, tags)
+        else:
+            expected = -float(tag_loss(scores, tags))
+        assert score(job, Colours()) == pytest.approx(expected)
+        assert ("mAP" in name) == (val is made)

@@ -26,7 +26,12 @@ def photos(count=6, seed=0, classes=(0, 3)):
     return made
 
 
-def counted(made, *, seconds=True, saliency=True):
+def of_scales(cam, second):
+    """Maps of three scales."""
+    return np.stack([cam, second, np.clip(cam + 0.1 * second, 0, 1)])
+
+
+def counted(made, *, seconds=True, saliency=True, scales=True):
     counts = ScoreCounts()
     for cam, classes, second, salient in made:
         counts.add(
@@ -34,6 +39,7 @@ def counted(made, *, seconds=True, saliency=True):
             classes,
             second=second if seconds else None,
             saliency=salient if saliency else None,
+            scales=of_scales(cam, second) if scales and second is not None else None,
         )
     return counts
 
@@ -108,6 +114,65 @@ def test_kappa_against_loops(criterion):
     assert suggest(counted(made), criterion) == best_by_loops(kappa)
 
 
+def cohens_kappa(one, other):
+    """Agreement beyond chance of two labellings, pixel by pixel; 0 where it is not defined."""
+    pairs = list(zip(one, other, strict=True))
+    agreed = sum(a == b for a, b in pairs) / len(pairs)
+    p, q = sum(one) / len(pairs), sum(other) / len(pairs)
+    chance = p * q + (1 - p) * (1 - q)
+    return (agreed - chance) / (1 - chance) if chance < 1 else 0.0
+
+
+def foreground_at(maps, score):
+    """Whether the strongest class of each pixel reaches a score, in bins as maps are counted."""
+    return [int(value * BINS) >= round(score * BINS) for value in maps.max(0).ravel()]
+
+
+def test_scales_against_loops():
+    made = photos()
+
+    def mean_kappa(score):
+        kappas = []
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            labels = [[], []]
+            for cam, _, second, _ in made:
+                maps = of_scales(cam, second)
+                labels[0] += foreground_at(maps[one], score)
+                labels[1] += foreground_at(maps[other], score)
+            kappas.append(cohens_kappa(*labels))
+        return round(sum(kappas) / 3, 9)
+
+    assert suggest(counted(made), "scales") == best_by_loops(mean_kappa)
+
+
+def test_scales_by_hand():
+    """Four pixels of two scales: at 0.5 both see the same two, elsewhere they differ."""
+    one = np.array([[[0.105, 0.205, 0.605, 0.905]]])
+    other = np.array([[[0.305, 0.405, 0.705, 0.805]]])
+    counts = ScoreCounts()
+    counts.add(one, [0], scales=np.stack([one, other]))
+    assert 0.4 < suggest(counts, "scales") <= 0.61
+    assert cohens_kappa([0, 0, 1, 1], [0, 1, 1, 1]) == pytest.approx(0.5)
+    at_035 = thresholds._kappa(
+        *(thresholds._above(counts.shared_scales[i, j]) for i, j in ((0, 1), (0, 0), (1, 1)))
+    )[35]
+    assert at_035 == pytest.approx(0.5)
+
+
+def test_scales_need_two_and_the_same_number_in_every_photo():
+    cam, classes, second, _ = photos(1)[0]
+    for chosen in ([0], [], [0, 1]):
+        counts = ScoreCounts()
+        counts.add(cam, classes, scales=of_scales(cam, second)[chosen])
+        assert (suggest(counts, "scales") is None) == (len(chosen) < 2)
+    counts.add(cam, classes, scales=of_scales(cam, second))
+    assert suggest(counts, "scales") is None
+    counts = ScoreCounts()
+    counts.add(cam, classes)
+    counts.add(cam, classes, scales=of_scales(cam, second))
+    assert suggest(counts, "scales") is None
+
+
 def test_class_otsu_is_the_median_of_the_classes():
     made = photos()
     counts = counted(made)
@@ -160,8 +225,9 @@ def test_photos_without_tags_say_nothing():
 
 
 def test_what_a_criterion_lacks():
-    counts = counted(photos(), seconds=False, saliency=False)
+    counts = counted(photos(), seconds=False, saliency=False, scales=False)
     assert suggest(counts, "agreement") is None
+    assert suggest(counts, "scales") is None
     assert suggest(counts, "saliency") is None
 
 

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from dscnet.data import EvalTransform, PhotoDataset, make_loader, open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.training import CollapseWatch, TrainingModule, fit, parameter_groups, tag_entropy
+from dscnet.training import (
+    CollapseWatch,
+    KeepBest,
+    TrainingModule,
+    fit,
+    parameter_groups,
+    tag_entropy,
+)
 from dscnet.types import DscnetError, LossTerms, ModelOutput
 
 
@@ -47,6 +54,7 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     workers: int = 0,
+    callbacks=(),
     **options,
 ):
     torch.manual_seed(0)
@@ -69,6 +77,7 @@ def train(
         clip=1.0,
         accelerator="cpu",
         resume=resume,
+        callbacks=callbacks,
         progress=False,
     )
     return module
@@ -170,6 +179,86 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         CollapseWatch("cls", 0.3).on_train_batch_end(
             Trainer(), None, {"terms": {"cls": math.nan}}, None, 0
         )
+
+
+def scripted(scores):
+    """A score that follows a script, and the weights that it saw."""
+    seen = []
+
+    def score(model):
+        assert not any(part.training for part in model.modules())
+        torch.manual_seed(99)  # scoring may draw what it likes
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return scores[len(seen) - 1]
+
+    return score, seen
+
+
+def same(one, two) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_best_epoch_is_kept_the_later_of_equals_and_training_is_as_without(photos, tmp_path):
+    score, seen = scripted([0.3, 0.7, 0.7, 0.1])
+    best = KeepBest(score)
+    module = train(photos, tmp_path / "best", 4, callbacks=[best])
+    plain = train(photos, tmp_path / "last", 4)
+    assert same(module.model.state_dict(), plain.model.state_dict())
+    assert rows(tmp_path / "best") == rows(tmp_path / "last")
+    assert (best.epoch, best.scores) == (3, [0.3, 0.7, 0.7, 0.1])
+    best.restore(module.model)
+    assert same(module.model.state_dict(), seen[2])
+    assert not same(seen[2], seen[3])
+
+
+def test_a_resumed_training_chooses_the_same(photos, tmp_path):
+    score, seen = scripted([0.2, 0.9, 0.4, 0.1])
+    train(photos, tmp_path, 2, callbacks=[KeepBest(score)])
+
+    class Stop(Exception):
+        pass
+
+    def stop(model):
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(photos, tmp_path, 4, resume=True, callbacks=[KeepBest(stop)])
+    best = KeepBest(score)
+    module = train(photos, tmp_path, 4, resume=True, callbacks=[best])
+    assert (best.epoch, best.scores) == (2, [0.2, 0.9, 0.4, 0.1])
+    best.restore(module.model)
+    assert same(module.model.state_dict(), seen[1])
+    finished = KeepBest(stop)
+    train(photos, tmp_path, 4, resume=True, callbacks=[finished])
+    assert (finished.epoch, finished.scores) == (best.epoch, best.scores), "nothing is scored again"
+
+
+def test_scoring_gives_every_part_its_mode_back():
+    class Trainer:
+        current_epoch = 0
+
+    class Module:
+        model = Net()
+
+    Module.model.head.eval()
+    best = KeepBest(lambda model: 1.0)
+    best.on_train_epoch_end(Trainer(), Module())
+    assert Module.model.training
+    assert Module.model.dropout.training
+    assert not Module.model.head.training
+
+
+def test_before_the_first_epoch_nothing_is_kept():
+    net, best = Net(), KeepBest(lambda model: 1.0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    best.restore(net)
+    assert same(net.state_dict(), before)
+    assert best.epoch == 0
+
+
+def test_a_score_that_is_not_a_number_ends_the_training(photos, tmp_path):
+    with pytest.raises(DscnetError, match="score of epoch 1 is not a number"):
+        train(photos, tmp_path, 1, callbacks=[KeepBest(lambda model: math.nan)])
 
 
 def test_argument_errors():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscnet.config import AugmentConfig, Config, MethodConfig, SegmentConfig, TrainConfig
+from dscnet.config import AugmentConfig, Config, MethodConfig, OptimiserConfig, SegmentConfig
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
 from dscnet.models import PlainCam, create_model
@@ -192,7 +192,7 @@ def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Eva
     return EvalTransform(mean=mean, std=std)
 
 
-def optimiser_settings(train: TrainConfig | SegmentConfig) -> dict[str, Any]:
+def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
     """Arguments of ``TrainingModule``; the published quirks of SGD are resolved here."""
     quirk = train.published_momentum_quirk or train.published_positional_quirk
     return {

@@ -9,7 +9,10 @@ import numpy as np
 from dscnet.build import build_segmenter_transform, refines_cam
 from dscnet.config import Config
 from dscnet.data import check_dataset
+from dscnet.data.tag_files import first_few
 from dscnet.job import Job
+from dscnet.labelling import open_masks
+from dscnet.labels.mask_files import ExternalMasks
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.predictor import check_scales
@@ -78,6 +81,15 @@ def check_settings(job: Job) -> None:
             "label.bg_score: criterion 'agreement' compares the maps before and after the network"
             " refines them, and this one does not: choose model seam or another criterion"
         )
+    if label.bg_score == "scales" and not label.cams:
+        cam = job.config.cam
+        if not cam.keep_scales or len(set(cam.scales)) < 2:
+            raise DscnetError(
+                "label.bg_score: criterion 'scales' compares the maps of single scales: set"
+                " cam.keep_scales: true and at least two different cam.scales, got"
+                f" {str(cam.keep_scales).lower()} and {cam.scales}"
+            )
+    check_mask_settings(job)
     if refine.steps and label.ignore_band is not None:
         raise DscnetError(
             "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
@@ -92,6 +104,43 @@ def _check_segmenter(config: Config) -> None:
     for name, section in (("train", config.train), ("segment", config.segment)):
         if section.iterations is not None and section.iterations < 1:
             raise ValueError(f"{name}.iterations must be at least 1, got {section.iterations}")
+
+
+def check_mask_settings(job: Job) -> None:
+    """Refuse a step ``masks`` without masks; photos that lack them are told and stay as they are.
+
+    Raises:
+        ValueError: If the settings do not allow the step.
+        DataError: If no tagged training photo has masks.
+    """
+    refine = job.config.refine
+    if "masks" not in refine.steps:
+        if refine.masks is not None:
+            log.warning("refine.masks is not read: add 'masks' to refine.steps")
+        return
+    if refine.masks is None:
+        raise ValueError("refine.steps: step 'masks' needs refine.masks, a folder or a JSON file")
+    if not 0 < refine.mask_overlap <= 1:
+        raise ValueError(
+            f"refine.mask_overlap must be above 0 and at most 1, got {refine.mask_overlap}"
+        )
+    masks = ExternalMasks(refine.masks)
+    tagged = [sample.image_id for sample in job.train.samples if sample.tags]
+    missing = [image_id for image_id in tagged if image_id not in masks]
+    if missing and len(missing) == len(tagged):
+        raise DataError(
+            f"{refine.masks}: holds masks of none of the {len(tagged)} tagged training photos;"
+            f" expected, for '{missing[0]}' and the others, PNGs in a folder ID/, an index map"
+            " ID.png, or COCO run lengths: ID.json or one JSON file that names the photos"
+        )
+    if missing:
+        log.warning(
+            "%s: %d of %d tagged training photos have no masks and keep their labels: %s",
+            refine.masks,
+            len(missing),
+            len(tagged),
+            first_few(missing),
+        )
 
 
 def check_photos(job: Job) -> None:
@@ -110,3 +159,4 @@ def check_photos(job: Job) -> None:
             raise DataError(
                 "the data set cannot be used as it is:\n  " + "\n  ".join(report.errors)
             )
+    open_masks(job)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Variant = Literal["baseline", "M1", "M2", "M3", "M4"]
-Criterion = Literal["auto", "otsu", "class_otsu", "tags", "stability", "agreement", "saliency"]
+Criterion = Literal[
+    "auto", "otsu", "class_otsu", "tags", "stability", "agreement", "scales", "saliency"
+]
 
 
 @dataclass
@@ -160,7 +162,7 @@ class MethodConfig:
 
 
 @dataclass
-class TrainConfig:
+class OptimiserConfig:
     """Optimisation of a network.
 
     Args:
@@ -203,6 +205,19 @@ class TrainConfig:
 
 
 @dataclass
+class TrainConfig(OptimiserConfig):
+    """Training of the CAM network.
+
+    Args:
+        keep: Weights that count: those of the ``last`` epoch, or of the ``best``, by the mean
+            average precision of the validation photos' tags, without such photos by the tag loss
+            of the training photos. Costs a pass over these photos an epoch. Never chosen on masks.
+    """
+
+    keep: Literal["last", "best"] = "last"
+
+
+@dataclass
 class CamConfig:
     """Inference of the maps that labels are made from.
 
@@ -210,11 +225,14 @@ class CamConfig:
         scales: Photo scales whose maps are summed.
         flip: Each scale also mirrored.
         batch_size: Photos of one size a forward pass.
+        keep_scales: The files of maps hold each scale's map too, reduced by four, 8 bits; for
+            ``label.bg_score: scales``.
     """
 
     scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
     flip: bool = True
     batch_size: int = 8
+    keep_scales: bool = False
 
 
 @dataclass
@@ -222,15 +240,21 @@ class RefineConfig:
     """Refinement of the pseudo labels by photo and features, before they are written.
 
     Args:
-        steps: Among ``pamr``, ``crf`` and ``walk``, in this order; none = labels of the maps.
+        steps: Among ``pamr``, ``crf``, ``walk`` and ``masks``, in this order; none = labels of the
+            maps.
         certainty: Probability that refinement starts with for the label at the background score;
             null = the scores themselves, scaled to sum to 1.
         bg_power: Background of the start is (1 - strongest score) to this power; null = bg_score.
+        masks: Folder or COCO JSON of masks that a class-agnostic segmenter made; for step
+            ``masks``.
+        mask_overlap: A mask takes a label that at least this part of its pixels has, in (0, 1].
     """
 
-    steps: list[Literal["pamr", "crf", "walk"]] = field(default_factory=list)
+    steps: list[Literal["pamr", "crf", "walk", "masks"]] = field(default_factory=list)
     certainty: float | None = 0.7
     bg_power: float | None = None
+    masks: str | None = None
+    mask_overlap: float = 0.5
 
 
 @dataclass
@@ -240,8 +264,8 @@ class LabelConfig:
     Args:
         bg_score: Score of the background, in [0, 1], or a criterion that reads it off the maps:
             ``otsu``, ``class_otsu``, ``tags``, ``stability``, ``agreement`` (of the maps before and
-            after the network's refinement), ``saliency``; ``auto`` = ``tags``. Never chosen on
-            masks.
+            after the network's refinement), ``scales`` (agreement of the maps of single scales),
+            ``saliency``; ``auto`` = ``tags``. Never chosen on masks.
         ignore_band: Two scores; pixels whose best map lies between them become 255.
         cams: Folder of maps made elsewhere; null = the run's own.
         salient_only: Pixels outside the saliency label of AuxSegNet's last round are background.
@@ -254,7 +278,7 @@ class LabelConfig:
 
 
 @dataclass
-class SegmentConfig(TrainConfig):
+class SegmentConfig(OptimiserConfig):
     """The segmentation network that learns from the pseudo labels.
 
     Args:

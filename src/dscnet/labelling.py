@@ -9,7 +9,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from dscnet.build import build_features, build_model, device_of
-from dscnet.data import PhotoSet, read_image
+from dscnet.data import PhotoSet, Sample, image_size, read_image
 from dscnet.data.io import read_saliency
 from dscnet.job import Job
-from dscnet.labels.cam import read_cam, write_cam
+from dscnet.labels.cam import read_cam, read_scales, write_cam
+from dscnet.labels.mask_files import ExternalMasks
 from dscnet.labels.pseudo_label import pseudo_label, write_label
 from dscnet.labels.refine import (
+    Step,
     label_probabilities,
     probable_label,
     refine_labels,
@@ -38,10 +41,15 @@ from dscnet.types import BACKGROUND, DataError
 log = logging.getLogger("dscnet")
 
 
+def map_name(maps: Container[str]) -> str:
+    """Name of the map that labels are made from: the refined CAM where there is one."""
+    return "refined" if "refined" in maps else "cam"
+
+
 def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The map that labels are made from: the refined CAM where there is one; with its classes."""
+    """The map that labels are made from, with its classes."""
     maps, classes = read_cam(folder / f"{image_id}.npz")
-    return maps["refined" if "refined" in maps else "cam"], classes
+    return maps[map_name(maps)], classes
 
 
 def map_folder(job: Job) -> Path:
@@ -54,14 +62,16 @@ def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> Sco
     """What the criteria for the background score read: counts over the maps of all photos."""
     counts = ScoreCounts()
     for sample in photos.samples:
-        maps, classes = read_cam(cams / f"{sample.image_id}.npz")
+        file = cams / f"{sample.image_id}.npz"
+        maps, classes = read_cam(file)
         refined = "refined" in maps and "cam" in maps
         path = sample.saliency_path if saliency else None
         counts.add(
-            maps["refined" if "refined" in maps else "cam"],
+            maps[map_name(maps)],
             classes,
             second=maps["cam"] if refined else None,
             saliency=None if path is None else read_saliency(path)[0].numpy(),
+            scales=read_scales(file),
         )
     return counts
 
@@ -104,15 +114,15 @@ def refine(job: Job, resume: bool) -> None:
     And the labels before it, ``refined/before/ID.png``, to compare with.
     """
     config, folder = job.config, job.folder
-    steps = refinement_steps(config.refine.steps, walk_features(job))
+    steps_of = photo_steps(job)
     shutil.rmtree(folder.refined, ignore_errors=True)
     folder.refinement.unlink(missing_ok=True)
-    if not steps:
+    if not config.refine.steps:
         log.info("no refinement steps are set (--refine.steps '[pamr]')")
         return
     bg_score = background_score(job)
     device = device_of(config.train.accelerator)
-    seconds = dict.fromkeys(steps, 0.0)
+    seconds = dict.fromkeys(config.refine.steps, 0.0)
     for sample in job.train.samples:
         scores, classes = load_map(map_folder(job), sample.image_id)
         photo = read_image(sample.image_path)
@@ -129,7 +139,7 @@ def refine(job: Job, resume: bool) -> None:
         ).to(device)
         maps = {}
         started = time.monotonic()
-        for name, refined in refine_labels(start, photo.to(device), steps):
+        for name, refined in refine_labels(start, photo.to(device), steps_of(sample)):
             maps[name] = refined[1:].clamp(0, 1).cpu()
             seconds[name] += time.monotonic() - started
             started = time.monotonic()
@@ -139,6 +149,39 @@ def refine(job: Job, resume: bool) -> None:
             pseudo_label(scores, classes, bg_score=bg_score),
         )
     write_text(folder.refinement, json.dumps(seconds) + "\n")
+
+
+def photo_steps(job: Job) -> Callable[[Sample], dict[str, Step]]:
+    """What gives the refinement steps of a photo; network and masks are opened once, here."""
+    settings = job.config.refine
+    features, masks = walk_features(job), open_masks(job)
+
+    def steps_of(sample: Sample) -> dict[str, Step]:
+        size = image_size(sample.image_path)
+        return refinement_steps(
+            settings.steps,
+            features,
+            None if masks is None else partial(masks.read, sample.image_id, size),
+            mask_overlap=settings.mask_overlap,
+        )
+
+    return steps_of
+
+
+def open_masks(job: Job) -> ExternalMasks | None:
+    """The masks made elsewhere, none of another size than its photo; None where no step reads them.
+
+    Raises:
+        DataError: If there are none, or the masks of a tagged photo cannot be used.
+    """
+    settings = job.config.refine
+    if "masks" not in settings.steps or settings.masks is None:
+        return None
+    masks = ExternalMasks(settings.masks)
+    for sample in job.train.samples:
+        if sample.tags:
+            masks.check(sample.image_id, image_size(sample.image_path))
+    return masks
 
 
 def walk_features(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -202,6 +202,16 @@ def _refine_needs(config: Config) -> tuple[str, ...]:
     return (*_maps(config), "train") if "walk" in config.refine.steps else _maps(config)
 
 
+def _masks_state(config: Config) -> list[Any] | None:
+    """Names, sizes and times of the files of masks made elsewhere, where they are read."""
+    if "masks" not in config.refine.steps or config.refine.masks is None:
+        return None
+    root = Path(config.refine.masks)
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    states = [(file.relative_to(root), file.stat()) for file in files]
+    return [(str(name), state.st_size, state.st_mtime_ns) for name, state in states]
+
+
 def _train(job: Job, resume: bool) -> None:
     (train_rounds if job.config.has_rounds else work.train)(job, resume)
 
@@ -270,7 +280,12 @@ STAGES: dict[str, Stage] = {
         labelling.refine,
         lambda config: _refine_needs(config) if config.refine.steps else (),
         lambda config: (
-            [asdict(config.refine), config.label.bg_score, config.label.cams]
+            [
+                asdict(config.refine),
+                config.label.bg_score,
+                config.label.cams,
+                _masks_state(config),
+            ]
             if config.refine.steps
             else None
         ),

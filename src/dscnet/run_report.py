@@ -105,9 +105,19 @@ def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
         f"Maps and pseudo labels were made from: {config.supervision}.",
         f"The segmentation network was supervised by:"
         f" {'true masks' if full else config.supervision}.",
+        *_epoch_note(folder),
         *_threshold_note(config, folder),
         f"Wall times: {seconds}.",
     ]
+
+
+def _epoch_note(folder: RunFolder) -> list[str]:
+    """Which epoch's weights of the CAM network count, where a score chose them."""
+    scores = json.loads(folder.tag_scores.read_text()) if folder.tag_scores.exists() else {}
+    if "kept_epoch" not in scores:
+        return []
+    epochs, kept, criterion = len(scores["scores"]), scores["kept_epoch"], scores["criterion"]
+    return [f"Weights of epoch {kept} of {epochs} kept, by {criterion}, without masks."]
 
 
 def _threshold_note(config: Config, folder: RunFolder) -> list[str]:

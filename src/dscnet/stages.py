@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,19 @@ from dscnet.build import (
     device_of,
     optimiser_settings,
 )
-from dscnet.config import TrainConfig
+from dscnet.config import OptimiserConfig
 from dscnet.data import PhotoDataset, PhotoSet, image_size, make_loader, read_image, read_mask
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_map, refined_labels
-from dscnet.labels.cam import multi_scale_cam, write_cam
+from dscnet.labelling import background_score, load_map, map_name, refined_labels
+from dscnet.labels.cam import coarse_maps, multi_scale_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.losses.tags import mean_average_precision
+from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, restore, store
 from dscnet.run_folder import fresh_folder, write_text
 from dscnet.run_report import write_run_report
-from dscnet.training import CollapseWatch, TrainingModule, fit, tag_entropy
+from dscnet.training import CollapseWatch, KeepBest, TrainingModule, fit, tag_entropy
 
 log = logging.getLogger("dscnet")
 
@@ -62,7 +62,7 @@ def learn(
     mask_dir: Path | None = None,
     saliency_dir: Path | None = None,
 ) -> None:
-    """Train a CAM network into the job's folder; the last weights count, no validation chooses."""
+    """Train a CAM network into the job's folder; if a choice of weights is set, tags choose."""
     config, folder, backbone = job.config, job.folder, model.backbone
     dataset = PhotoDataset(
         job.train,
@@ -72,6 +72,8 @@ def learn(
     )
     write_card(folder.model_card, job, backbone.mean, backbone.std)
     watch = CollapseWatch("cls", tag_entropy(tag_matrix(job.train)))
+    criterion, score = tag_criterion(job)
+    best = KeepBest(lambda network: score(job, network)) if config.train.keep == "best" else None
     optimise(
         job,
         model,
@@ -81,10 +83,14 @@ def learn(
         folder.checkpoints,
         folder.losses,
         resume,
-        [watch],
+        [watch, *([] if best is None else [best])],
     )
+    chosen: dict[str, Any] = {}
+    if best is not None:
+        best.restore(model)
+        chosen = {"criterion": criterion, "scores": best.scores, "kept_epoch": best.epoch}
     store(model, folder.weights)
-    scores = {"collapsed": watch.collapsed, "map": tag_map(job, model)}
+    scores = {"collapsed": watch.collapsed, "map": tag_map(job, model), **chosen}
     write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
 
@@ -93,7 +99,7 @@ def optimise(
     model: torch.nn.Module,
     objective: torch.nn.Module,
     dataset: PhotoDataset,
-    settings: TrainConfig,
+    settings: OptimiserConfig,
     checkpoints: Path,
     losses: Path,
     resume: bool,
@@ -154,22 +160,39 @@ def tag_matrix(photos: PhotoSet) -> torch.Tensor:
     return matrix
 
 
-@torch.inference_mode()
+def tag_criterion(job: Job) -> tuple[str, Callable[[Job, PlainCam], float]]:
+    """What chooses among the epochs, larger is better, and its name; it reads tags, never masks."""
+    if job.val is not None and tag_matrix(job.val).any():
+        return "tag mAP on the validation photos", lambda job, model: tag_map(job, model) or 0.0
+    return "negative tag loss on the training photos", negative_tag_loss
+
+
 def tag_map(job: Job, model: PlainCam) -> float | None:
     """Mean average precision of the tags on the validation photos: it needs no masks."""
     if job.val is None:
         return None
+    value = mean_average_precision(tag_scores(job, job.val, model), tag_matrix(job.val))
+    return None if np.isnan(value) else value
+
+
+def negative_tag_loss(job: Job, model: PlainCam) -> float:
+    """Minus the tag loss on the training photos, seen whole and unvaried."""
+    return -float(tag_loss(tag_scores(job, job.train, model), tag_matrix(job.train)))
+
+
+@torch.no_grad()
+def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
+    """Scores of the tags of photos seen whole, ``(N, C)``."""
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     scores = []
     # Groups start at random: the same ones whether or not the training was resumed.
     torch.manual_seed(job.config.seed)
-    for sample in job.val.samples:
+    for sample in photos.samples:
         image = transform(read_image(sample.image_path), None)[0][None].to(device)
         scores.append(model.tag_logits(model(image), (image.shape[-2], image.shape[-1])).cpu())
-    value = mean_average_precision(torch.cat(scores), tag_matrix(job.val))
-    return None if np.isnan(value) else value
+    return torch.cat(scores)
 
 
 def cam(job: Job, resume: bool) -> None:
@@ -195,6 +218,7 @@ def write_cams(job: Job, model: PlainCam) -> None:
             [transform(read_image(sample.image_path), None)[0] for sample in samples]
         )
         tags = tag_matrix(job.train)[indices]
+        of_scales: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
             maps = multi_scale_cam(
                 model.score_maps,
@@ -202,13 +226,16 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 tags.to(device),
                 scales=config.cam.scales,
                 flip=config.cam.flip,
+                each_scale=of_scales.append if config.cam.keep_scales else None,
             )
+        coarse = [coarse_maps(one[map_name(one)]) for one in of_scales]
         for row, sample in enumerate(samples):
             present = np.asarray(sample.tags or (), dtype=np.int64)
             write_cam(
                 folder.cams / f"{sample.image_id}.npz",
                 {name: value[row, present].cpu().numpy() for name, value in maps.items()},
                 present,
+                scales=torch.stack([x[row, present] for x in coarse]).cpu() if coarse else None,
             )
 
 

@@ -240,6 +240,65 @@ class CollapseWatch(Callback):
             )
 
 
+class KeepBest(Callback):
+    """Keeps the weights of the epoch whose end scores highest, the later of equals.
+
+    Scores and weights are part of the checkpoint: a resumed training chooses as one without a
+    break. Scoring changes nothing of the training, but takes its time.
+
+    Args:
+        score: Scores the model at an epoch's end, in evaluation mode; larger is better.
+
+    Attributes:
+        scores: One an epoch so far.
+    """
+
+    def __init__(self, score: Callable[[Any], float]) -> None:
+        self.score = score
+        self.scores: list[float] = []
+        self.weights: dict[str, Tensor] = {}
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose weights are kept, from 1; 0 before the first has ended."""
+        reversed_ = self.scores[::-1]
+        return len(reversed_) - reversed_.index(max(reversed_)) if reversed_ else 0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score the model, and copy its weights if no epoch before scored higher."""
+        model = pl_module.model
+        assert isinstance(model, nn.Module)
+        # Some parts stay in evaluation while the others are trained: each gets back its own mode.
+        modes = [(part, part.training) for part in model.modules()]
+        score = self.score(model.eval())
+        for part, mode in modes:
+            part.training = mode
+        if math.isnan(score):
+            raise DscnetError(
+                f"the score of epoch {trainer.current_epoch + 1} is not a number: lower the"
+                " learning rate"
+            )
+        self.scores.append(score)
+        if self.epoch == len(self.scores):
+            self.weights = {
+                name: value.detach().cpu().clone() for name, value in model.state_dict().items()
+            }
+        log.info("score %.6g; epoch %d is kept", score, self.epoch)
+
+    def restore(self, model: nn.Module) -> None:
+        """Load the kept weights, where an epoch has ended."""
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the checkpoint holds."""
+        return {"scores": self.scores, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.scores, self.weights = list(state_dict["scores"]), state_dict["weights"]
+
+
 def tag_entropy(tags: Tensor) -> float:
     """Tag loss of always guessing each class's frequency; ``tags`` is ``(N, C)`` in {0, 1}."""
     rate = tags.float().mean(0).clamp(1e-6, 1 - 1e-6)

@@ -22,6 +22,12 @@ EPS = 1e-5
 CLASSES = "classes"
 """Name of the array of class indices in a file of maps."""
 
+SCALES = "scales"
+"""Name of the array of the coarse maps of single scales in a file of maps, where they are kept."""
+
+SCALE_STEP = 4
+"""Photo pixels a pixel of these, along either side."""
+
 Score = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Maps photos ``(B, 3, H, W)`` and tags ``(B, C)`` to named scores ``(B, C, h, w)`` >= 0."""
 
@@ -34,6 +40,7 @@ def multi_scale_cam(
     *,
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     flip: bool = True,
+    each_scale: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
     """Sum the maps of resized and mirrored photos and normalise them to [0, 1].
 
@@ -49,6 +56,8 @@ def multi_scale_cam(
         tags: ``(B, C)`` in {0, 1}; the maps of absent classes are 0.
         scales: Sizes relative to the photo, each > 0; at least one.
         flip: Whether each scale is also seen mirrored left to right.
+        each_scale: Is given the maps of each scale by itself, normalised too, in the order of
+            ``scales``; the network does not run again for them.
 
     Returns:
         One map ``(B, C, H, W)`` float32 in [0, 1] for each name that ``score`` gives.
@@ -65,6 +74,7 @@ def multi_scale_cam(
     for scale in scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         view = _resize_photos(images, size)
+        own: dict[str, Tensor] = {}
         for mirrored in (False, True) if flip else (False,):
             for name, scores in score(view.flip(3) if mirrored else view, tags).items():
                 resized = functional.interpolate(
@@ -74,14 +84,23 @@ def multi_scale_cam(
                     align_corners=False,
                 )
                 resized = resized.flip(3) if mirrored else resized
+                if each_scale is not None:
+                    own[name] = own[name] + resized if name in own else resized.clone()
                 sums[name] = sums[name].add_(resized) if name in sums else resized
+        if each_scale is not None:
+            each_scale(_of_all_classes(own, tags, order))
+    return _of_all_classes(sums, tags, order)
+
+
+def _of_all_classes(sums: Mapping[str, Tensor], tags: Tensor, order: Tensor) -> dict[str, Tensor]:
+    """Normalised maps ``(B, C, H, W)`` of sums ``(B, K, H, W)`` of the classes in ``order``."""
     present = tags.gather(1, order)
-    everything = images.new_zeros((*tags.shape, height, width), dtype=torch.float32)
-    place = order[:, :, None, None].expand(-1, -1, height, width)
-    return {
-        name: everything.scatter(1, place, normalise_scores(total, present))
-        for name, total in sums.items()
-    }
+    maps = {}
+    for name, total in sums.items():
+        everything = total.new_zeros((*tags.shape, *total.shape[2:]))
+        place = order[:, :, None, None].expand_as(total)
+        maps[name] = everything.scatter(1, place, normalise_scores(total, present))
+    return maps
 
 
 def _present_first(tags: Tensor) -> Tensor:
@@ -120,10 +139,25 @@ def normalise_scores(scores: Tensor, tags: Tensor) -> Tensor:
     return stretched * tags.to(stretched)[:, :, None, None]
 
 
+def coarse_maps(maps: Tensor) -> Tensor:
+    """Maps of a scale as they are kept: means of cells of 4 x 4 pixels, in 8 bits.
+
+    Args:
+        maps: ``(B, C, H, W)`` in [0, 1].
+
+    Returns:
+        ``(B, C, ceil(H / 4), ceil(W / 4))`` uint8, 255 = 1; cells at the border may be smaller.
+    """
+    cells = functional.avg_pool2d(maps, SCALE_STEP, ceil_mode=True, count_include_pad=False)
+    return (255 * cells).round().to(torch.uint8)
+
+
 def write_cam(
     path: Path,
     maps: Mapping[str, Tensor | NDArray[np.floating]],
     classes: Sequence[int] | NDArray[np.integer],
+    *,
+    scales: Tensor | NDArray[np.uint8] | None = None,
 ) -> None:
     """Write the maps of one photo as an ``.npz`` without objects, half precision, not compressed.
 
@@ -132,12 +166,14 @@ def write_cam(
         maps: Named maps of the present classes, each ``(C', H, W)`` in [0, 1].
         classes: Index of each of the C' classes, 0-based, foreground only; empty for a photo
             without tags.
+        scales: Coarse maps of single scales, ``(S, C', h, w)`` uint8, 255 = 1; None = not kept.
 
     Raises:
-        ValueError: If a map has another number of classes, or the reserved name ``classes``.
+        ValueError: If a map has another number of classes, or a reserved name, ``classes`` or
+            ``scales``.
     """
-    if CLASSES in maps:
-        raise ValueError(f"maps must not hold the reserved name {CLASSES!r}")
+    if reserved := {CLASSES, SCALES} & maps.keys():
+        raise ValueError(f"maps must not hold the reserved name {reserved.pop()!r}")
     arrays: dict[str, Any] = {
         name: np.asarray(values).astype(np.float16) for name, values in maps.items()
     }
@@ -147,6 +183,10 @@ def write_cam(
                 f"maps[{name!r}] must be ({len(classes)}, H, W), a map a class, got {values.shape}"
             )
     arrays[CLASSES] = np.asarray(classes, dtype=np.int64)
+    if scales is not None:
+        arrays[SCALES] = np.asarray(scales)
+        if fault := _scales_fault(arrays[SCALES], len(classes)):
+            raise ValueError(fault)
     with whole_file(path) as file:
         np.savez(file, **arrays)
 
@@ -163,21 +203,55 @@ def read_cam(path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int
     Raises:
         DataError: If the file is missing, damaged, or not of this form.
     """
+    arrays = _read_arrays(path)
+    arrays.pop(SCALES, None)
+    classes = arrays.pop(CLASSES, None)
+    fault = _fault(classes, arrays)
+    if classes is None or fault:
+        raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
+    return {name: a.astype(np.float32) for name, a in arrays.items()}, classes.astype(np.int64)
+
+
+def read_scales(path: Path) -> NDArray[np.float32] | None:
+    """Read the coarse maps of single scales that a file of maps may hold.
+
+    Args:
+        path: As for :func:`read_cam`.
+
+    Returns:
+        ``(S, C', h, w)`` float32 in [0, 1]; None where they were not kept.
+
+    Raises:
+        DataError: If the file is missing, damaged, or not of this form.
+    """
+    arrays = _read_arrays(path, only=(CLASSES, SCALES))
+    scales = arrays.get(SCALES)
+    if scales is None:
+        return None
+    if fault := _scales_fault(scales, len(arrays.get(CLASSES, ()))):
+        raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
+    return scales.astype(np.float32) / 255
+
+
+def _read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
     try:
         # A handle of our own, because numpy leaves its one open when the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in stored.files if only is None or name in only}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file of maps; make it by `dscnet cam`") from None
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path}: not a readable .npz of plain arrays; make it anew by `dscnet cam`"
         ) from error
-    classes = arrays.pop(CLASSES, None)
-    fault = _fault(classes, arrays)
-    if classes is None or fault:
-        raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
-    return {name: a.astype(np.float32) for name, a in arrays.items()}, classes.astype(np.int64)
+
+
+def _scales_fault(scales: NDArray[Any], num_classes: int) -> str:
+    """What is wrong with coarse maps of single scales; '' if nothing is."""
+    if scales.dtype == np.uint8 and scales.ndim == 4 and scales.shape[1] == num_classes:
+        return ""
+    form = f"(S, {num_classes}, h, w) uint8, a map a scale and class"
+    return f"{SCALES!r} must be {form}, got {scales.dtype} {scales.shape}"
 
 
 def _fault(classes: NDArray[Any] | None, maps: Mapping[str, NDArray[Any]]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dscnet.labels.affinity import random_walk
 from dscnet.labels.crf import dense_crf
+from dscnet.labels.external_masks import Mask, merge_masks
 from dscnet.labels.pamr import pamr
 from dscnet.labels.pseudo_label import best_label
 from dscnet.types import BACKGROUND
@@ -19,21 +20,28 @@ from dscnet.types import BACKGROUND
 Step = Callable[[Tensor, Tensor], Tensor]
 """Maps label probabilities ``(B, L, H, W)`` and uint8 photos ``(B, 3, H, W)`` to probabilities."""
 
-STEPS = ("pamr", "crf", "walk")
+STEPS = ("pamr", "crf", "walk", "masks")
 """Names of the refinement steps."""
 
 
 def refinement_steps(
-    names: Iterable[str], features: Callable[[Tensor], Tensor] | None = None
+    names: Iterable[str],
+    features: Callable[[Tensor], Tensor] | None = None,
+    masks: Callable[[], Iterable[Mask]] | None = None,
+    *,
+    mask_overlap: float = 0.5,
 ) -> dict[str, Step]:
     """The steps by name, in the order asked for.
 
     Args:
         names: Among ``STEPS``, none twice.
         features: Maps uint8 photos ``(B, 3, H, W)`` to ``(B, D, h, w)``; for ``walk`` only.
+        masks: Gives the masks ``(H, W)`` of the one photo that these steps are for; for ``masks``
+            only.
+        mask_overlap: As :func:`merge_masks` has it.
 
     Raises:
-        ValueError: If a name is unknown or comes twice, or ``walk`` lacks its features.
+        ValueError: If a name is unknown or comes twice, or a step lacks what it needs.
     """
     chosen = list(names)
     if set(chosen) - {*STEPS} or len(set(chosen)) < len(chosen):
@@ -44,7 +52,12 @@ def refinement_steps(
             raise ValueError("step 'walk' needs a function from photos to features")
         return random_walk(probabilities, features(photos))
 
-    steps: dict[str, Step] = {"pamr": pamr, "crf": dense_crf, "walk": walk}
+    def merge(probabilities: Tensor, photos: Tensor) -> Tensor:
+        if masks is None:
+            raise ValueError("step 'masks' needs a function that gives the photo's masks")
+        return merge_masks(probabilities[0], masks(), overlap=mask_overlap)[None]
+
+    steps: dict[str, Step] = {"pamr": pamr, "crf": dense_crf, "walk": walk, "masks": merge}
     return {name: steps[name] for name in chosen}
 
 

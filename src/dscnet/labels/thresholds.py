@@ -7,6 +7,7 @@ classes says nothing of its objects and is not counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,11 @@ class ScoreCounts:
         shared: Pixels by the lower of two scores, the photo's and that of its second map.
         second: Pixels by the score of the second map.
         salient: Pixels by score where the saliency map says object, and where not, ``(2, BINS)``.
+        shared_scales: Pixels by the lower of the scores of two scales, ``(S, S, BINS)``; those of
+            a scale with itself are its pixels by score. Empty until the first photo.
         all_seconds: Whether every photo had a second map.
         all_salient: Whether every photo had a saliency map.
+        all_scales: Whether every photo had maps of the same number of scales.
     """
 
     def __init__(self) -> None:
@@ -41,8 +45,10 @@ class ScoreCounts:
         self.shared: Counts = np.zeros(BINS)
         self.second: Counts = np.zeros(BINS)
         self.salient: Counts = np.zeros((2, BINS))
+        self.shared_scales: Counts = np.zeros((0, 0, BINS))
         self.all_seconds = True
         self.all_salient = True
+        self.all_scales = True
 
     def add(
         self,
@@ -51,6 +57,7 @@ class ScoreCounts:
         *,
         second: NDArray[np.floating] | None = None,
         saliency: NDArray[np.floating] | None = None,
+        scales: NDArray[np.floating] | None = None,
     ) -> None:
         """Count one photo.
 
@@ -59,6 +66,7 @@ class ScoreCounts:
             classes: Index of each, 0-based.
             second: Another view's maps of the same classes, such as those before refinement.
             saliency: ``(H, W)`` in [0, 1].
+            scales: Maps of single scales of the same classes, ``(S, C', h, w)`` in [0, 1].
         """
         if not len(classes):
             return
@@ -83,6 +91,17 @@ class ScoreCounts:
         else:
             for row, where in zip(self.salient, (saliency > 0.5, saliency <= 0.5), strict=True):
                 row += np.bincount(bins[where], minlength=BINS)
+        self._add_scales([] if scales is None else [_bins(maps.max(0)) for maps in scales])
+
+    def _add_scales(self, bins: list[NDArray[np.int64]]) -> None:
+        if not len(self.shared_scales):
+            self.shared_scales = np.zeros((len(bins), len(bins), BINS))
+        if not bins or len(bins) != len(self.shared_scales):
+            self.all_scales = False
+            return
+        for one, row in zip(bins, self.shared_scales, strict=True):
+            for other, counts in zip(bins, row, strict=True):
+                counts += np.bincount(np.minimum(one, other).ravel(), minlength=BINS)
 
     @property
     def foreground(self) -> Counts:
@@ -177,6 +196,16 @@ def agreement(counts: ScoreCounts) -> float | None:
     )
 
 
+def scales(counts: ScoreCounts) -> float | None:
+    """Agreement of maps of single scales on what is foreground (Cohen's kappa, mean of pairs)."""
+    shared = _above(counts.shared_scales)
+    if not counts.all_scales or len(shared) < 2:
+        return None
+    pairs = combinations(range(len(shared)), 2)
+    kappas = [_kappa(shared[i, j], shared[i, i], shared[j, j]) for i, j in pairs]
+    return _best_score(np.mean(kappas, axis=0))
+
+
 def saliency(counts: ScoreCounts) -> float | None:
     """Agreement of the foreground with saliency maps, beyond chance (Cohen's kappa).
 
@@ -195,6 +224,7 @@ CRITERIA: dict[str, Callable[[ScoreCounts], float | None]] = {
     "tags": tags,
     "stability": stability,
     "agreement": agreement,
+    "scales": scales,
     "saliency": saliency,
 }
 """Criteria by name."""
