@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "overlay": {"types", "palette"},
     "config": set(),
     "settings": {"config"},
-    "arguments": {"config", "settings"},
+    "arguments": {"config", "settings", "table_specs"},
     "losses": {"types", "palette"},
     "context": {"types", "palette"},
     "labels": {"types", "palette"},
@@ -48,6 +48,7 @@ TOP = {
     "demo",
     "experiments",
     "export",
+    "figures",
     "job",
     "labelling",
     "pipeline",
@@ -57,6 +58,11 @@ TOP = {
     "run_report",
     "settings",
     "stages",
+    "step_time",
+    "table_files",
+    "table_runs",
+    "table_specs",
+    "tables",
 }
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "segmentation_models_pytorch", "torchmetrics"}
