@@ -35,6 +35,7 @@ def test_help_needs_no_torch_and_half_a_second():
         "recipes",
         "saliency",
         "sweep",
+        "tables",
     ):
         assert verb in done.stdout
 
@@ -84,6 +85,10 @@ def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
         ["sweep", "--out", "x", "--jobs", "two"],
         [],
         ["evaluate", "--pred", "x"],
+        ["tables", "VI", "--out", "x"],
+        ["tables", "IV", "--out", "x", "--bases", "cam"],
+        ["tables", "IV", "--out", "x", "--shard", "half"],
+        ["tables", "IV", "--out", "x", "--measure", "miou"],
     ],
 )
 def test_wrong_usage_exits_with_two(argv, capsys):

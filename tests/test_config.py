@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dscnet.config import Config, MethodConfig
-from dscnet.settings import dotted_names, from_dict, replace_settings, to_dict
+from dscnet.settings import dotted_names, dotted_settings, from_dict, replace_settings, to_dict
 
 
 def test_round_trip_is_exact():
@@ -87,3 +87,11 @@ def test_the_background_score_is_a_number_or_a_criterion(score):
 def test_an_unknown_criterion_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"'bg_score' needs numbers or one of auto, otsu.*magic"):
         from_dict(Config, {"label": {"bg_score": "magic"}})
+
+
+def test_dotted_settings_are_the_way_back_to_a_config():
+    config = Config(data="x")
+    config.refine.steps, config.method.variant = ["crf"], "M1"
+    values = dotted_settings(to_dict(config))
+    assert values["refine.steps"] == ["crf"]
+    assert replace_settings(Config(), values) == config

@@ -132,7 +132,8 @@ def check(request: Request) -> None:
     """Refuse what cannot be made, before anything is run.
 
     Raises:
-        ValueError: If a variant or shard does not exist, or a recipe is of another base.
+        ValueError: If a variant or shard does not exist, a recipe is of another base, or no data
+            set was named.
     """
     index, count = request.shard
     if not 1 <= index <= count:
@@ -141,6 +142,8 @@ def check(request: Request) -> None:
         known = ", ".join(request.spec.variants)
         raise ValueError(f"{request.name} has no variant {', '.join(unknown)}; it has {known}")
     for base, config in request.configs.items():
+        if not config.data:
+            raise ValueError("no data set was named: --data FOLDER")
         if config.model.name != base:
             raise ValueError(
                 f"recipe {request.recipes[base]} is of model.name: {config.model.name}, but stands"

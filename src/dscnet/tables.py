@@ -62,7 +62,7 @@ def make_table(request: Request) -> int:
         if "error" in row:
             failed.append(f"{row['variant']}, seed {row['seed']}: {row['error']}")
         _write(request, cells, failed)
-    if mine and request.shard[0] == 1:
+    if not request.collect and request.shard[0] == 1:
         _measure_seconds(request)
     _write(request, cells, failed)
     if request.is_whole:
