@@ -49,7 +49,7 @@ def draw_bars(path: Path, title: str, panels: Sequence[tuple[str, str, Sequence[
         axis.set_yticks(range(len(bars)), [bar[0] for bar in bars])
         axis.invert_yaxis()
         axis.set_xlabel(f"{name} ({unit})")
-        axis.legend()
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     _save(figure, path, title)
 
 
