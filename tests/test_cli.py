@@ -37,6 +37,7 @@ def test_help_needs_no_torch_and_half_a_second():
         "sweep",
         "data",
         "submit",
+        "tables",
     ):
         assert verb in done.stdout
 
@@ -69,6 +70,10 @@ def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
         ["evaluate", "--pred", "x"],
         ["data", "prepare", "voc2007", "x"],
         ["submit", "voc2012"],
+        ["tables", "VI", "--out", "x"],
+        ["tables", "IV", "--out", "x", "--bases", "cam"],
+        ["tables", "IV", "--out", "x", "--shard", "half"],
+        ["tables", "IV", "--out", "x", "--measure", "miou"],
     ],
 )
 def test_wrong_usage_exits_with_two(argv, capsys):

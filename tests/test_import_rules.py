@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "overlay": {"types", "palette"},
     "config": set(),
     "settings": {"config"},
-    "arguments": {"config", "settings"},
+    "arguments": {"config", "settings", "table_specs"},
     "losses": {"types", "palette"},
     "context": {"types", "palette"},
     "labels": {"types", "palette"},
@@ -49,6 +49,7 @@ TOP = {
     "demo",
     "experiments",
     "export",
+    "figures",
     "job",
     "labelling",
     "pipeline",
@@ -58,7 +59,12 @@ TOP = {
     "run_report",
     "settings",
     "stages",
+    "step_time",
     "submission",
+    "table_files",
+    "table_runs",
+    "table_specs",
+    "tables",
 }
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "segmentation_models_pytorch", "torchmetrics"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dscnet.overlay import colour_mask, heat, overlay
+from dscnet.overlay import colour_mask, heat, overlay, sheet
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 LABELS = np.array([[0, 1, 2, 15, 20, 255, 0]] * 5, dtype=np.uint8)
@@ -65,3 +65,20 @@ def test_other_sizes_are_refused(picture):
 def test_weights_out_of_range_are_refused(alpha):
     with pytest.raises(ValueError, match="alpha must be in"):
         overlay(PHOTO, LABELS, alpha)
+
+
+def test_a_sheet_places_every_picture_at_its_own_size():
+    wide, small = np.zeros((5, 7, 3), np.uint8), np.full((3, 2, 3), 9, np.uint8)
+    page = sheet([[wide, small], [small, small]], ["a", "b"])
+    # Columns of 7 + 6 pixels after a margin of 6; rows of 5 + 6 and 3 + 6 below a heading of 18.
+    assert page.shape == (18 + 11 + 9, 6 + 2 * 13, 3)
+    assert (page[18:23, 6:13] == wide).all()
+    assert (page[18:21, 19:21] == small).all()
+    assert (page[29:32, 6:8] == small).all()
+    assert (page[32:] == 255).all()
+
+
+@pytest.mark.parametrize("rows", [[], [[PHOTO]], [[PHOTO, PHOTO], [PHOTO]]])
+def test_a_sheet_needs_a_picture_a_heading(rows):
+    with pytest.raises(ValueError, match="rows must be of 2 pictures"):
+        sheet(rows, ["a", "b"])

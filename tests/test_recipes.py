@@ -30,6 +30,20 @@ def test_the_settings_of_the_published_retraining_are_settings():
     assert (config.segment.network, config.segment.iterations) == ("deeplabv1", 20_000)
 
 
+@pytest.mark.parametrize("data", ["voc12", "coco14"])
+@pytest.mark.parametrize("base", ["seam", "auxsegnet"])
+def test_the_papers_recipes_with_and_without_dscnet_differ_in_the_variant_alone(data, base):
+    recipes = list_recipes()
+    plain, dscnet = (
+        yaml.safe_load(recipes[f"{data}_{base}{end}"].read_text()) for end in ("", "_dscnet")
+    )
+    assert plain["model"]["name"] == base
+    assert (plain["method"]["pgcl_weight"], plain["method"]["sgcl_weight"]) == (0.6, 0.4)
+    assert plain["method"].pop("variant") == "baseline"
+    assert dscnet["method"].pop("variant") == "M4"
+    assert plain == dscnet
+
+
 def test_a_recipe_is_found_by_name_by_path_and_not_at_all(tmp_path):
     assert find_recipe("demo") == list_recipes()["demo"]
     own = tmp_path / "own.yaml"

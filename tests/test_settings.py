@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dscnet.config import Config, MethodConfig
-from dscnet.settings import from_dict, replace_settings, to_dict
+from dscnet.settings import dotted_settings, from_dict, replace_settings, to_dict
 
 
 def test_round_trip_is_exact():
@@ -66,3 +66,11 @@ def test_settings_of_earlier_versions_are_read_as_they_were_meant():
     assert values["segment"].pop("test_scales") == [1.0]
     assert values["segment"].pop("crf") is False
     assert from_dict(Config, values) == Config()
+
+
+def test_dotted_settings_are_the_way_back_to_a_config():
+    config = Config(data="x")
+    config.refine.steps, config.method.variant = ["crf"], "M1"
+    values = dotted_settings(to_dict(config))
+    assert values["refine.steps"] == ["crf"]
+    assert replace_settings(Config(), values) == config

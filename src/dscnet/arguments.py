@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from dscnet.config import Config
 from dscnet.settings import dotted_names, to_dict
+from dscnet.table_specs import BASES, TABLES, WEIGHTS
 
 STAGE_VERBS = {
     "train": "train the CAM network",
@@ -102,6 +103,9 @@ def build_parser() -> Parser:
     sweep.add_argument(
         "--json", type=str | None, default=None, help="results (default: OUT/sweep.json)"
     )
+    _add_tables_arguments(
+        add("tables", "a table or figure of the paper: its runs, CSV, Markdown, JSON and pictures")
+    )
     evaluate = add("evaluate", "measure masks against true ones, or a run's stages")
     evaluate.add_argument(
         "--pred", type=str | None, default=None, help="folder of predicted PNG masks"
@@ -191,6 +195,32 @@ def _add_run_arguments(parser: Parser) -> None:
     _add_settings(parser, "run folder")
     parser.add_argument("--resume", action="store_true", help="go on in a run folder")
     parser.add_argument("--force", action="store_true", help="delete what the run folder holds")
+
+
+def _add_tables_arguments(parser: Parser) -> None:
+    parser.add_argument("name", type=str, metavar="NAME", help=f"among {', '.join(TABLES)}")
+    _add_settings(parser, "folder of runs, OUT/RECIPE/VARIANT-sSEED, and of the table's files")
+    for base, label in BASES.items():
+        parser.add_argument(
+            f"--{base}", type=str | None, default=None, help=f"recipe of {label} (default: paper's)"
+        )
+    parser.add_argument(
+        "--bases", type=str, nargs="+", default=None, help=f"among {', '.join(BASES)}"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each variant")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, GPUs in turn")
+    parser.add_argument("--shard", type=str, default="1/1", help="I/N: the I-th of N parts alone")
+    parser.add_argument("--collect", action="store_true", help="run nothing, read what is there")
+    parser.add_argument(
+        "--variants", type=str, nargs="+", default=None, help="run only these, e.g. baseline M4"
+    )
+    parser.add_argument(
+        "--measure", type=str, default="segmenter.miou", help="section and key of metrics.json"
+    )
+    parser.add_argument(
+        "--weights", type=float, nargs="+", default=list(WEIGHTS), help="figure6: alpha and beta"
+    )
+    parser.add_argument("--photos", type=int, default=6, help="figure5: how many")
 
 
 def _add_settings(parser: Parser, out: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from jsonargparse import Namespace
 from dscnet.arguments import STAGE_VERBS, build_parser
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, summary
-from dscnet.settings import from_dict, to_dict
+from dscnet.settings import dotted_settings, from_dict, to_dict
+from dscnet.table_specs import BASES, TABLES, table_spec, unknown_table
 
 
 def _run(arguments: list[str]) -> int:
@@ -21,8 +23,12 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 2
-    parsed = parser.parse_args(_with_config_file(arguments))
+    words = _with_config_file(arguments)
+    parsed = parser.parse_args(words)
     verb = parsed.subcommand
+    if verb == "tables":
+        given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
+        return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
     return VERBS[verb](parsed[verb].clone(with_meta=False))
 
 
@@ -47,6 +53,12 @@ def _with_config_file(arguments: list[str]) -> list[str]:
 def _settings(parsed: Namespace) -> Config:
     values = parsed.as_dict()
     return from_dict(Config, {name: values[name] for name in to_dict(Config())})
+
+
+def _given_settings(parsed: Namespace) -> dict[str, Any]:
+    """Dotted settings of a parse without defaults: those that were said."""
+    names = to_dict(Config())
+    return dotted_settings({key: v for key, v in parsed.as_dict().items() if key in names})
 
 
 def _do_run(parsed: Namespace) -> int:
@@ -98,9 +110,59 @@ def _do_sweep(parsed: Namespace) -> int:
         strict_masks=None if parsed.strict_masks is None else Path(parsed.strict_masks),
         jobs=parsed.jobs,
         json_path=None if parsed.json is None else Path(parsed.json),
-        command=" ".join(Path(word).name if "/" in word else word for word in sys.argv),
+        command=_command_line(),
     )
     return 1 if failures else 0
+
+
+def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
+    if problem := _tables_problem(parsed):
+        print(f"dscnet tables: {problem}", file=sys.stderr)
+        return 2
+    from dscnet.table_runs import Request, read_recipe
+    from dscnet.tables import make_table
+
+    spec = table_spec(parsed.name)
+    bases = parsed.bases or spec.bases
+    recipes = {base: find_recipe(parsed[base] or f"{spec.recipes}_{base}") for base in bases}
+    index, count = parsed.shard.split("/")
+    request = Request(
+        name=parsed.name,
+        configs={base: read_recipe(path, given) for base, path in recipes.items()},
+        recipes={base: path.stem for base, path in recipes.items()},
+        out=Path(parsed.out),
+        seeds=parsed.seeds,
+        jobs=parsed.jobs,
+        shard=(int(index), int(count)),
+        collect=parsed.collect,
+        variants=parsed.variants,
+        measure=parsed.measure,
+        weights=parsed.weights,
+        photos=parsed.photos,
+        command=_command_line(),
+    )
+    return 1 if make_table(request) else 0
+
+
+def _tables_problem(parsed: Namespace) -> str | None:
+    """What is wrong with the arguments of ``tables``; None if nothing is."""
+    if parsed.name not in TABLES:
+        return unknown_table(parsed.name)
+    if unknown := [base for base in parsed.bases or () if base not in BASES]:
+        return f"no base {', '.join(unknown)}; there are {', '.join(BASES)}"
+    if not re.fullmatch(r"\d+/\d+", parsed.shard):
+        return f"--shard must be I/N, e.g. 1/4, got {parsed.shard}"
+    if not re.fullmatch(r"\w+\.\w+", parsed.measure):
+        return f"--measure must be SECTION.KEY, e.g. pseudo_label.miou, got {parsed.measure}"
+    return None
+
+
+def _command_line() -> str:
+    """The words of this call; of paths, which say nothing to others, the last part."""
+    whole = re.compile(r"\d+/\d+")
+    return " ".join(
+        Path(word).name if "/" in word and not whole.fullmatch(word) else word for word in sys.argv
+    )
 
 
 def _do_check(parsed: Namespace) -> int:

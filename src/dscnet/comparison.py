@@ -37,9 +37,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         by_variant.setdefault(row["variant"], []).append(row)
     return {
         variant: {
-            measure: _statistics(values)
+            measure: mean_and_std(values)
             for measure in MEASURES
-            if (values := [value for row in own if (value := _lookup(row, measure)) is not None])
+            if (values := [value for row in own if (value := lookup(row, measure)) is not None])
         }
         for variant, own in by_variant.items()
     }
@@ -97,7 +97,8 @@ def gain_text(entry: Mapping[str, Any]) -> str:
     return f"{100 * entry['mean']:+.1f}{interval} ({entry['seeds']})"
 
 
-def _statistics(values: Sequence[float]) -> dict[str, Any]:
+def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
+    """``mean``, ``std`` of the sample (None of one value) and how many: ``seeds``."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": std, "seeds": len(values)}
 
@@ -117,11 +118,12 @@ def student_95(degrees: int) -> float:
 
 
 def _by_seed(rows: Sequence[Mapping[str, Any]], variant: str, measure: str) -> dict[int, float]:
-    values = {r["seed"]: _lookup(r, measure) for r in rows if r["variant"] == variant}
+    values = {r["seed"]: lookup(r, measure) for r in rows if r["variant"] == variant}
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _lookup(row: Mapping[str, Any], measure: str) -> float | None:
+def lookup(row: Mapping[str, Any], measure: str) -> float | None:
+    """A measure of a row, e.g. ``segmenter.miou``; None where it was not measured."""
     section, key = measure.split(".")
     value = (row.get(section) or {}).get(key)
     return None if value is None else float(value)

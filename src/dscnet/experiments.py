@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 import yaml
 
 from dscnet import evaluation
@@ -25,6 +22,7 @@ from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import replace_settings, to_dict
 from dscnet.types import DscnetError
+from dscnet.workers import start_pool
 
 log = logging.getLogger("dscnet")
 
@@ -32,6 +30,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     name: {"method.variant": name} for name in ("baseline", "M1", "M2", "M3", "M4")
 }
 """The rows of the paper's Table IV, each one setting."""
+
+
+class GridRun(NamedTuple):
+    """One run of a grid: what it is called, its settings and its folder."""
+
+    variant: str
+    config: Config
+    folder: Path
 
 
 def run_grid(
@@ -64,24 +70,40 @@ def run_grid(
     Raises:
         ValueError: If a setting of a variant does not exist, or ``jobs`` is below 1.
     """
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
     # Seeds outside, so that an unfinished grid compares all variants on the seeds it has.
     runs = [
-        (name, replace_settings(config, {**settings, "seed": seed}), Path(out) / f"{name}-s{seed}")
+        GridRun(
+            name,
+            replace_settings(config, {**settings, "seed": seed}),
+            Path(out) / f"{name}-s{seed}",
+        )
         for seed in seeds
         for name, settings in variants.items()
     ]
+    yield from run_all(runs, stages=stages, strict_masks=strict_masks, jobs=jobs)
+
+
+def run_all(
+    runs: Sequence[GridRun],
+    *,
+    stages: Sequence[str],
+    strict_masks: Path | None = None,
+    jobs: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Runs in turn or side by side, as :func:`run_grid` does; it says what a row is.
+
+    Raises:
+        ValueError: If ``jobs`` is below 1.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     one = partial(_one_run, stages=list(stages), strict_masks=strict_masks)
     if jobs == 1:
-        for arguments in runs:
-            yield one(*arguments)
+        for each in runs:
+            yield one(*each)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(threads,)
-    ) as pool:
-        for done in as_completed(pool.submit(one, *arguments) for arguments in runs):
+    with start_pool(jobs) as pool:
+        for done in as_completed(pool.submit(one, *each) for each in runs):
             yield done.result()
 
 
@@ -128,11 +150,6 @@ def sweep(
         print(f"\nAbove {base}, by seed, with 95 % interval:\n")
         print(difference_table(paired(rows, base)))
     return sum("error" in row for row in rows)
-
-
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.INFO, format="%(processName)s: %(message)s")
 
 
 def _one_run(

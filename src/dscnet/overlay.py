@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from dscnet.palette import voc_palette
 from dscnet.types import BACKGROUND
@@ -15,6 +17,7 @@ Picture = NDArray[np.uint8]
 # Dark to bright, so that the order survives grey print and colour blindness.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 _HEAT_WEIGHT = 0.65
+_GAP, _HEADING = 6, 18  # of a sheet, pixels
 
 
 def colour_mask(labels: NDArray[np.uint8]) -> Picture:
@@ -67,6 +70,35 @@ def heat(photo: Picture, scores: NDArray[np.floating]) -> Picture:
     stops = np.linspace(0, 1, len(_HEAT))
     colours = [np.interp(scores, stops, channel) for channel in _HEAT.T]
     return _blend(photo, np.stack(colours, axis=-1), _HEAT_WEIGHT)
+
+
+def sheet(rows: Sequence[Sequence[Picture]], headings: Sequence[str]) -> Picture:
+    """Lay pictures out as a table on white, each at its own size.
+
+    Args:
+        rows: As many pictures a row as there are headings, ``(H, W, 3)`` uint8 RGB.
+        headings: Above the columns.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+
+    Raises:
+        ValueError: If there is no row, or one has another number of pictures.
+    """
+    if not rows or any(len(row) != len(headings) for row in rows):
+        raise ValueError(f"rows must be of {len(headings)} pictures, got {[len(r) for r in rows]}")
+    width = max(picture.shape[1] for row in rows for picture in row) + _GAP
+    heights = [max(picture.shape[0] for picture in row) + _GAP for row in rows]
+    canvas = Image.new("RGB", (_GAP + width * len(headings), _HEADING + sum(heights)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for column, heading in enumerate(headings):
+        pen.text((_GAP + column * width, 2), heading, fill="black")
+    top = _HEADING
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            canvas.paste(Image.fromarray(picture), (_GAP + column * width, top))
+        top += height
+    return np.asarray(canvas)
 
 
 def _blend(photo: Picture, colours: NDArray[np.generic], weight: float) -> Picture:

@@ -79,10 +79,15 @@ def replace_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     return from_dict(Config, values)
 
 
-def dotted_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+def dotted_names(values: Mapping[str, Any]) -> list[str]:
     """Dotted names of every setting of nested dictionaries."""
-    names: list[str] = []
+    return list(dotted_settings(values))
+
+
+def dotted_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as dotted settings, e.g. ``{"method.variant": "M1"}``."""
+    settings: dict[str, Any] = {}
     for key, value in values.items():
-        deeper = dotted_names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else []
-        names += deeper or [f"{prefix}{key}"]
-    return names
+        deeper = dotted_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
+        settings |= deeper or {f"{prefix}{key}": value}
+    return settings

@@ -224,7 +224,7 @@ class DualStreamContext(nn.Module):
             num_groups=self.num_groups,
             generator=generator,
         )
-        embeddings = unit(self.projection(features).flatten(2).mT.float())
+        embeddings = self.embed(features)
         output = ContextOutput(embeddings, groups, unit(group_mean(embeddings, groups)))
         if self.graph is not None:
             relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
@@ -237,6 +237,10 @@ class DualStreamContext(nn.Module):
             final = cam_logits if output.cam_logits is None else output.cam_logits
             output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
         return output
+
+    def embed(self, features: Tensor) -> Tensor:
+        """What the contrasts compare: unit embeddings of the pixels, ``(B, N, E)``."""
+        return unit(self.projection(features).flatten(2).mT.float())
 
     @torch.no_grad()
     def _pointing(self, compared: Tensor, groups: PixelGroups) -> Tensor:

@@ -1,0 +1,83 @@
+"""The pictures of the paper's tables and figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dscnet.data import PhotoSet, Sample, read_image, read_mask
+from dscnet.labels.files import whole_file
+from dscnet.labels.pseudo_label import read_label
+from dscnet.overlay import Picture, colour_mask, sheet
+from dscnet.plots import can_plot, draw_bars, draw_surface
+from dscnet.run_report import spread
+from dscnet.table_files import Entry
+
+log = logging.getLogger("dscnet")
+
+
+def draw(path: Path, entries: Sequence[Entry], title: str, *, surface: bool = False) -> None:
+    """Plot a table; without matplotlib this is said and nothing is drawn.
+
+    Args:
+        path: PNG to write.
+        entries: The table's cells.
+        title: Above all.
+        surface: As a map of colours instead of bars; then rows are called ``BASE, ROW``.
+    """
+    if not can_plot():
+        log.warning("no plots: matplotlib is missing (pip install 'dscnet[tables]')")
+        return
+    if surface:
+        draw_surface(path, title, _surfaces(entries))
+        return
+    columns = dict.fromkeys(entry.column for entry in entries)
+    panels = []
+    for column in columns:
+        own = [entry for entry in entries if entry.column == column]
+        bars = [(entry.row, entry.mean, entry.std, entry.paper) for entry in own]
+        panels.append((column, own[0].unit, bars))
+    draw_bars(path, title, panels)
+
+
+def write_photos(path: Path, photos: PhotoSet, masks: Mapping[str, Path], count: int) -> None:
+    """Write photos, true masks and predicted ones side by side; photos evenly spaced in the set.
+
+    Args:
+        path: PNG to write.
+        photos: Those with a true mask are shown.
+        masks: Heading -> folder of predicted masks.
+        count: Photos to show, a row each.
+    """
+    with_masks = tuple(sample for sample in photos.samples if sample.mask_path is not None)
+    rows = [_row(sample, list(masks.values())) for sample in spread(with_masks, count)]
+    picture = sheet(rows, ["photo", "true mask", *masks])
+    with whole_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
+
+
+def _row(sample: Sample, folders: Sequence[Path]) -> list[Picture]:
+    assert sample.mask_path is not None
+    photo = read_image(sample.image_path).permute(1, 2, 0).numpy()
+    predicted = [read_label(folder / f"{sample.image_id}.png") for folder in folders]
+    truth = read_mask(sample.mask_path).numpy()
+    return [photo, *(colour_mask(labels.astype("uint8")) for labels in (truth, *predicted))]
+
+
+Surface = tuple[str, list[str], list[str], list[list[float | None]]]
+
+
+def _surfaces(entries: Sequence[Entry]) -> list[Surface]:
+    """A panel a base; rows are called ``BASE, alpha A``."""
+    values = {(entry.row, entry.column): entry.mean for entry in entries}
+    columns = list(dict.fromkeys(entry.column for entry in entries))
+    surfaces = []
+    for base in dict.fromkeys(entry.row.split(", ")[0] for entry in entries):
+        rows = dict.fromkeys(e.row for e in entries if e.row.split(", ")[0] == base)
+        names = [row.split(", ")[1] for row in rows]
+        grid = [[values[row, column] for column in columns] for row in rows]
+        surfaces.append((base, names, columns, grid))
+    return surfaces

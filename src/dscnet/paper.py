@@ -1,0 +1,61 @@
+"""The numbers that the paper reports: ``paper_tables.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILE = Path(__file__).parent / "paper_tables.yaml"
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of a table of the paper.
+
+    Attributes:
+        row: What the table calls it.
+        published: Whether the paper quotes it from the work that it names.
+        values: Column -> number in the column's unit; None where it cannot be read.
+    """
+
+    row: str
+    published: bool
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table or figure of the paper.
+
+    Attributes:
+        source: Which one, of what data.
+        rows: In its order.
+        notes: What a reader must know to compare with it.
+        optimum: Settings that a figure shows to be the best; empty for tables.
+    """
+
+    source: str
+    rows: tuple[PaperRow, ...]
+    notes: tuple[str, ...]
+    optimum: Mapping[str, float]
+
+    def value(self, row: str, column: str) -> float | None:
+        """The number of a cell; None where the paper has none."""
+        return next((each.values.get(column) for each in self.rows if each.row == row), None)
+
+
+@cache
+def paper_table(name: str) -> PaperTable:
+    """What the paper's table or figure ``name`` says, e.g. ``IV`` or ``figure6``."""
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text())[name]
+    rows = []
+    for values in content["rows"]:
+        row, published = values.pop("row"), values.pop("published", False)
+        rows.append(PaperRow(row, published, values))
+    notes, optimum = content.get("notes", ()), content.get("optimum", {})
+    return PaperTable(content["source"], tuple(rows), tuple(notes), optimum)

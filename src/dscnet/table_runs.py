@@ -1,0 +1,194 @@
+"""The runs of a table: which there are, where they lie, which are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dscnet.config import Config
+from dscnet.evaluation import read_metrics
+from dscnet.experiments import GridRun
+from dscnet.run_folder import RunFolder
+from dscnet.settings import dotted_settings, from_dict, replace_settings, to_dict
+from dscnet.table_specs import BASES, WEIGHTS, TableSpec, table_spec
+from dscnet.types import DscnetError
+
+STAGES = ("train", "cam", "refine", "label", "segment", "evaluate")
+PAPER_MEASURE = "segmenter.miou"
+"""What the paper's mIoU is: that of the segmentation network."""
+
+_WITHOUT_EFFECT = ("data", "augment.num_workers", "auxseg.rows")
+"""Settings that do not change what a run makes; ``data`` is where its photos lie."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        name: Table or figure, one of ``table_specs.TABLES``.
+        configs: Settings by base, among ``table_specs.BASES``.
+        recipes: Name of the recipe by base; a folder in ``out`` is called so.
+        out: Folder of the runs and of the files.
+        seeds: Of each variant.
+        jobs: Runs at once.
+        shard: (i, n): only the i-th of n parts of the runs, from 1; then no file of the table is
+            written, as the others would write them too.
+        collect: Nothing is run.
+        variants: Only these are run; None = all.
+        measure: Section and key of ``metrics.json``.
+        weights: Values of alpha and beta in Figure 6.
+        photos: Photos in Figure 5.
+        command: What to write down as the way to these results.
+    """
+
+    name: str
+    configs: Mapping[str, Config]
+    recipes: Mapping[str, str]
+    out: Path
+    seeds: Sequence[int]
+    jobs: int = 1
+    shard: tuple[int, int] = (1, 1)
+    collect: bool = False
+    variants: Sequence[str] | None = None
+    measure: str = PAPER_MEASURE
+    weights: Sequence[float] = WEIGHTS
+    photos: int = 6
+    command: str = ""
+
+    @property
+    def spec(self) -> TableSpec:
+        """What the table is made of."""
+        return table_spec(self.name, self.weights)
+
+    @property
+    def stem(self) -> str:
+        """Name of the table's files; another measure than the paper's is part of it."""
+        paper = self.measure == PAPER_MEASURE
+        return self.name if paper else f"{self.name}-{self.measure}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is no shard."""
+        return self.shard == (1, 1)
+
+    def folder(self, base: str) -> Path:
+        """Folder of a base's runs."""
+        return self.out / self.recipes[base]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of a table."""
+
+    base: str
+    variant: str
+    seed: int
+    run: GridRun
+
+
+def read_recipe(path: Path, settings: Mapping[str, Any]) -> Config:
+    """Settings of a recipe's file, with dotted ones replaced."""
+    return replace_settings(from_dict(Config, yaml.safe_load(path.read_text())), settings)
+
+
+def plan(request: Request) -> list[Cell]:
+    """Every run of a table, seeds outside, so that an unfinished one compares what it has."""
+    cells = []
+    for seed in request.seeds:
+        for base, config in request.configs.items():
+            own = replace_settings(config, {"method.variant": "M4", "seed": seed})
+            for variant, settings in request.spec.variants.items():
+                changed = replace_settings(config, {**settings, "seed": seed})
+                # A point of Figure 6 that is the recipe's own is the run of the other tables.
+                folder = "M4" if changed == own else variant
+                run = GridRun(
+                    f"{BASES[base]} {variant}",
+                    changed,
+                    request.folder(base) / f"{folder}-s{seed}",
+                )
+                cells.append(Cell(base, variant, seed, run))
+    return cells
+
+
+def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
+    """The ``index``-th of ``count`` parts, from 1; together they are all, and no two share one."""
+    return list(cells[index - 1 :: count])
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """What the cell's run measured; None if it is not there, unfinished, or of other settings."""
+    folder = RunFolder(cell.run.folder)
+    if folder.fingerprint_of("evaluate") is None or _differing(cell):
+        return None
+    return read_metrics(folder.metrics)
+
+
+def check(request: Request) -> None:
+    """Refuse what cannot be made, before anything is run.
+
+    Raises:
+        ValueError: If a variant or shard does not exist, a recipe is of another base, or no data
+            set was named.
+    """
+    index, count = request.shard
+    if not 1 <= index <= count:
+        raise ValueError(f"shard must be I/N with I in 1..N, got {index}/{count}")
+    if unknown := [v for v in request.variants or () if v not in request.spec.variants]:
+        known = ", ".join(request.spec.variants)
+        raise ValueError(f"{request.name} has no variant {', '.join(unknown)}; it has {known}")
+    for base, config in request.configs.items():
+        if not config.data:
+            raise ValueError("no data set was named: --data FOLDER")
+        if config.model.name != base:
+            raise ValueError(
+                f"recipe {request.recipes[base]} is of model.name: {config.model.name}, but stands"
+                f" for {base}: name another by --{base}, or leave {base} out by --bases"
+            )
+
+
+def wanted(request: Request, cells: Sequence[Cell]) -> list[Cell]:
+    """The runs of the variants that are asked for."""
+    return [c for c in cells if request.variants is None or c.variant in request.variants]
+
+
+def stages(request: Request) -> list[str]:
+    """Stages of a run: the segmentation network is trained only where it is measured or shown."""
+    measured = request.measure.startswith("segmenter.") or request.name == "figure5"
+    return [stage for stage in STAGES if measured or stage != "segment"]
+
+
+def comparable(config: Config) -> dict[str, Any]:
+    """The dotted settings that change what a run makes."""
+    settings = dotted_settings(to_dict(config))
+    return {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+
+
+def _differing(cell: Cell) -> list[str]:
+    """Settings in which the run in the cell's folder differs; none where there is no run."""
+    folder = RunFolder(cell.run.folder)
+    if not folder.config.exists():
+        return []
+    there, here = comparable(folder.read_config()), comparable(cell.run.config)
+    return [
+        f"{name}: {there[name]} there, {here[name]} here"
+        for name in here
+        if there[name] != here[name]
+    ]
+
+
+def refuse_other_settings(cell: Cell) -> None:
+    """Refuse to train over a run that the table did not ask for.
+
+    Raises:
+        DscnetError: If the cell's folder holds one; the message names the settings.
+    """
+    if differing := _differing(cell):
+        raise DscnetError(
+            f"{cell.run.folder} holds a run of other settings ({'; '.join(differing)}):"
+            " name another --out, or give it those settings"
+        )

@@ -1,0 +1,155 @@
+"""What the paper's tables and figures are made of: which runs give which cell. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+BASES = {"seam": "SEAM", "auxsegnet": "AuxSegNet"}
+"""``model.name`` -> what the tables call it."""
+
+TABLES = ("II", "III", "IV", "V", "figure5", "figure6")
+"""What can be made."""
+
+WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Figure 6's grid [Reading]: neither its range nor its steps are told, only that 0 is none."""
+
+
+class Number(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        row: Where it stands, as the paper calls it.
+        column: Likewise.
+        base: Which of ``BASES`` it is of.
+        variant: Which of the table's variants.
+        seconds: Of ``step`` or ``contrast``, instead of the measure.
+    """
+
+    row: str
+    column: str
+    base: str
+    variant: str
+    seconds: Literal["step", "contrast"] | None = None
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table or figure.
+
+    Attributes:
+        title: What it shows.
+        recipes: Beginning of its recipes' names, e.g. ``voc12``.
+        bases: Those it is made on unless told otherwise.
+        columns: In order.
+        variants: Name -> dotted settings.
+        numbers: Its cells of one base.
+    """
+
+    title: str
+    recipes: str
+    bases: tuple[str, ...]
+    columns: tuple[str, ...]
+    variants: Mapping[str, Mapping[str, Any]]
+    numbers: Callable[[str], Sequence[Number]]
+
+
+def table_spec(name: str, weights: Sequence[float] = WEIGHTS) -> TableSpec:
+    """The table or figure ``name``, one of ``TABLES``.
+
+    Args:
+        name: Which one.
+        weights: Values of alpha and of beta in Figure 6.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name in ("II", "III"):
+        title = f"Baselines with and without DSCNet, {'VOC 2012' if name == 'II' else 'COCO 2014'}"
+        columns = ("val", "test") if name == "II" else ("val",)
+        recipes = "voc12" if name == "II" else "coco14"
+        return TableSpec(title, recipes, tuple(BASES), columns, _variants("baseline", "M4"), _pair)
+    if name == "IV":
+        title, variants = "Ablation", _variants("baseline", "M1", "M2", "M3", "M4")
+        return TableSpec(title, "voc12", tuple(BASES), ("val",), variants, _ablation)
+    if name == "V":
+        title = "Contrast of pixels, Eq. (3), against groups, Eq. (7), in M1"
+        return TableSpec(title, "voc12", tuple(BASES), _EFFICIENCY, _CONTRASTS, _efficiency)
+    if name == "figure5":
+        title, variants = "Photos, true masks, baseline and DSCNet", _variants("baseline", "M4")
+        return TableSpec(title, "voc12", ("seam",), ("val",), variants, _pair)
+    if name == "figure6":
+        return _weights_grid(weights)
+    raise ValueError(unknown_table(name))
+
+
+def unknown_table(name: str) -> str:
+    """Error text for a table that does not exist, with the nearest that does."""
+    nearest = get_close_matches(name.lower(), [known.lower() for known in TABLES], n=1, cutoff=0.5)
+    hint = next((f" (did you mean {known}?)" for known in TABLES if known.lower() in nearest), "")
+    return f"no table {name}; there are {', '.join(TABLES)}{hint}"
+
+
+def _variants(*names: str) -> dict[str, dict[str, Any]]:
+    return {name: {"method.variant": name} for name in names}
+
+
+def _pair(base: str) -> list[Number]:
+    label = BASES[base]
+    return [
+        Number(label, "val", base, "baseline"),
+        Number(f"DSCNet+{label}", "val", base, "M4"),
+    ]
+
+
+def _ablation(base: str) -> list[Number]:
+    label = BASES[base]
+    rows = {"baseline": label} | {name: f"{label} +{name}" for name in ("M1", "M2", "M3", "M4")}
+    return [Number(row, "val", base, name) for name, row in rows.items()]
+
+
+_KINDS = {"pixels": "M1-pixels", "groups": "M1"}
+_CONTRASTS = {
+    "M1-pixels": {"method.variant": "M1", "method.contrast": "pixels"},
+    "M1": {"method.variant": "M1", "method.contrast": "groups"},
+}
+_SECONDS: dict[str, Literal["step", "contrast"]] = {
+    "s/iteration": "step",
+    "s/contrast alone": "contrast",
+}
+_EFFICIENCY = tuple(f"{kind} {what}" for kind in _KINDS for what in ("val", *_SECONDS))
+
+
+def _efficiency(base: str) -> list[Number]:
+    label = BASES[base]
+    numbers = []
+    for kind, variant in _KINDS.items():
+        numbers.append(Number(label, f"{kind} val", base, variant))
+        numbers += [
+            Number(label, f"{kind} {what}", base, variant, seconds)
+            for what, seconds in _SECONDS.items()
+        ]
+    return numbers
+
+
+def _weights_grid(weights: Sequence[float]) -> TableSpec:
+    pairs = [(alpha, beta) for alpha in weights for beta in weights]
+    variants = {
+        f"M4-a{alpha}-b{beta}": {
+            "method.variant": "M4",
+            "method.pgcl_weight": alpha,
+            "method.sgcl_weight": beta,
+        }
+        for alpha, beta in pairs
+    }
+
+    def numbers(base: str) -> list[Number]:
+        return [
+            Number(f"{BASES[base]}, alpha {alpha}", f"beta {beta}", base, f"M4-a{alpha}-b{beta}")
+            for alpha, beta in pairs
+        ]
+
+    columns = tuple(f"beta {beta}" for beta in weights)
+    return TableSpec("Weights of PGCL and SGCL", "voc12", ("seam",), columns, variants, numbers)

@@ -1,0 +1,246 @@
+"""The paper's tables and figures: their runs, and the files that show what came out.
+
+Runs lie in ``OUT/RECIPE/VARIANT-sSEED``, so tables share those that they have in common. Finished
+ones are only read, and whatever is not there is called not run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dscnet import figures
+from dscnet.comparison import lookup
+from dscnet.config import Config
+from dscnet.data import open_dataset
+from dscnet.experiments import run_all
+from dscnet.paper import paper_table
+from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.settings import replace_settings, to_dict
+from dscnet.step_time import contrast_step, random_batch, take_turns, training_step
+from dscnet.table_files import Entry, long_rows, to_csv, to_markdown
+from dscnet.table_runs import (
+    PAPER_MEASURE,
+    Cell,
+    Request,
+    check,
+    comparable,
+    finished,
+    plan,
+    refuse_other_settings,
+    shard_of,
+    stages,
+    wanted,
+)
+from dscnet.table_specs import BASES, Number
+
+log = logging.getLogger("dscnet")
+
+TIMED_STEPS = 5
+
+
+def make_table(request: Request) -> int:
+    """Run what is missing and write ``OUT/NAME.csv``, ``.md``, ``.json`` and a picture.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        ValueError: If a variant or shard does not exist, or a recipe is of another base.
+        DscnetError: If a folder holds a run of other settings.
+    """
+    check(request)
+    cells = plan(request)
+    mine = [] if request.collect else shard_of(wanted(request, cells), *request.shard)
+    for cell in mine:
+        refuse_other_settings(cell)
+    failed: list[str] = []
+    for row in run_all([cell.run for cell in mine], stages=stages(request), jobs=request.jobs):
+        if "error" in row:
+            failed.append(f"{row['variant']}, seed {row['seed']}: {row['error']}")
+        _write(request, cells, failed)
+    if not request.collect and request.shard[0] == 1:
+        _measure_seconds(request)
+    _write(request, cells, failed)
+    if request.is_whole:
+        figures.draw(
+            request.out / f"{request.stem}.png",
+            _entries(request, cells),
+            _title(request),
+            surface=request.name == "figure6",
+        )
+        _photos(request, cells)
+    print(_markdown(request, cells, failed))
+    return len(failed)
+
+
+def _entries(request: Request, cells: Sequence[Cell]) -> list[Entry]:
+    """Every cell of the table in the paper's order, then those that only we have."""
+    spec, paper = request.spec, paper_table(request.name)
+    measured = {(c.base, c.variant, c.seed): finished(c) for c in cells}
+    seconds = {base: _read_seconds(request, base) for base in request.configs}
+    ours: dict[tuple[str, str], dict[int, float]] = {}
+    numbers = [number for base in request.configs for number in spec.numbers(base)]
+    for number in numbers:
+        if number.seconds:
+            values = seconds[number.base].get(_timed(number), [])
+            ours[number.row, number.column] = dict(enumerate(values))
+            continue
+        found = {
+            seed: lookup(metrics, request.measure)
+            for seed in request.seeds
+            if (metrics := measured[number.base, number.variant, seed]) is not None
+        }
+        ours[number.row, number.column] = {
+            seed: 100 * value for seed, value in found.items() if value is not None
+        }
+    published = {row.row for row in paper.rows if row.published}
+    rows = dict.fromkeys([row.row for row in paper.rows] + [number.row for number in numbers])
+    return [
+        Entry(
+            row,
+            column,
+            "s" if "s/" in column else "%",
+            ours.get((row, column), {}),
+            paper.value(row, column),
+            row in published,
+        )
+        for row in rows
+        for column in spec.columns
+    ]
+
+
+def _timed(number: Number) -> str:
+    return f"{number.variant} {number.seconds}"
+
+
+def _seconds_file(request: Request, base: str) -> Path:
+    return request.folder(base) / "step_time.json"
+
+
+def _read_seconds(request: Request, base: str) -> dict[str, list[float]]:
+    """Seconds of each timed step of a base; empty where they were not measured as set here."""
+    path = _seconds_file(request, base)
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    same = content["settings"] == comparable(request.configs[base])
+    return dict(content["seconds"]) if same else {}
+
+
+def _measure_seconds(request: Request) -> None:
+    """Time the steps of a base that a table names, where that was not done before."""
+    for base, config in request.configs.items():
+        timed = [number for number in request.spec.numbers(base) if number.seconds]
+        if not timed or _read_seconds(request, base):
+            continue
+        num_classes = open_dataset(config.data, config.train_split).num_classes
+        batch = random_batch(config, num_classes)
+        make = {"step": training_step, "contrast": contrast_step}
+        steps = {
+            _timed(number): make[number.seconds](
+                replace_settings(config, request.spec.variants[number.variant]), batch, num_classes
+            )
+            for number in timed
+            if number.seconds
+        }
+        log.info("%s: timing %d steps of each contrast", BASES[base], TIMED_STEPS)
+        content = {
+            "settings": comparable(config),
+            "environment": environment(config.seed),
+            "seconds": take_turns(steps, TIMED_STEPS),
+        }
+        write_text(_seconds_file(request, base), json.dumps(content, indent=1) + "\n")
+
+
+def _title(request: Request) -> str:
+    figure = request.name.startswith("figure")
+    name = f"Figure {request.name[-1]}" if figure else f"Table {request.name}"
+    return f"{name}: {request.spec.title}"
+
+
+def _notes(request: Request, failed: Sequence[str]) -> Iterator[str]:
+    """What a reader must know beside the numbers."""
+    paper = paper_table(request.name)
+    for base, config in request.configs.items():
+        yield (
+            f"Ours, {BASES[base]}: recipe `{request.recipes[base]}`, data"
+            f" `{Path(config.data).name}`, {config.model.backbone}, learned from"
+            f" {config.supervision}."
+        )
+    yield f"Ours: `{request.measure}`, percent; mean ± standard deviation (seeds)."
+    yield f"Paper: {paper.source}; mIoU of the segmentation network, percent."
+    if request.measure != PAPER_MEASURE:
+        yield f"The paper has no `{request.measure}`: its numbers are of another measure."
+    if any(row.published for row in paper.rows):
+        yield "Rows without ours (-) are published numbers that the paper quotes."
+    yield from paper.notes
+    if "test" in request.spec.columns:
+        yield "The masks of VOC's test photos are at its evaluation server: ours are not run here."
+    if any("s/" in column for column in request.spec.columns):
+        yield "Seconds: mean ± standard deviation (turns), float32, on the machine that timed them."
+    yield from (f"Failed: {line}" for line in failed)
+
+
+def _markdown(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> str:
+    notes = list(_notes(request, failed))
+    return to_markdown(_title(request), _entries(request, cells), notes)
+
+
+def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> None:
+    """Write the table as far as it is there."""
+    if not request.is_whole:
+        return
+    rows = long_rows(request.name, _entries(request, cells))
+    content = {
+        "table": request.name,
+        "command": request.command,
+        "measure": request.measure,
+        "seeds": list(request.seeds),
+        "environment": {key: v for key, v in environment(0).items() if key != "seed"},
+        "recipes": request.recipes,
+        "settings": {base: _shown(config) for base, config in request.configs.items()},
+        "variants": request.spec.variants,
+        "paper": paper_table(request.name).source,
+        "rows": rows,
+        "runs": [_record(cell) for cell in cells],
+        "failed": list(failed),
+    }
+    write_text(request.out / f"{request.stem}.csv", to_csv(rows))
+    write_text(request.out / f"{request.stem}.md", _markdown(request, cells, failed))
+    write_text(request.out / f"{request.stem}.json", json.dumps(content, indent=1) + "\n")
+
+
+def _shown(config: Config) -> dict[str, Any]:
+    # Where the data lies says nothing to a reader of the numbers.
+    return to_dict(config) | {"data": Path(config.data).name}
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    """A run as the JSON names it: what it measured, and what it ran on; null = not run."""
+    folder, metrics = RunFolder(cell.run.folder), finished(cell)
+    record = {"base": cell.base, "variant": cell.variant, "seed": cell.seed, "metrics": metrics}
+    if metrics is None:
+        return record
+    ran_on = json.loads(folder.environment.read_text())
+    return record | {"seconds": folder.seconds(), "environment": ran_on}
+
+
+def _photos(request: Request, cells: Sequence[Cell]) -> None:
+    """Figure 5: what the first seed's networks make of some validation photos."""
+    if request.name != "figure5":
+        return
+    for base, config in request.configs.items():
+        pair = [c for c in cells if c.base == base and c.seed == request.seeds[0]]
+        if any(finished(cell) is None for cell in pair):
+            log.info("%s: no photos, its runs are not there", BASES[base])
+            continue
+        figures.write_photos(
+            request.out / f"figure5-{base}.png",
+            open_dataset(config.data, config.val_split),
+            {cell.run.variant: RunFolder(cell.run.folder).masks for cell in pair},
+            request.photos,
+        )

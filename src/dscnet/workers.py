@@ -1,0 +1,57 @@
+"""Processes that work side by side, each with its share of the cores and a GPU of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def start_pool(jobs: int) -> ProcessPoolExecutor:
+    """A pool of ``jobs`` fresh processes; with several GPUs each sees one, in turn."""
+    context = get_context("spawn")
+    gpus = context.Queue()
+    for gpu in assign_gpus(jobs, visible_gpus()):
+        gpus.put(gpu)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_start_worker, initargs=(threads, gpus)
+    )
+
+
+def assign_gpus(jobs: int, gpus: Sequence[str]) -> list[str | None]:
+    """The GPU of each process; None = whatever the parent sees, where there is no choice.
+
+    Example:
+        >>> assign_gpus(3, ["0", "1"])
+        ['0', '1', '0']
+        >>> assign_gpus(2, ["0"])
+        [None, None]
+    """
+    if len(gpus) < 2:
+        return [None] * jobs
+    return [gpus[index % len(gpus)] for index in range(jobs)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    chosen = os.environ.get(GPU_VARIABLE)
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _start_worker(threads: int, gpus: Any) -> None:
+    gpu = gpus.get()
+    # In time: torch reads the variable when CUDA is first used.
+    if gpu is not None:
+        os.environ[GPU_VARIABLE] = gpu
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.INFO, format="%(processName)s: %(message)s")

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from dscnet import tables
+from dscnet.cli import main
+from dscnet.config import Config
+from dscnet.data.scenes import write_scenes
+from dscnet.evaluation import write_metrics
+from dscnet.run_folder import RunFolder
+from dscnet.table_runs import Cell, Request, plan, shard_of, stages
+from dscnet.table_specs import BASES, TABLES
+
+TINY = {
+    "augment": {"crop_size": 64, "long_side": [64, 96]},
+    "method": {"warmup": 0.0},
+    "train": {"epochs": 1, "batch_size": 4, "accelerator": "cpu"},
+    "cam": {"scales": [1.0], "flip": False},
+    "segment": {"epochs": 1, "batch_size": 4, "decoder_channels": 16, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with scenes, a recipe, and the runs of two rows of Table IV in ``out``."""
+    root = tmp_path_factory.mktemp("tables")
+    write_scenes(root / "scenes", num_train=8, num_val=2, size=64, seed=0)
+    (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    variants = ["--variants", "baseline", "M4"]
+    assert main(["tables", "IV", *words(root), *variants]) == 0
+    return root
+
+
+def words(root: Path) -> list[str]:
+    places = ["--seam", str(root / "tiny.yaml"), "--data", str(root / "scenes")]
+    chosen = ["--bases", "seam", "--seeds", "0", "--cam.batch_size", "3"]
+    return [*places, *chosen, "--out", str(root / "out")]
+
+
+def reached(root: Path, variant: str, section: str = "segmenter") -> float:
+    path = root / "out" / "tiny" / f"{variant}-s0" / "metrics.json"
+    return 100 * json.loads(path.read_text())[section]["miou"]
+
+
+def numbers(path: Path) -> dict[tuple[str, str, str], float]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(r["row"], r["column"], r["seed"]): float(r["value"]) for r in rows}
+
+
+def states(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (root / "out").rglob("*.safetensors")}
+
+
+def test_a_table_holds_what_its_runs_reached_beside_the_papers_numbers(place):
+    found = numbers(place / "out" / "IV.csv")
+    ours = {row: value for (row, _, seed), value in found.items() if seed == "0"}
+    assert ours == pytest.approx(
+        {"SEAM": reached(place, "baseline"), "SEAM +M4": reached(place, "M4")}
+    )
+    assert found["SEAM +M2", "val", "paper"] == 65.4
+    lines = (place / "out" / "IV.md").read_text().splitlines()
+    assert f"| SEAM +M4 | {reached(place, 'M4'):.1f} (1) | 67.7 |" in lines
+    assert "| SEAM +M1 | not run | 66.1 |" in lines
+    assert "| AuxSegNet | not run | 69.0 |" in lines
+    assert any("recipe `tiny`, data `scenes`" in line for line in lines)
+
+
+def test_the_json_says_how_the_numbers_came_about(place):
+    content = json.loads((place / "out" / "IV.json").read_text())
+    assert str(place) not in json.dumps(content["settings"])
+    assert content["settings"]["seam"]["cam"]["batch_size"] == 3, "said on the command line"
+    assert content["settings"]["seam"]["train"]["epochs"] == 1, "of the recipe"
+    runs = {run["variant"]: run for run in content["runs"]}
+    assert runs["M1"]["metrics"] is None
+    assert runs["M4"]["seconds"].keys() >= {"train", "segment"}
+    assert runs["M4"]["environment"]["seed"] == 0
+    assert content["failed"] == []
+
+
+def test_finished_runs_are_only_read_and_other_tables_share_them(place):
+    before = states(place)
+    table = (place / "out" / "IV.csv").read_text()
+    assert main(["tables", "IV", *words(place), "--variants", "baseline", "M4"]) == 0
+    assert main(["tables", "II", *words(place)]) == 0
+    assert states(place) == before
+    assert (place / "out" / "IV.csv").read_text() == table
+    found = numbers(place / "out" / "II.csv")
+    assert found["DSCNet+SEAM", "val", "0"] == pytest.approx(reached(place, "M4"))
+    assert ("DSCNet+SEAM", "test", "0") not in found
+    text = (place / "out" / "II.md").read_text()
+    assert "| CPN [ICCV21], ResNet38 | - | 67.8 | - | 68.5 |" in text
+
+
+def test_figure_5_shows_photos_of_runs_that_are_there(place):
+    assert main(["tables", "figure5", *words(place), "--collect", "--photos", "2"]) == 0
+    # Two rows of photo, true mask, baseline and M4, 64 pixels each.
+    assert Image.open(place / "out" / "figure5-seam.png").size == (6 + 4 * 70, 18 + 2 * 70)
+
+
+def test_another_measure_is_said_and_kept_apart(place):
+    argv = ["tables", "IV", *words(place), "--collect", "--measure", "pseudo_label.miou"]
+    assert main(argv) == 0
+    found = numbers(place / "out" / "IV-pseudo_label.miou.csv")
+    assert found["SEAM", "val", "0"] == pytest.approx(reached(place, "baseline", "pseudo_label"))
+    text = (place / "out" / "IV-pseudo_label.miou.md").read_text()
+    assert "The paper has no `pseudo_label.miou`" in text
+
+
+def test_runs_of_other_settings_are_neither_trained_over_nor_counted(place, tmp_path, capsys):
+    before = states(place)
+    argv = ["tables", "II", *words(place), "--train.epochs", "2"]
+    assert main(argv) == 1
+    assert "train.epochs: 1 there, 2 here" in capsys.readouterr().err
+    assert main([*argv, "--collect"]) == 0
+    assert "| SEAM | not run |" in capsys.readouterr().out
+    assert states(place) == before
+    assert main(["tables", "II", *words(place)]) == 0, "the table as it was"
+
+
+def request(tmp_path: Path, name: str = "IV", **changes) -> Request:
+    configs = {base: Config(data="x") for base in ("seam", "auxsegnet")}
+    configs["auxsegnet"].model.name = "auxsegnet"
+    values = {
+        "name": name,
+        "configs": configs,
+        "recipes": {"seam": "a", "auxsegnet": "b"},
+        "out": tmp_path,
+        "seeds": [0, 1, 2],
+    }
+    return Request(**(values | changes))
+
+
+def hand_made(cell: Cell, miou: float) -> None:
+    """A finished run of this cell that reached so much."""
+    folder = RunFolder(cell.run.folder)
+    folder.create()
+    folder.write_config(cell.run.config)
+    folder.finish("evaluate", "x", 1.0)
+    write_metrics(folder.metrics, {"segmenter": {"miou": miou}})
+
+
+def test_every_number_is_that_of_its_own_run(tmp_path):
+    asked = request(tmp_path, collect=True, seeds=[0, 1])
+    values: dict[tuple[str, str, str], float] = {}
+    for index, cell in enumerate(plan(asked)):
+        if cell.variant == "M2" and cell.seed == 1:
+            continue
+        hand_made(cell, index / 100)
+        row = BASES[cell.base] + ("" if cell.variant == "baseline" else f" +{cell.variant}")
+        values[row, "val", str(cell.seed)] = index
+    assert tables.make_table(asked) == 0
+    found = numbers(tmp_path / "IV.csv")
+    assert {k: v for k, v in found.items() if k[2] in "01"} == pytest.approx(values)
+    # Ten runs a seed, in one order: 3 and 13 for SEAM +M3, whose deviation is sqrt(50).
+    assert found["SEAM +M3", "val", "mean"] == pytest.approx(8)
+    assert found["SEAM +M3", "val", "std"] == pytest.approx(50**0.5)
+    lines = (tmp_path / "IV.md").read_text().splitlines()
+    assert "| SEAM +M3 | 8.0 ± 7.1 (2) | 66.6 |" in lines
+    assert "| SEAM +M2 | 2.0 (1) | 65.4 |" in lines
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_shards_are_all_runs_and_share_none(tmp_path, count):
+    cells = plan(request(tmp_path))
+    assert len({cell.run.folder for cell in cells}) == 2 * 5 * 3
+    parts = [shard_of(cells, index, count) for index in range(1, count + 1)]
+    folders = [cell.run.folder for part in parts for cell in part]
+    assert sorted(folders) == sorted(cell.run.folder for cell in cells)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_shard_writes_runs_and_no_table(tmp_path, monkeypatch):
+    run: list[Path] = []
+
+    def pretend(runs, **_):
+        run.extend(each.folder for each in runs)
+        return iter(())
+
+    monkeypatch.setattr(tables, "run_all", pretend)
+    for index in (1, 2):
+        tables.make_table(request(tmp_path, shard=(index, 2)))
+    assert len(set(run)) == len(run) == 30
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_point_of_figure_6_that_is_the_recipes_own_is_its_m4(tmp_path):
+    cells = plan(request(tmp_path, "figure6", weights=(0.4, 0.6), seeds=[5]))
+    folders = {cell.variant: cell.run.folder for cell in cells if cell.base == "seam"}
+    assert folders["M4-a0.6-b0.4"] == tmp_path / "a" / "M4-s5"
+    assert folders["M4-a0.4-b0.6"] == tmp_path / "a" / "M4-a0.4-b0.6-s5"
+    settings = next(c.run.config.method for c in cells if c.variant == "M4-a0.4-b0.6")
+    assert (settings.pgcl_weight, settings.sgcl_weight) == (0.4, 0.6)
+
+
+def test_the_segmentation_network_is_trained_only_where_it_is_looked_at(tmp_path):
+    assert "segment" in stages(request(tmp_path))
+    pseudo = request(tmp_path, measure="pseudo_label.miou")
+    assert "segment" not in stages(pseudo)
+    assert "segment" in stages(replace(pseudo, name="figure5"))
+
+
+def test_seconds_are_measured_once(tmp_path, place, monkeypatch):
+    timed: list[str] = []
+    for name in ("training_step", "contrast_step"):
+        step = "step" if name == "training_step" else "contrast"
+        monkeypatch.setattr(
+            tables,
+            name,
+            lambda config, batch, classes, step=step: (
+                lambda: timed.append(f"{config.method.contrast} {step}")
+            ),
+        )
+    asked = request(tmp_path, "V", configs={"seam": Config(data=str(place / "scenes"))})
+    asked.configs["seam"].augment.crop_size = 32
+    monkeypatch.setattr(tables, "run_all", lambda runs, **_: iter(()))
+    assert tables.make_table(asked) == 0
+    turn = ["pixels step", "pixels contrast", "groups step", "groups contrast"]
+    assert timed == turn * (1 + tables.TIMED_STEPS)
+    assert tables.make_table(asked) == 0
+    assert len(timed) == len(turn) * (1 + tables.TIMED_STEPS), "the second time they are read"
+    found = numbers(tmp_path / "V.csv")
+    assert found["SEAM", "groups s/iteration", "paper"] == 0.88
+    assert {seed for row, column, seed in found if column == "groups s/contrast alone"} == {
+        *map(str, range(tables.TIMED_STEPS)),
+        "mean",
+        "std",
+    }
+
+
+def test_failures_are_counted_and_named(tmp_path, monkeypatch):
+    row = {"variant": "SEAM M1", "seed": 1, "error": "too warm"}
+    monkeypatch.setattr(tables, "run_all", lambda runs, **_: iter([row]))
+    assert tables.make_table(request(tmp_path)) == 1
+    assert "- Failed: SEAM M1, seed 1: too warm" in (tmp_path / "IV.md").read_text()
+    assert json.loads((tmp_path / "IV.json").read_text())["failed"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shard": (3, 2)}, "I in 1..N, got 3/2"),
+        ({"variants": ["M9"]}, "IV has no variant M9; it has baseline, M1"),
+        ({"configs": {"auxsegnet": Config(data="x")}}, "recipe b is of model.name: seam"),
+        ({"configs": {"seam": Config()}}, "--data"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tables.make_table(request(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_can_be_collected_from_nothing(tmp_path, name):
+    assert tables.make_table(request(tmp_path, name, collect=True)) == 0
+    assert "not run" in (tmp_path / f"{name}.md").read_text()
+
+
+def test_an_unknown_table_is_wrong_usage_with_a_hint(capsys):
+    assert main(["tables", "figure7", "--out", "x"]) == 2
+    assert "did you mean figure" in capsys.readouterr().err
