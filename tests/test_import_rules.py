@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
+    "affinities",
     "arguments",
     "build",
     "checks",
