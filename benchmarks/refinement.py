@@ -16,16 +16,18 @@ from typing import Any
 
 import torch
 
+from dscnet.affinities import learned_steps
 from dscnet.data import open_dataset, read_image, read_mask
 from dscnet.evaluation import evaluate_pairs
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_map, map_folder, walk_features
-from dscnet.labels.refine import (
-    label_probabilities,
-    probable_label,
-    refine_labels,
-    refinement_steps,
+from dscnet.labelling import (
+    background_score,
+    load_map,
+    map_folder,
+    refinement_start,
+    walk_features,
 )
+from dscnet.labels.refine import probable_label, refine_labels, refinement_steps
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import replace_settings
 
@@ -67,8 +69,9 @@ def main() -> None:
 
 def measure(job: Job, every: int) -> dict[str, Any]:
     """The mIoU of the refined labels, and the CPU time of each step."""
-    steps = refinement_steps(job.config.refine.steps, walk_features(job))
-    settings = job.config.refine
+    # Networks that the run has trained are taken as they are, others are trained.
+    learned = learned_steps(job, resume=True)
+    steps = refinement_steps(job.config.refine.steps, walk_features(job), learned)
     bg_score = background_score(job)
     seconds = dict.fromkeys(steps, 0.0)
     pairs = []
@@ -76,9 +79,7 @@ def measure(job: Job, every: int) -> dict[str, Any]:
         if sample.mask_path is None:
             continue
         cam, classes = load_map(map_folder(job), sample.image_id)
-        labels = label_probabilities(
-            cam, bg_score=bg_score, bg_power=settings.bg_power, certainty=settings.certainty
-        )
+        labels = refinement_start(job.config, cam, bg_score)
         started = time.process_time()
         for name, refined in refine_labels(labels, read_image(sample.image_path), steps):
             labels = refined

@@ -276,7 +276,7 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk"),
+        ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk, affinity, irn"),
         ({"refine.steps": ["crf"], "label.ignore_band": [0.2, 0.6]}, "label.ignore_band"),
         ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),

@@ -6,8 +6,11 @@ import torch
 
 from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.labels.refine import (
+    LEARNED,
     STEPS,
+    as_probabilities,
     label_probabilities,
+    label_scores,
     probable_label,
     refine_labels,
     refinement_steps,
@@ -58,11 +61,14 @@ def test_wrong_settings(settings, message):
         label_probabilities(maps(), **settings)
 
 
+UNLEARNED = tuple(name for name in STEPS if name not in LEARNED)
+
+
 def features(photos):
     return torch.nn.functional.avg_pool2d(photos.float(), 3)
 
 
-@pytest.mark.parametrize("names", [STEPS, STEPS[::-1], ("crf",), ()])
+@pytest.mark.parametrize("names", [UNLEARNED, UNLEARNED[::-1], ("crf",), ()])
 def test_steps_run_in_the_order_asked_for(names):
     photo = torch.randint(0, 256, (3, 12, 15), dtype=torch.uint8)
     start = label_probabilities(maps(), bg_score=0.4)
@@ -78,7 +84,7 @@ def test_steps_run_in_the_order_asked_for(names):
 
 @pytest.mark.parametrize("names", [["magic"], ["crf", "crf"]])
 def test_unknown_or_repeated_steps_are_refused(names):
-    with pytest.raises(ValueError, match="steps must be among pamr, crf, walk, none twice"):
+    with pytest.raises(ValueError, match="steps must be among pamr, crf, walk, affinity, irn, n"):
         refinement_steps(names)
 
 
@@ -86,6 +92,26 @@ def test_a_walk_without_features_is_refused():
     steps = refinement_steps(["walk"])
     with pytest.raises(ValueError, match="needs a function from photos to features"):
         steps["walk"](torch.ones(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_step_runs_its_network_or_is_refused(name):
+    arguments = torch.ones(1, 1, 4, 4), torch.zeros(1, 3, 4, 4)
+    steps = refinement_steps([name], learned={name: lambda probabilities, photos: photos})
+    assert steps[name](*arguments) is arguments[1]
+    with pytest.raises(ValueError, match="need a trained network"):
+        refinement_steps([name])[name](*arguments)
+
+
+def test_scores_as_they_are():
+    cam = np.array([[[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]], dtype=np.float32)
+    scores = label_scores(cam, bg_power=2.0)
+    expected = [[[0.04, 0.81, 1.0]], [[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]]
+    torch.testing.assert_close(scores, torch.tensor(expected))
+    assert label_scores(cam, bg_score=0.3)[0].tolist() == [[pytest.approx(0.3)] * 3]
+    shares = as_probabilities(label_scores(cam))
+    torch.testing.assert_close(shares[0], torch.tensor([[0.0, 0.0, 1.0]]))
+    torch.testing.assert_close(shares.sum(0), torch.ones(1, 3))
 
 
 def test_a_photo_without_classes_stays_background():
@@ -99,7 +125,7 @@ def test_a_photo_without_classes_stays_background():
 @pytest.mark.parametrize("classes", [0, 1, 20])
 def test_tiny_constant_photos_go_through_all_steps(size, classes):
     cam = np.random.default_rng(0).random((classes, *size))
-    steps = refinement_steps(STEPS, lambda photos: torch.ones(1, 4, 1, 1))
+    steps = refinement_steps(UNLEARNED, lambda photos: torch.ones(1, 4, 1, 1))
     photo = torch.zeros(3, *size, dtype=torch.uint8)
     for _, after in refine_labels(label_probabilities(cam, bg_score=0.4), photo, steps):
         assert after.isfinite().all()
@@ -112,7 +138,7 @@ def test_background_wins_ties():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", UNLEARNED)
 def test_steps_on_a_gpu_equal_those_on_a_cpu(name):
     photo = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
     start = label_probabilities(np.random.default_rng(0).random((3, 60, 80)), bg_score=0.4)[None]
