@@ -115,7 +115,7 @@ def test_training_and_steps_are_timed_and_measured(finished):
 def test_an_unchanged_refinement_does_nothing_again(finished, scenes, cams):
     config = settings(scenes, cams, "affinity", "irn")
     assert not run_single("refine", config, finished, progress=False)
-    assert main(["refine", "--out", str(finished), "--config", str(finished / "config.yaml")]) == 0
+    assert main(["refine", "--out", str(finished)]) == 0
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(

@@ -29,9 +29,9 @@ def test_boundaries_are_at_stride_4(size, generator):
     parts = []
     for layers, tap in zip(net.squeeze, net.backbone(image), strict=True):
         squeezed = torch.einsum("oc,bchw->bohw", layers[0].weight[:, :, 0, 0], tap)
-        grouped = squeezed.view(2, 4, -1)
+        grouped = squeezed.reshape(2, 4, -1)
         mean, var = grouped.mean(-1, keepdim=True), grouped.var(-1, correction=0, keepdim=True)
-        squeezed = ((grouped - mean) / (var + 1e-5).sqrt()).view_as(squeezed)
+        squeezed = ((grouped - mean) / (var + 1e-5).sqrt()).reshape(squeezed.shape)
         parts.append(F.interpolate(squeezed, grid, mode="bilinear", align_corners=False).relu())
     expected = torch.einsum("oc,bchw->bohw", net.join.weight[:, :, 0, 0], torch.cat(parts, 1))
     logits = net(image).boundary_logits

@@ -127,8 +127,8 @@ def line_cells(offset: Offset) -> list[Offset]:
     nearer to the line than one cell.]
 
     Example:
-        >>> line_cells((1, 2))
-        [(0, 0), (0, 1), (1, 1), (1, 2)]
+        >>> line_cells((2, 2))
+        [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
     """
     down, right = offset
     columns = range(min(right, 0), max(right, 0) + 1)
