@@ -48,7 +48,7 @@ def test_the_walk_is_the_dense_one(photo, radius, beta, log_steps, generator):
     walked = affinity_walk(scores, affinity, radius=radius, beta=beta, log_steps=log_steps)
     assert walked.shape == scores.shape
     torch.testing.assert_close(
-        walked.double(), expected[:, : photo[0], : photo[1]], atol=1e-5, rtol=0
+        walked.double(), expected[:, : photo[0], : photo[1]], atol=1e-6, rtol=0
     )
     assert not torch.allclose(walked, affinity_walk(scores, affinity.roll(1, 1), radius=radius))
 
@@ -99,7 +99,7 @@ def test_the_walk_between_boundaries_is_the_dense_one(size, radius, beta, log_st
     matrix = matrix[(*inner, *inner)].reshape(height * width, -1)
     expected = published_walk(maps * (1 - boundary), matrix, beta, log_steps)
     walked = boundary_walk(maps, boundary, radius=radius, beta=beta, log_steps=log_steps)
-    torch.testing.assert_close(walked.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(walked.double(), expected, atol=1e-6, rtol=0)
 
 
 def test_nothing_spreads_over_a_boundary():
