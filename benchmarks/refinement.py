@@ -16,11 +16,18 @@ from typing import Any
 
 import torch
 
+from dscnet.affinities import learned_steps
 from dscnet.data import open_dataset, read_image, read_mask
 from dscnet.evaluation import evaluate_pairs
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_map, map_folder, photo_steps
-from dscnet.labels.refine import label_probabilities, probable_label, refine_labels
+from dscnet.labelling import (
+    background_score,
+    load_map,
+    map_folder,
+    photo_steps,
+    refinement_start,
+)
+from dscnet.labels.refine import probable_label, refine_labels
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import replace_settings
 
@@ -62,7 +69,8 @@ def main() -> None:
 
 def measure(job: Job, every: int) -> dict[str, Any]:
     """The mIoU of the refined labels, and the CPU time of each step."""
-    steps_of = photo_steps(job)
+    # Networks that the run has trained are taken as they are, others are trained.
+    steps_of = photo_steps(job, learned_steps(job, resume=True))
     settings = job.config.refine
     bg_score = background_score(job)
     seconds = dict.fromkeys(settings.steps, 0.0)
@@ -71,9 +79,7 @@ def measure(job: Job, every: int) -> dict[str, Any]:
         if sample.mask_path is None:
             continue
         cam, classes = load_map(map_folder(job), sample.image_id)
-        labels = label_probabilities(
-            cam, bg_score=bg_score, bg_power=settings.bg_power, certainty=settings.certainty
-        )
+        labels = refinement_start(job.config, cam, bg_score)
         photo = read_image(sample.image_path)
         steps = steps_of(sample)
         started = time.process_time()

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"types", "palette"},
     "models": {"types", "palette", "context"},
     "objective": {"types", "losses", "context"},
+    "pair_objective": {"types", "losses", "labels.pairs"},
     "training": {"types", "data"},
     "confusion": {"types"},
     "evaluation": {"types", "confusion", "labels.pseudo_label", "labels.files"},
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
+    "affinities",
     "arguments",
     "build",
     "checks",

@@ -6,8 +6,11 @@ import torch
 
 from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.labels.refine import (
+    LEARNED,
     STEPS,
+    as_probabilities,
     label_probabilities,
+    label_scores,
     probable_label,
     refine_labels,
     refinement_steps,
@@ -58,6 +61,9 @@ def test_wrong_settings(settings, message):
         label_probabilities(maps(), **settings)
 
 
+UNLEARNED = tuple(name for name in STEPS if name not in LEARNED)
+
+
 def features(photos):
     return torch.nn.functional.avg_pool2d(photos.float(), 3)
 
@@ -69,7 +75,7 @@ def masks():
     return [left, ~left]
 
 
-@pytest.mark.parametrize("names", [STEPS, STEPS[::-1], ("crf",), ("masks",), ()])
+@pytest.mark.parametrize("names", [UNLEARNED, UNLEARNED[::-1], ("crf",), ("masks",), ()])
 def test_steps_run_in_the_order_asked_for(names):
     photo = torch.randint(0, 256, (3, 12, 15), dtype=torch.uint8)
     start = label_probabilities(maps(), bg_score=0.4)
@@ -85,7 +91,7 @@ def test_steps_run_in_the_order_asked_for(names):
 
 @pytest.mark.parametrize("names", [["magic"], ["crf", "crf"]])
 def test_unknown_or_repeated_steps_are_refused(names):
-    with pytest.raises(ValueError, match="steps must be among pamr, crf, walk, masks, none twice"):
+    with pytest.raises(ValueError, match="among pamr, crf, walk, masks, affinity, irn, none twice"):
         refinement_steps(names)
 
 
@@ -114,6 +120,26 @@ def test_masks_decide_by_the_overlap_that_is_set():
     assert labels == {0.25: [[0, 0, 0, 0]], 0.8: [[7, 0, 0, 0]]}
 
 
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_step_runs_its_network_or_is_refused(name):
+    arguments = torch.ones(1, 1, 4, 4), torch.zeros(1, 3, 4, 4)
+    steps = refinement_steps([name], learned={name: lambda probabilities, photos: photos})
+    assert steps[name](*arguments) is arguments[1]
+    with pytest.raises(ValueError, match="need a trained network"):
+        refinement_steps([name])[name](*arguments)
+
+
+def test_scores_as_they_are():
+    cam = np.array([[[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]], dtype=np.float32)
+    scores = label_scores(cam, bg_power=2.0)
+    expected = [[[0.04, 0.81, 1.0]], [[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]]
+    torch.testing.assert_close(scores, torch.tensor(expected))
+    assert label_scores(cam, bg_score=0.3)[0].tolist() == [[pytest.approx(0.3)] * 3]
+    shares = as_probabilities(label_scores(cam))
+    torch.testing.assert_close(shares[0], torch.tensor([[0.0, 0.0, 1.0]]))
+    torch.testing.assert_close(shares.sum(0), torch.ones(1, 3))
+
+
 def test_a_photo_without_classes_stays_background():
     start = label_probabilities(maps(0), bg_score=0.4)
     steps = {"never": lambda probabilities, photos: 1 / 0}
@@ -126,7 +152,7 @@ def test_a_photo_without_classes_stays_background():
 def test_tiny_constant_photos_go_through_all_steps(size, classes):
     cam = np.random.default_rng(0).random((classes, *size))
     steps = refinement_steps(
-        STEPS, lambda photos: torch.ones(1, 4, 1, 1), lambda: [np.ones(size, dtype=bool)]
+        UNLEARNED, lambda photos: torch.ones(1, 4, 1, 1), lambda: [np.ones(size, dtype=bool)]
     )
     photo = torch.zeros(3, *size, dtype=torch.uint8)
     for _, after in refine_labels(label_probabilities(cam, bg_score=0.4), photo, steps):
@@ -140,7 +166,7 @@ def test_background_wins_ties():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", UNLEARNED)
 def test_steps_on_a_gpu_equal_those_on_a_cpu(name):
     photo = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
     start = label_probabilities(np.random.default_rng(0).random((3, 60, 80)), bg_score=0.4)[None]

@@ -14,10 +14,12 @@ from dscnet.config import AugmentConfig, Config, MethodConfig, OptimiserConfig, 
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
 from dscnet.models import PlainCam, create_model
+from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import dilations_at
-from dscnet.models.backbones import create_backbone
+from dscnet.models.backbones import Backbone, create_backbone
 from dscnet.models.cam import TAPS
 from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
+from dscnet.models.irn import BoundaryNet
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
 from dscnet.types import BACKGROUND, IGNORE_INDEX
@@ -137,6 +139,25 @@ def build_features(
         return maps[tap]
 
     return features
+
+
+def build_affinity_net(config: Config, *, pretrained: bool = True) -> AffinityNet:
+    """AffinityNet, on the CAM network's backbone at a stride of its own."""
+    return AffinityNet(_trunk(config, config.affinity.output_stride, pretrained))
+
+
+def build_boundary_net(config: Config, *, pretrained: bool = True) -> BoundaryNet:
+    """IRNet's boundary branch, on the CAM network's backbone."""
+    return BoundaryNet(_trunk(config, config.model.output_stride, pretrained))
+
+
+def _trunk(config: Config, output_stride: int, pretrained: bool) -> Backbone:
+    return create_backbone(
+        config.model.backbone,
+        output_stride=output_stride,
+        weights=config.model.weights if pretrained else "none",
+        frozen_stages=config.model.frozen_stages,
+    )
 
 
 def build_segmenter(

@@ -6,15 +6,17 @@ import logging
 
 import numpy as np
 
-from dscnet.build import build_segmenter_transform, refines_cam
-from dscnet.config import Config
+from dscnet.build import build_affinity_net, build_segmenter_transform, refines_cam
+from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import check_dataset
 from dscnet.data.tag_files import first_few
 from dscnet.job import Job
 from dscnet.labelling import open_masks
 from dscnet.labels.mask_files import ExternalMasks
+from dscnet.labels.pairs import pair_offsets
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
+from dscnet.models.irn import STRIDE
 from dscnet.predictor import check_scales
 from dscnet.types import DataError, DscnetError
 
@@ -94,6 +96,52 @@ def check_settings(job: Job) -> None:
         raise DscnetError(
             "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
             " probabilities: set one of the two"
+        )
+    check_affinities(job.config)
+
+
+def check_affinities(config: Config) -> None:
+    """Refuse settings that cannot work of the networks that refinement trains.
+
+    Raises:
+        ValueError: If a setting is out of range, or a crop holds no pair of cells.
+        DscnetError: If the backbone does not offer AffinityNet's stride.
+    """
+    affinity, irn = config.affinity, config.irn
+    if "affinity" in config.refine.steps:
+        _check_learned("affinity", affinity, "powers", affinity.powers)
+        _check_crop(config, "affinity.radius", affinity.radius, affinity.output_stride)
+        build_affinity_net(config, pretrained=False)
+    if "irn" in config.refine.steps:
+        _check_learned("irn", irn, "bg_scores", irn.bg_scores)
+        _check_crop(config, "irn.radius", irn.radius, STRIDE)
+        pair_offsets(irn.walk_radius)
+        if irn.bg_scores[1] > 1 or not 0 < irn.threshold <= 1:
+            raise ValueError(
+                "irn.bg_scores and irn.threshold must be in (0, 1], got"
+                f" {irn.bg_scores} and {irn.threshold}"
+            )
+
+
+def _check_learned(
+    step: str, settings: AffinityConfig | IrnConfig, name: str, pair: list[float]
+) -> None:
+    if len(pair) != 2 or not 0 < pair[0] < pair[1]:
+        raise ValueError(f"{step}.{name} must be two ascending numbers above 0, got {pair}")
+    if settings.beta <= 0 or settings.log_steps < 0:
+        raise ValueError(
+            f"{step}.beta must be > 0 and {step}.log_steps >= 0, got {settings.beta} and"
+            f" {settings.log_steps}"
+        )
+
+
+def _check_crop(config: Config, name: str, radius: int, stride: int) -> None:
+    pair_offsets(radius)
+    least = 2 * (radius - 1) * stride
+    if config.augment.crop_size <= least:
+        raise ValueError(
+            f"augment.crop_size must be above {least}, or {name} lower: no pair of cells within"
+            f" {radius} at stride {stride} fits into {config.augment.crop_size} pixels"
         )
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from dscnet.build import build_features, build_model, device_of
+from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample, image_size, read_image
 from dscnet.data.io import read_saliency
 from dscnet.job import Job
@@ -26,8 +27,10 @@ from dscnet.labels.cam import read_cam, read_scales, write_cam
 from dscnet.labels.mask_files import ExternalMasks
 from dscnet.labels.pseudo_label import pseudo_label, write_label
 from dscnet.labels.refine import (
+    LEARNED,
     Step,
     label_probabilities,
+    label_scores,
     probable_label,
     refine_labels,
     refinement_steps,
@@ -108,13 +111,17 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     return score
 
 
-def refine(job: Job, resume: bool) -> None:
+def refine(job: Job, learned: Mapping[str, Step] | None = None) -> None:
     """Write label probabilities after each refinement step: ``refined/ID.npz``, a map a step.
 
     And the labels before it, ``refined/before/ID.png``, to compare with.
+
+    Args:
+        job: Settings, photos, and where the maps lie.
+        learned: The steps that have a trained network.
     """
     config, folder = job.config, job.folder
-    steps_of = photo_steps(job)
+    steps_of = photo_steps(job, learned)
     shutil.rmtree(folder.refined, ignore_errors=True)
     folder.refinement.unlink(missing_ok=True)
     if not config.refine.steps:
@@ -124,19 +131,8 @@ def refine(job: Job, resume: bool) -> None:
     device = device_of(config.train.accelerator)
     seconds = dict.fromkeys(config.refine.steps, 0.0)
     for sample in job.train.samples:
-        scores, classes = load_map(map_folder(job), sample.image_id)
-        photo = read_image(sample.image_path)
-        if scores.shape[1:] != photo.shape[1:]:
-            raise DataError(
-                f"{map_folder(job)}: the maps of '{sample.image_id}' are {scores.shape[1:]}, its"
-                f" photo is {tuple(photo.shape[1:])} (height, width): make them at photo size"
-            )
-        start = label_probabilities(
-            scores,
-            bg_score=bg_score,
-            bg_power=config.refine.bg_power,
-            certainty=config.refine.certainty,
-        ).to(device)
+        scores, classes, photo = load_pair(job, sample)
+        start = refinement_start(config, scores, bg_score).to(device)
         maps = {}
         started = time.monotonic()
         for name, refined in refine_labels(start, photo.to(device), steps_of(sample)):
@@ -151,8 +147,15 @@ def refine(job: Job, resume: bool) -> None:
     write_text(folder.refinement, json.dumps(seconds) + "\n")
 
 
-def photo_steps(job: Job) -> Callable[[Sample], dict[str, Step]]:
-    """What gives the refinement steps of a photo; network and masks are opened once, here."""
+def photo_steps(
+    job: Job, learned: Mapping[str, Step] | None = None
+) -> Callable[[Sample], dict[str, Step]]:
+    """What gives the refinement steps of a photo; networks and masks are opened once, here.
+
+    Args:
+        job: Settings, photos, and where the trained trunk lies.
+        learned: The steps that have a trained network.
+    """
     settings = job.config.refine
     features, masks = walk_features(job), open_masks(job)
 
@@ -163,6 +166,7 @@ def photo_steps(job: Job) -> Callable[[Sample], dict[str, Step]]:
             features,
             None if masks is None else partial(masks.read, sample.image_id, size),
             mask_overlap=settings.mask_overlap,
+            learned=learned,
         )
 
     return steps_of
@@ -182,6 +186,31 @@ def open_masks(job: Job) -> ExternalMasks | None:
         if sample.tags:
             masks.check(sample.image_id, image_size(sample.image_path))
     return masks
+
+
+def load_pair(job: Job, sample: Sample) -> tuple[NDArray[Any], NDArray[Any], torch.Tensor]:
+    """Map, its classes and the photo, of one size.
+
+    Raises:
+        DataError: If map and photo differ in size.
+    """
+    scores, classes = load_map(map_folder(job), sample.image_id)
+    photo = read_image(sample.image_path)
+    if scores.shape[1:] != photo.shape[1:]:
+        raise DataError(
+            f"{map_folder(job)}: the maps of '{sample.image_id}' are {scores.shape[1:]}, its"
+            f" photo is {tuple(photo.shape[1:])} (height, width): make them at photo size"
+        )
+    return scores, classes, photo
+
+
+def refinement_start(config: Config, scores: NDArray[Any], bg_score: float) -> torch.Tensor:
+    """What the first step gets: labels trusted in part, or scores where it is a learned walk."""
+    settings = config.refine
+    background: dict[str, Any] = {"bg_score": bg_score, "bg_power": settings.bg_power}
+    if settings.steps and settings.steps[0] in LEARNED:
+        return label_scores(scores, **background)
+    return label_probabilities(scores, **background, certainty=settings.certainty)
 
 
 def walk_features(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:

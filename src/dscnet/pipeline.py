@@ -15,10 +15,12 @@ from typing import Any
 
 from dscnet import evaluation, labelling
 from dscnet import stages as work
+from dscnet.affinities import learned_steps
 from dscnet.checks import check_networks, check_photos, check_settings
 from dscnet.config import Config
 from dscnet.data import PhotoSet, available_splits, open_dataset
 from dscnet.job import Job
+from dscnet.labels.refine import LEARNED
 from dscnet.rounds import measure_rounds, train_rounds
 from dscnet.run_folder import RunFolder, fingerprint
 from dscnet.types import DataError, DscnetError
@@ -198,8 +200,28 @@ def _maps(config: Config) -> tuple[str, ...]:
 
 
 def _refine_needs(config: Config) -> tuple[str, ...]:
-    """The maps, and for a random walk the network whose features it compares."""
-    return (*_maps(config), "train") if "walk" in config.refine.steps else _maps(config)
+    """The maps, and for a random walk the network whose features it compares or starts from."""
+    starts = [getattr(config, name).start for name in _learned(config)]
+    trunk = "walk" in config.refine.steps or "cam" in starts
+    return (*_maps(config), "train") if trunk else _maps(config)
+
+
+def _learned(config: Config) -> list[str]:
+    """The refinement steps that train a network; their settings have the same names."""
+    return [name for name in config.refine.steps if name in LEARNED]
+
+
+def _refine_settings(config: Config) -> list[Any] | None:
+    """What the refinement depends on; of trained networks where there are any."""
+    if not config.refine.steps:
+        return None
+    label = config.label
+    settings = [asdict(config.refine), label.bg_score, label.cams, _masks_state(config)]
+    if names := _learned(config):
+        networks = {name: asdict(getattr(config, name)) for name in names}
+        code = ("affinities.py", "pair_objective.py", "losses/affinity.py", "training.py")
+        settings += [networks, *_learning(config), fingerprint(code=code)]
+    return settings
 
 
 def _masks_state(config: Config) -> list[Any] | None:
@@ -214,6 +236,10 @@ def _masks_state(config: Config) -> list[Any] | None:
 
 def _train(job: Job, resume: bool) -> None:
     (train_rounds if job.config.has_rounds else work.train)(job, resume)
+
+
+def _refine(job: Job, resume: bool) -> None:
+    labelling.refine(job, learned_steps(job, resume))
 
 
 def _evaluate(job: Job, resume: bool) -> None:
@@ -277,18 +303,9 @@ STAGES: dict[str, Stage] = {
         ("data", "models", "context", "labels/cam.py", "build.py"),
     ),
     "refine": Stage(
-        labelling.refine,
+        _refine,
         lambda config: _refine_needs(config) if config.refine.steps else (),
-        lambda config: (
-            [
-                asdict(config.refine),
-                config.label.bg_score,
-                config.label.cams,
-                _masks_state(config),
-            ]
-            if config.refine.steps
-            else None
-        ),
+        _refine_settings,
         ("data", "models", "labels", "build.py"),
         saliency=_scored_by_saliency,
     ),

@@ -88,6 +88,11 @@ class RunFolder:
         return self.root / "refinement.json"
 
     @property
+    def learned(self) -> Path:
+        """What the refinement steps that train a network leave, a folder a step."""
+        return self.root / "affinity"
+
+    @property
     def labels(self) -> Path:
         """Pseudo labels of the training photos."""
         return self.root / "labels"

@@ -328,7 +328,7 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
-    """Measure the labels before refinement and after each step: mIoU, and the step's time."""
+    """Measure the labels before refinement and after each step: mIoU and times."""
     folder, classes = job.folder, job.train.classes
     before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
     seconds = json.loads(folder.refinement.read_text())
@@ -339,7 +339,11 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
             for image_id, path in masks
         )
         after = evaluation.evaluate_pairs(pairs, classes, split=None)
-        steps.append({"step": name, "seconds": round(spent, 2), "miou": after["miou"]})
+        step = {"step": name, "seconds": round(spent, 2), "miou": after["miou"]}
+        training = folder.learned / name / "training.json"
+        if training.exists():
+            step |= json.loads(training.read_text())
+        steps.append(step)
     return {"miou_before": before["miou"], "steps": steps}
 
 

@@ -65,7 +65,7 @@ class ModelOutput:
     """What every model returns; a branch that a model lacks is None.
 
     Attributes:
-        features: Backbone features X, ``(B, D, h, w)``; None for segmenters.
+        features: Backbone features X, or AffinityNet's F, ``(B, D, h, w)``; None for segmenters.
         cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never
             supervised.
         cam_refined: CAM after the pixel correlation module or the cross-task affinity,
@@ -75,6 +75,7 @@ class ModelOutput:
         seg_initial: The same before the cross-task affinity refined them.
         saliency_logits: Saliency scores at image size, ``(B, 1, H, W)``.
         saliency_initial: The same before the cross-task affinity refined them.
+        boundary_logits: Scores of boundaries between objects, ``(B, 1, h, w)``.
         size: Height and width in pixels of the photo that went in; None = that of the batch.
         second: The same network on SEAM's second, smaller view; in training only.
     """
@@ -87,6 +88,7 @@ class ModelOutput:
     seg_initial: Tensor | None = None
     saliency_logits: Tensor | None = None
     saliency_initial: Tensor | None = None
+    boundary_logits: Tensor | None = None
     size: tuple[int, int] | None = None
     second: ModelOutput | None = None
 

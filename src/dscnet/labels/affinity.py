@@ -48,12 +48,26 @@ def random_walk(
     reduced = F.adaptive_avg_pool2d(probabilities.float(), (features.shape[-2], features.shape[-1]))
     spread = torch.empty_like(reduced)
     for out, start, feature in zip(spread, reduced, features.float(), strict=True):
-        indices, weights = transition(feature, radius=radius, power=power)
-        rows = start.flatten(1).T.contiguous()
-        for _ in range(steps):
-            rows = weighted_rows(rows, indices, weights)
-        out[:] = rows.T.view_as(out)
+        out[:] = walk(start, *transition(feature, radius=radius, power=power), steps)
     return F.interpolate(spread, (height, width), mode="bilinear", align_corners=False)
+
+
+def walk(maps: Tensor, indices: Tensor, weights: Tensor, steps: int) -> Tensor:
+    """Replace each cell's values by the weighted sum of its neighbours', ``steps`` times.
+
+    Args:
+        maps: ``(L, h, w)``, N = h w.
+        indices: Neighbours of each cell, ``(N, k)``.
+        weights: Weight of each, ``(N, k)``.
+        steps: Length of the walk, >= 0.
+
+    Returns:
+        ``(L, h, w)``; the sparse matrix is never squared, as its powers are not sparse.
+    """
+    rows = maps.flatten(1).T.contiguous()
+    for _ in range(steps):
+        rows = weighted_rows(rows, indices, weights)
+    return rows.T.reshape(maps.shape)
 
 
 def transition(features: Tensor, *, radius: int, power: float) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from dscnet.types import BACKGROUND
 Step = Callable[[Tensor, Tensor], Tensor]
 """Maps label probabilities ``(B, L, H, W)`` and uint8 photos ``(B, 3, H, W)`` to probabilities."""
 
-STEPS = ("pamr", "crf", "walk", "masks")
+LEARNED = ("affinity", "irn")
+"""Steps along affinities that a network has learned."""
+
+STEPS = ("pamr", "crf", "walk", "masks", *LEARNED)
 """Names of the refinement steps."""
 
 
@@ -30,6 +33,7 @@ def refinement_steps(
     masks: Callable[[], Iterable[Mask]] | None = None,
     *,
     mask_overlap: float = 0.5,
+    learned: Mapping[str, Step] | None = None,
 ) -> dict[str, Step]:
     """The steps by name, in the order asked for.
 
@@ -39,9 +43,10 @@ def refinement_steps(
         masks: Gives the masks ``(H, W)`` of the one photo that these steps are for; for ``masks``
             only.
         mask_overlap: As :func:`merge_masks` has it.
+        learned: The steps of ``LEARNED`` that have a trained network.
 
     Raises:
-        ValueError: If a name is unknown or comes twice, or a step lacks what it needs.
+        ValueError: If a name is unknown or comes twice; when a step runs that lacks what it needs.
     """
     chosen = list(names)
     if set(chosen) - {*STEPS} or len(set(chosen)) < len(chosen):
@@ -57,8 +62,50 @@ def refinement_steps(
             raise ValueError("step 'masks' needs a function that gives the photo's masks")
         return merge_masks(probabilities[0], masks(), overlap=mask_overlap)[None]
 
+    def untrained(probabilities: Tensor, photos: Tensor) -> Tensor:
+        raise ValueError(f"steps {', '.join(LEARNED)} need a trained network each")
+
     steps: dict[str, Step] = {"pamr": pamr, "crf": dense_crf, "walk": walk, "masks": merge}
+    steps |= dict.fromkeys(LEARNED, untrained) | dict(learned or {})
     return {name: steps[name] for name in chosen}
+
+
+def label_scores(
+    cam: NDArray[np.floating], *, bg_score: float = 0.0, bg_power: float | None = None
+) -> Tensor:
+    """Scores of background and classes, as they are.
+
+    Args:
+        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
+        bg_score: Score of the background, in [0, 1]. Not read with a power.
+        bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
+
+    Returns:
+        ``(C' + 1, H, W)`` float32, background first.
+
+    Raises:
+        ValueError: If ``bg_score`` or ``bg_power`` is out of range.
+    """
+    if not 0 <= bg_score <= 1:
+        raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
+    if bg_power is not None and bg_power <= 0:
+        raise ValueError(f"bg_power must be > 0, got {bg_power}")
+    foreground = torch.from_numpy(np.ascontiguousarray(cam, dtype=np.float32))
+    background = torch.full((1, *cam.shape[1:]), bg_score)
+    if bg_power is not None:
+        strongest = foreground.amax(0, keepdim=True) if len(cam) else background.new_zeros(1, 1, 1)
+        background = (1 - strongest).pow(bg_power).expand_as(background)
+    return torch.cat([background, foreground])
+
+
+def as_probabilities(scores: Tensor) -> Tensor:
+    """Scores ``(L', H, W)``, background first, scaled to sum to 1 over the labels.
+
+    Where no score is left, a background score of 0 included, all is background.
+    """
+    total = scores.sum(0)
+    background = scores[:1].where(total > 0, 1.0)
+    return torch.cat([background, scores[1:]]) / total.where(total > 0, 1.0)
 
 
 def label_probabilities(
@@ -87,22 +134,11 @@ def label_probabilities(
     Raises:
         ValueError: If ``bg_score``, ``bg_power`` or ``certainty`` is out of range.
     """
-    if not 0 <= bg_score <= 1:
-        raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
     if certainty is not None and not 0.5 < certainty <= 1:
         raise ValueError(f"certainty must be above 0.5 and at most 1, got {certainty}")
-    if bg_power is not None and bg_power <= 0:
-        raise ValueError(f"bg_power must be > 0, got {bg_power}")
-    foreground = torch.from_numpy(np.ascontiguousarray(cam, dtype=np.float32))
-    strongest = foreground.amax(0, keepdim=True) if len(cam) else foreground.new_zeros(1, 1, 1)
-    background = torch.full((1, *cam.shape[1:]), bg_score)
-    if bg_power is not None:
-        background = (1 - strongest).pow(bg_power).expand_as(background)
-    scores = torch.cat([background, foreground])
+    scores = label_scores(cam, bg_score=bg_score, bg_power=bg_power)
     if certainty is None:
-        # Where no score is left, a background score of 0 included, all is background.
-        scores[0] = scores[0].where(scores.sum(0) > 0, 1.0)
-        return scores / scores.sum(0)
+        return as_probabilities(scores)
     if len(scores) == 1:
         return torch.ones_like(scores)
     others = (1 - certainty) / (len(scores) - 1)

@@ -1,0 +1,62 @@
+"""AffinityNet: features whose distance says which neighbouring cells share a label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dscnet.models.heads import resize
+from dscnet.types import ModelOutput
+
+LOW, MID, HIGH = 64, 128, 256
+"""Channels that the three taps are squeezed to."""
+
+
+class AffinityNet(nn.Module):
+    """The three taps of a trunk, squeezed and mixed (Ahn, Kwak, CVPR 2018).
+
+    ``F = elu mix(cat(elu squeeze_low, elu squeeze_mid, elu squeeze_high))``, all 1x1 convolutions
+    without bias (published names: f9, f8_3, f8_4, f8_5). The trunk is trained too.
+    ``dscnet.labels.pairs.pair_affinity`` compares the cells of F.
+
+    Deviation: the published trunk has all taps at the resolution of the last; here taps of another
+    size are resized to it before their convolution.
+
+    Args:
+        backbone: A module with ``channels`` (low, mid, high) whose call maps photos
+            ``(B, 3, H, W)`` to the three taps ``(B, channels[i], *, *)``.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        low, mid, high = backbone.channels  # type: ignore[misc, union-attr]
+        self.backbone: Any = backbone
+        self.squeeze_low = nn.Conv2d(low, LOW, 1, bias=False)
+        self.squeeze_mid = nn.Conv2d(mid, MID, 1, bias=False)
+        self.squeeze_high = nn.Conv2d(high, HIGH, 1, bias=False)
+        self.mix = nn.Conv2d(LOW + MID + HIGH, LOW + MID + HIGH, 1, bias=False)
+        for squeeze in (self.squeeze_low, self.squeeze_mid, self.squeeze_high):
+            nn.init.kaiming_normal_(squeeze.weight)
+        nn.init.xavier_uniform_(self.mix.weight, gain=4)
+
+    def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
+        """Compute F of photos.
+
+        Args:
+            image: Normalised photos, ``(B, 3, H, W)``.
+            tags: Not read; CAM networks take them.
+
+        Returns:
+            The output with ``features`` F, ``(B, 448, h, w)``, at the size of the last tap.
+        """
+        low, mid, high = self.backbone(image)
+        size = (high.shape[-2], high.shape[-1])
+        parts = [
+            functional.elu(self.squeeze_low(resize(low, size))),
+            functional.elu(self.squeeze_mid(resize(mid, size))),
+            functional.elu(self.squeeze_high(high)),
+        ]
+        return ModelOutput(features=functional.elu(self.mix(torch.cat(parts, 1))))

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+import dscnet.affinities as affinities
+import dscnet.training as training
+from dscnet import pipeline
+from dscnet.build import build_affinity_net, build_boundary_net, build_model
+from dscnet.checks import check_affinities
+from dscnet.cli import main
+from dscnet.config import (
+    AffinityConfig,
+    AugmentConfig,
+    Config,
+    IrnConfig,
+    LabelConfig,
+    RefineConfig,
+)
+from dscnet.data import open_dataset
+from dscnet.data.scenes import write_scenes
+from dscnet.data.transforms import TrainTransform
+from dscnet.job import Job
+from dscnet.labelling import refinement_start
+from dscnet.labels.cam import read_cam, write_cam
+from dscnet.labels.pair_walk import affinity_walk
+from dscnet.labels.pairs import pair_affinity
+from dscnet.labels.refine import refine_labels
+from dscnet.pipeline import run, run_single
+from dscnet.predictor import store
+from dscnet.run_folder import RunFolder
+from dscnet.settings import replace_settings
+from dscnet.types import DscnetError
+
+STAGES = ["refine", "label", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("affinities") / "scenes"
+    write_scenes(root, num_train=4, num_val=1, size=64, seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cams(scenes, tmp_path_factory) -> Path:
+    """Maps made elsewhere: half of each object, at a low score beside it, and one photo of none."""
+    folder = tmp_path_factory.mktemp("cams")
+    for number, path in enumerate(sorted((scenes / "SegmentationClass").glob("*.png"))):
+        mask = np.asarray(Image.open(path))
+        present = sorted(set(np.unique(mask)) - {0, 255}) if number else []
+        maps = np.zeros((len(present), *mask.shape))
+        for one, label in zip(maps, present, strict=True):
+            one[mask == label] = 0.2
+            one[:, ::2][mask[:, ::2] == label] = 0.9
+        write_cam(folder / f"{path.stem}.npz", {"cam": maps}, [label - 1 for label in present])
+    return folder
+
+
+def settings(scenes: Path, cams: Path, *steps: str) -> Config:
+    """The smallest networks whose crops hold pairs; the trunk needs no CAM network."""
+    small = {"batch_size": 2, "accelerator": "cpu", "start": "weights"}
+    return Config(
+        data=str(scenes),
+        augment=AugmentConfig(crop_size=64, long_side=[64, 80]),
+        refine=RefineConfig(steps=list(steps)),
+        label=LabelConfig(bg_score=0.3, cams=str(cams)),
+        affinity=AffinityConfig(epochs=2, radius=3, **small),
+        irn=IrnConfig(epochs=1, radius=5, walk_radius=3, log_steps=3, **small),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, cams, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(settings(scenes, cams, "affinity", "irn"), out, stages=STAGES, progress=False)
+    return out
+
+
+def test_both_networks_are_trained_and_refine_the_labels(finished):
+    for name in ("affinity", "irn"):
+        folder = finished / "affinity" / name
+        columns = (folder / "metrics.csv").read_text().splitlines()[0]
+        assert all(term in columns for term in ("aff_bg", "aff_fg", "aff_neg"))
+        assert (folder / "weights.safetensors").exists()
+        assert (folder / "last.ckpt").exists()
+    assert len(list((finished / "labels").glob("*.png"))) == 4
+    for path in sorted((finished / "refined").glob("*.npz")):
+        maps, classes = read_cam(path)
+        assert list(maps) == ["affinity", "irn"]
+        for values in maps.values():
+            assert values.shape == (len(classes), 64, 64)
+            assert np.isfinite(values).all()
+            assert (values.sum(0) <= 1 + 1e-3).all()
+
+
+def test_training_and_steps_are_timed_and_measured(finished):
+    section = json.loads((finished / "metrics.json").read_text())["refine"]
+    assert [step["step"] for step in section["steps"]] == ["affinity", "irn"]
+    for step in section["steps"]:
+        assert step["seconds"] > 0
+        assert step["training_seconds"] > 0
+        assert 0 <= step["miou"] <= 1
+
+
+def test_an_unchanged_refinement_does_nothing_again(finished, scenes, cams):
+    config = settings(scenes, cams, "affinity", "irn")
+    assert not run_single("refine", config, finished, progress=False)
+    assert main(["refine", "--out", str(finished)]) == 0
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    finished, scenes, cams, tmp_path, monkeypatch
+):
+    class Stop(Exception):
+        pass
+
+    original = training.CsvLog.on_train_batch_end
+
+    def stop_in_the_second_epoch(self, trainer, *rest):
+        if trainer.current_epoch == 1:
+            raise Stop
+        original(self, trainer, *rest)
+
+    config, out = settings(scenes, cams, "affinity"), tmp_path / "run"
+    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", stop_in_the_second_epoch)
+    with pytest.raises(Stop):
+        run(config, out, stages=["refine"], progress=False)
+    monkeypatch.undo()
+    assert not (out / "affinity" / "affinity" / "weights.safetensors").exists()
+    run(config, out, stages=["refine"], resume=True, progress=False)
+    one, two = (
+        load_file(root / "affinity" / "affinity" / "weights.safetensors")
+        for root in (finished, out)
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    lines = [(root / "affinity/affinity/metrics.csv").read_text() for root in (finished, out)]
+    assert lines[0] == lines[1]
+
+
+def test_only_the_steps_asked_for_count_in_fingerprints(scenes, cams):
+    config = settings(scenes, cams)
+    assert pipeline._refine_settings(config) is None
+    config.refine.steps = ["pamr"]
+    plain = [asdict(config.refine), config.label.bg_score, config.label.cams]
+    assert pipeline._refine_settings(config) == plain
+    assert pipeline._refine_needs(config) == ()
+    config.refine.steps = ["affinity"]
+    before = pipeline._refine_settings(config)
+    config.irn.beta = 3.0
+    assert pipeline._refine_settings(config) == before
+    config.affinity.beta = 3.0
+    assert pipeline._refine_settings(config) != before
+    assert pipeline._refine_needs(config) == ()
+    config.affinity.start = "cam"
+    assert pipeline._refine_needs(config) == ("train",)
+
+
+def test_training_starts_from_the_trunk_of_the_cam_network(scenes, cams, tmp_path, monkeypatch):
+    config = replace_settings(settings(scenes, cams, "affinity"), {"affinity.start": "cam"})
+    job = Job(config, RunFolder(tmp_path), open_dataset(scenes, "train"), None)
+    trained = build_model(config, job.train.num_classes, pretrained=False)
+    store(trained, job.folder.weights)
+    seen = []
+    monkeypatch.setattr(affinities, "optimise", lambda job, net, *rest: seen.append(net))
+    affinities.learned_steps(job, False)
+    state = trained.backbone.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in seen[0].backbone.state_dict().items())
+
+
+def test_a_learned_walk_that_comes_first_starts_from_the_scores_as_they_are(scenes, cams):
+    config = settings(scenes, cams, "affinity", "crf")
+    cam = np.array([[[0.4, 0.0]], [[0.6, 0.1]]], dtype=np.float32)
+    start = refinement_start(config, cam, 0.3)
+    assert start.flatten().tolist() == pytest.approx([0.3, 0.3, 0.4, 0.0, 0.6, 0.1])
+    config.refine.bg_power = 6.0
+    start = refinement_start(config, cam, 0.3)
+    assert start[0].flatten().tolist() == pytest.approx([0.4**6, 0.9**6])
+    config.refine.steps = ["crf", "affinity"]
+    assert refinement_start(config, cam, 0.3).sum(0).flatten().tolist() == pytest.approx([1, 1])
+
+
+def test_the_step_is_the_published_walk_on_the_padded_photo(scenes, cams, generator):
+    config = settings(scenes, cams, "affinity")
+    net = build_affinity_net(config)
+    step = affinities._affinity_step(config, net)
+    photo = torch.randint(0, 256, (1, 3, 61, 75), dtype=torch.uint8, generator=generator)
+    scores = torch.rand(1, 3, 61, 75, generator=generator)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (net.backbone.mean, net.backbone.std))
+    image = F.pad((photo / 255 - mean) / std, (0, 5, 0, 3))
+    with torch.no_grad():
+        pairs = pair_affinity(net(image).features, radius=3)[0]
+    walked = affinity_walk(scores[0], pairs, radius=3)
+    torch.testing.assert_close(step(scores, photo)[0], walked / walked.sum(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 3), (30, 41)])
+@pytest.mark.parametrize("classes", [0, 1, 3])
+def test_odd_photos_go_through_both_steps(scenes, cams, size, classes):
+    config = settings(scenes, cams, "affinity", "irn")
+    steps = {
+        "affinity": affinities._affinity_step(config, build_affinity_net(config, pretrained=False)),
+        "irn": affinities._boundary_step(config, build_boundary_net(config, pretrained=False)),
+    }
+    photo = torch.zeros(3, *size, dtype=torch.uint8)
+    for cam in (np.zeros((classes, *size)), np.ones((classes, *size))):
+        start = refinement_start(config, cam, 0.3)
+        for _, after in refine_labels(start, photo, steps):
+            assert after.shape == (classes + 1, *size)
+            if classes:
+                torch.testing.assert_close(after.sum(0), torch.ones(size))
+                assert (after.argmax(0) > 0).all() == bool(cam.any())
+
+
+def test_labels_of_cells_are_merged_from_averaged_scores(scenes, tmp_path, generator):
+    photos = open_dataset(scenes, "train")
+    classes = [0, 3]
+    maps = {name: torch.rand(2, 64, 64, generator=generator) / 2 for name in ("low", "high")}
+    for sample in photos.samples:
+        write_cam(tmp_path / f"{sample.image_id}.npz", maps, classes)
+    transform = TrainTransform(
+        80, long_side=(64, 64), jitter=0, flip=False, mean=(0.5,) * 3, std=(1.0,) * 3
+    )
+    torch.manual_seed(0)
+    dataset = affinities.ScoredPhotos(photos, transform, scores=tmp_path, stride=8)
+    item = dataset[0]
+    # Where the photo lies in the crop is told by its zeros: the mean colour is not black.
+    inside = (item.image != 0).any(0).nonzero()
+    (top, left), (bottom, right) = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
+    assert (bottom - top, right - left) == (64, 64)
+    expected = torch.full((10, 10), 255)
+    stacks = {}
+    for name, part in maps.items():
+        part = part.half().float()
+        full = torch.zeros(3, 80, 80)
+        full[:, top:bottom, left:right] = torch.cat([1 - part.sum(0, keepdim=True), part])
+        stacks[name] = full
+    for y in range(10):
+        for x in range(10):
+            cell = (slice(None), slice(8 * y, 8 * y + 8), slice(8 * x, 8 * x + 8))
+            low, high = (stacks[name][cell].mean((1, 2)) for name in ("low", "high"))
+            if max(low.max(), high.max()) >= 1e-5:
+                label = int(low.argmax()) or 255
+                expected[y, x] = 0 if int(high.argmax()) == 0 else label
+    assert torch.equal(item.mask, expected)
+    assert (item.mask == 255).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"affinity.powers": [24.0, 4.0]}, "affinity.powers must be two ascending"),
+        ({"affinity.beta": 0.0}, "affinity.beta must be > 0"),
+        ({"affinity.radius": 1}, "radius must be at least 2"),
+        ({"affinity.radius": 5}, "augment.crop_size must be above 64, or affinity.radius lower"),
+        ({"affinity.output_stride": 7}, "output_stride must be one of"),
+        ({"irn.bg_scores": [0.3]}, "irn.bg_scores must be two ascending"),
+        ({"irn.bg_scores": [0.3, 1.3]}, "irn.bg_scores and irn.threshold must be in"),
+        ({"irn.log_steps": -1}, "irn.log_steps >= 0"),
+        ({"irn.radius": 10}, "augment.crop_size must be above 72, or irn.radius lower"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(scenes, cams, change, message):
+    config = replace_settings(settings(scenes, cams, "affinity", "irn"), change)
+    with pytest.raises((ValueError, DscnetError), match=message):
+        check_affinities(config)
+    config.refine.steps = ["pamr"]
+    check_affinities(config)
+
+
+def test_other_steps_leave_nothing_of_a_network(finished, scenes, cams, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    run(settings(scenes, cams, "pamr"), out, stages=["refine"], resume=True, progress=False)
+    assert not (out / "affinity").exists()
