@@ -47,7 +47,7 @@ STAGES = ["refine", "label", "evaluate"]
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("affinities") / "scenes"
-    write_scenes(root, num_train=4, num_val=1, size=64, seed=0)
+    write_scenes(root, num_train=6, num_val=1, size=64, seed=0)
     return root
 
 
@@ -93,7 +93,7 @@ def test_both_networks_are_trained_and_refine_the_labels(finished):
         assert all(term in columns for term in ("aff_bg", "aff_fg", "aff_neg"))
         assert (folder / "weights.safetensors").exists()
         assert (folder / "last.ckpt").exists()
-    assert len(list((finished / "labels").glob("*.png"))) == 4
+    assert len(list((finished / "labels").glob("*.png"))) == 6
     for path in sorted((finished / "refined").glob("*.npz")):
         maps, classes = read_cam(path)
         assert list(maps) == ["affinity", "irn"]

@@ -87,7 +87,7 @@ def distance_to_line(y, x, dy, dx):
     return math.hypot(y - along * dy / length, x - along * dx / length)
 
 
-@pytest.mark.parametrize("offset", [*pair_offsets(5), (9, -3), (0, 9), (9, 0), (4, 7)])
+@pytest.mark.parametrize("offset", [*pair_offsets(5), (3, 4), (9, -3), (0, 9), (9, 0), (4, 7)])
 def test_a_line_holds_the_cells_next_to_it(offset):
     dy, dx = offset
     expected = {

@@ -132,7 +132,7 @@ def test_a_learned_step_runs_its_network_or_is_refused(name):
 def test_scores_as_they_are():
     cam = np.array([[[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]], dtype=np.float32)
     scores = label_scores(cam, bg_power=2.0)
-    expected = [[[0.04, 0.81, 1.0]], [[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]]
+    expected = [[[0.04, 0.64, 1.0]], [[0.8, 0.1, 0.0]], [[0.6, 0.2, 0.0]]]
     torch.testing.assert_close(scores, torch.tensor(expected))
     assert label_scores(cam, bg_score=0.3)[0].tolist() == [[pytest.approx(0.3)] * 3]
     shares = as_probabilities(label_scores(cam))

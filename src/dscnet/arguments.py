@@ -17,7 +17,7 @@ from dscnet.table_specs import BASES, TABLES, WEIGHTS
 STAGE_VERBS = {
     "train": "train the CAM network",
     "cam": "write the maps of the training photos",
-    "refine": "refine the labels by photo and features: CRF, PAMR, random walk",
+    "refine": "refine the labels by photo and features: CRF, PAMR, random walk, learned affinities",
     "label": "write pseudo labels",
     "segment": "train the segmentation network",
     "report": "write report.html",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscnet.config import AugmentConfig, Config, MethodConfig, OptimiserConfig, SegmentConfig
@@ -16,7 +16,7 @@ from dscnet.data import EvalTransform, TrainTransform
 from dscnet.models import PlainCam, create_model
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import dilations_at
-from dscnet.models.backbones import Backbone, create_backbone
+from dscnet.models.backbones import create_backbone
 from dscnet.models.cam import TAPS
 from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
 from dscnet.models.irn import BoundaryNet
@@ -151,7 +151,7 @@ def build_boundary_net(config: Config, *, pretrained: bool = True) -> BoundaryNe
     return BoundaryNet(_trunk(config, config.model.output_stride, pretrained))
 
 
-def _trunk(config: Config, output_stride: int, pretrained: bool) -> Backbone:
+def _trunk(config: Config, output_stride: int, pretrained: bool) -> nn.Module:
     return create_backbone(
         config.model.backbone,
         output_stride=output_stride,
