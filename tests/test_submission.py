@@ -100,9 +100,7 @@ def test_which_photos_are_submitted(voc):
     assert ids(voc) == ["2008_000002", "2008_000001"]
     assert ids(voc / "JPEGImages") == sorted(SIZES)
     (voc / "ImageSets/Segmentation/test.txt").write_text("2008_000009\n")
-    with pytest.raises(
-        DataError, match=r"JPEGImages: expected the 1 photos .*found 0; missing"
-    ):
+    with pytest.raises(DataError, match=r"JPEGImages: expected the 1 photos .*found 0; missing"):
         ids(voc)
     (voc / "ImageSets/Segmentation/test.txt").write_text("")
     with pytest.raises(DataError, match=r"test\.txt: expected image ids, one a line, found none"):
