@@ -102,7 +102,8 @@ def test_finished_runs_are_only_read_and_other_tables_share_them(place):
 def test_figure_5_shows_photos_of_runs_that_are_there(place):
     assert main(["tables", "figure5", *words(place), "--collect", "--photos", "2"]) == 0
     # Two rows of photo, true mask, baseline and M4, 64 pixels each.
-    assert Image.open(place / "out" / "figure5-seam.png").size == (6 + 4 * 70, 18 + 2 * 70)
+    with Image.open(place / "out" / "figure5-seam.png") as picture:
+        assert picture.size == (6 + 4 * 70, 18 + 2 * 70)
 
 
 def test_another_measure_is_said_and_kept_apart(place):
