@@ -168,6 +168,17 @@ def test_every_number_is_that_of_its_own_run(tmp_path):
     assert "| SEAM +M2 | 2.0 (1) | 65.4 |" in lines
 
 
+def test_figure_6_names_its_highest_point(tmp_path):
+    asked = request(tmp_path, "figure6", collect=True, seeds=[0], weights=(0.2, 0.4))
+    for cell in plan(asked):
+        hand_made(cell, 0.9 if cell.variant == "M4-a0.2-b0.4" else 0.5)
+    assert tables.make_table(asked) == 0
+    text = (tmp_path / "figure6.md").read_text()
+    assert "- Ours, SEAM: highest at alpha 0.2, beta 0.4: 90.0, seen on val masks." in text
+    assert "| AuxSegNet, alpha 0.2 | 50.0 (1) | 90.0 (1) |" in text
+    assert "alpha (method.pgcl_weight) 0.6 and beta (method.sgcl_weight) 0.4" in text
+
+
 @pytest.mark.parametrize("count", range(1, 8))
 def test_shards_are_all_runs_and_share_none(tmp_path, count):
     cells = plan(request(tmp_path))
