@@ -102,7 +102,8 @@ def test_finished_runs_are_only_read_and_other_tables_share_them(place):
 def test_figure_5_shows_photos_of_runs_that_are_there(place):
     assert main(["tables", "figure5", *words(place), "--collect", "--photos", "2"]) == 0
     # Two rows of photo, true mask, baseline and M4, 64 pixels each.
-    assert Image.open(place / "out" / "figure5-seam.png").size == (6 + 4 * 70, 18 + 2 * 70)
+    with Image.open(place / "out" / "figure5-seam.png") as picture:
+        assert picture.size == (6 + 4 * 70, 18 + 2 * 70)
 
 
 def test_another_measure_is_said_and_kept_apart(place):
@@ -165,6 +166,17 @@ def test_every_number_is_that_of_its_own_run(tmp_path):
     lines = (tmp_path / "IV.md").read_text().splitlines()
     assert "| SEAM +M3 | 8.0 ± 7.1 (2) | 66.6 |" in lines
     assert "| SEAM +M2 | 2.0 (1) | 65.4 |" in lines
+
+
+def test_figure_6_names_its_highest_point(tmp_path):
+    asked = request(tmp_path, "figure6", collect=True, seeds=[0], weights=(0.2, 0.4))
+    for cell in plan(asked):
+        hand_made(cell, 0.9 if cell.variant == "M4-a0.2-b0.4" else 0.5)
+    assert tables.make_table(asked) == 0
+    text = (tmp_path / "figure6.md").read_text()
+    assert "- Ours, SEAM: highest at alpha 0.2, beta 0.4: 90.0, seen on val masks." in text
+    assert "| AuxSegNet, alpha 0.2 | 50.0 (1) | 90.0 (1) |" in text
+    assert "alpha (method.pgcl_weight) 0.6 and beta (method.sgcl_weight) 0.4" in text
 
 
 @pytest.mark.parametrize("count", range(1, 8))

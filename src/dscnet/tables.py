@@ -162,7 +162,7 @@ def _title(request: Request) -> str:
     return f"{name}: {request.spec.title}"
 
 
-def _notes(request: Request, failed: Sequence[str]) -> Iterator[str]:
+def _notes(request: Request, entries: Sequence[Entry], failed: Sequence[str]) -> Iterator[str]:
     """What a reader must know beside the numbers."""
     paper = paper_table(request.name)
     for base, config in request.configs.items():
@@ -178,6 +178,8 @@ def _notes(request: Request, failed: Sequence[str]) -> Iterator[str]:
     if any(row.published for row in paper.rows):
         yield "Rows without ours (-) are published numbers that the paper quotes."
     yield from paper.notes
+    if paper.optimum:
+        yield from _best(entries)
     if "test" in request.spec.columns:
         yield "The masks of VOC's test photos are at its evaluation server: ours are not run here."
     if any("s/" in column for column in request.spec.columns):
@@ -185,9 +187,20 @@ def _notes(request: Request, failed: Sequence[str]) -> Iterator[str]:
     yield from (f"Failed: {line}" for line in failed)
 
 
+def _best(entries: Sequence[Entry]) -> Iterator[str]:
+    """Where a grid of weights is highest; rows are called ``BASE, ROW``."""
+    for base in BASES.values():
+        own = [(e.mean, e) for e in entries if e.row.startswith(base) and e.mean is not None]
+        if own:
+            mean, best = max(own, key=lambda pair: pair[0])
+            where = best.row.removeprefix(f"{base}, ")
+            yield f"Ours, {base}: highest at {where}, {best.column}: {mean:.1f}, seen on val masks."
+
+
 def _markdown(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> str:
-    notes = list(_notes(request, failed))
-    return to_markdown(_title(request), _entries(request, cells), notes)
+    entries = _entries(request, cells)
+    notes = list(_notes(request, entries, failed))
+    return to_markdown(_title(request), entries, notes)
 
 
 def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> None:
