@@ -82,7 +82,7 @@ class LargeField(nn.Sequential):
                 "features must hold at least 2 pixels in training, for batch normalisation, got 1:"
                 " give more photos or larger ones"
             )
-        scores: Tensor = super().forward(features)
+        scores: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
         return scores
 
 
@@ -110,7 +110,8 @@ class AtrousPyramid(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Score the pixels of ``(B, D, h, w)`` features: ``(B, L, h, w)``."""
         first, *others = (branch(features) for branch in self.branches)
-        return sum(others, first)
+        scores: Tensor = sum(others, first)
+        return scores
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {"deeplabv1": LargeField, "deeplabv2": AtrousPyramid}
@@ -133,11 +134,12 @@ class DeepLab(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.backbone: Any = backbone
+        trunk: Any = backbone
+        self.backbone: Any = trunk
         self.head = head.to(memory_format=torch.channels_last)
-        self.mean: Colour = self.backbone.mean
-        self.std: Colour = self.backbone.std
-        self.output_stride: int = self.backbone.output_stride
+        self.mean: Colour = trunk.mean
+        self.std: Colour = trunk.std
+        self.output_stride: int = trunk.output_stride
 
     def net(self, image: Tensor) -> Tensor:
         """Scores ``(B, L, H, W)`` of photos whose sides are multiples of the output stride."""
