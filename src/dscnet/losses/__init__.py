@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dscnet.losses.affinity import affinity_loss
 from dscnet.losses.contrastive import (
     group_contrast,
     label_shares,
@@ -13,6 +14,7 @@ from dscnet.losses.saliency import saliency_loss
 from dscnet.losses.tags import mean_average_precision, pooled_logits, tag_loss
 
 __all__ = [
+    "affinity_loss",
     "equivariance_losses",
     "group_contrast",
     "label_shares",
