@@ -35,11 +35,13 @@ class ModelConfig:
 
     Args:
         name: Baseline: ``seam``, ``auxsegnet`` or ``cam`` (plain CAM).
-        backbone: Name of a timm model that offers feature maps.
+        backbone: Name of a timm model that offers feature maps, or ``resnet38`` (the published
+            baselines' trunk, of stride 8).
         output_stride: Photo pixels a feature pixel: 8, 16 or 32.
         weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file,
-            or ``none``.
-        frozen_stages: The stem and this many early stages are not trained.
+            or ``none``. For ``resnet38`` a file (MXNet's ``.params`` too), or ``none``.
+        frozen_stages: The stem and this many early stages are not trained. For ``resnet38`` 1 is
+            AuxSegNet's ``conv1a``, and 2 is SEAM's ``conv1a`` and ``b2``.
         view_scale: Size of SEAM's second view relative to the crop (published: 0.3 of 448).
     """
 
@@ -67,6 +69,10 @@ class AuxSegConfig:
         rows: Rows of the affinity at once: memory depends on it, results do not.
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
             to 1; true does as it does.
+        published_cam_quirk: The published code makes labels of the refined maps as they are, and
+            does not stretch them to [0, 1] as SEAM does; true does as it does.
+        grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published; false
+            takes the mean of the enlarged CAM, as SEAM does.
     """
 
     rounds: int = 3
@@ -78,6 +84,8 @@ class AuxSegConfig:
     branch_channels: int = 128
     rows: int = 512
     published_row_quirk: bool = False
+    published_cam_quirk: bool = False
+    grid_pooling: bool = False
 
 
 @dataclass
@@ -168,8 +176,9 @@ class TrainConfig:
         batch_size: Photos a step.
         optimizer: ``sgd`` or ``adamw``.
         lr: Learning rate of the pretrained trunk.
-        new_lr_factor: New layers learn this many times faster; biases twice their layer's rate
-            (SGD).
+        new_lr_factor: New layers learn this many times faster.
+        bias_lr_factor: Biases learn this many times faster than their layer's weights (SEAM: 2,
+            AuxSegNet: 1).
         momentum: SGD momentum.
         published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does
             as it does.
@@ -187,6 +196,7 @@ class TrainConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     new_lr_factor: float = 10.0
+    bias_lr_factor: float = 2.0
     momentum: float = 0.9
     published_momentum_quirk: bool = False
     published_positional_quirk: bool = False
@@ -205,11 +215,15 @@ class CamConfig:
         scales: Photo scales whose maps are summed.
         flip: Each scale also mirrored.
         batch_size: Photos of one size a forward pass.
+        published_resize_quirk: SEAM's code scales 8-bit photos before it normalises them, and
+            enlarges maps to the scaled photo (aligned corners) before it resizes them to the photo
+            (corners not aligned); true does as it does.
     """
 
     scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
     flip: bool = True
     batch_size: int = 8
+    published_resize_quirk: bool = False
 
 
 @dataclass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,18 @@ from dscnet.build import (
     optimiser_settings,
 )
 from dscnet.config import TrainConfig
-from dscnet.data import PhotoDataset, PhotoSet, image_size, make_loader, read_image, read_mask
+from dscnet.data import (
+    EvalTransform,
+    PhotoDataset,
+    PhotoSet,
+    image_size,
+    make_loader,
+    read_image,
+    read_mask,
+)
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map, refined_labels
-from dscnet.labels.cam import multi_scale_cam, write_cam
+from dscnet.labels.cam import multi_scale_cam, scaled_photos, write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.losses.tags import mean_average_precision
 from dscnet.models import PlainCam
@@ -184,13 +192,13 @@ def write_cams(job: Job, model: PlainCam) -> None:
     model.to(device).eval()
     transform = build_eval_transform(card["mean"], card["std"])
     fresh_folder(folder.cams)
+    unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
     # Groups start at random: the same maps whatever ran before in this process.
     torch.manual_seed(config.seed)
     for indices in same_size_batches(job.train, config.cam.batch_size):
         samples = [job.train.samples[index] for index in indices]
-        images = torch.stack(
-            [transform(read_image(sample.image_path), None)[0] for sample in samples]
-        )
+        photos = [read_image(sample.image_path) for sample in samples]
+        images = torch.stack([transform(photo, None)[0] for photo in photos])
         tags = tag_matrix(job.train)[indices]
         with torch.inference_mode():
             maps = multi_scale_cam(
@@ -199,6 +207,11 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 tags.to(device),
                 scales=config.cam.scales,
                 flip=config.cam.flip,
+                views=published_views(photos, config.cam.scales, transform, device)
+                if config.cam.published_resize_quirk
+                else None,
+                unstretched=unstretched,
+                published_resize=config.cam.published_resize_quirk,
             )
         for row, sample in enumerate(samples):
             present = np.asarray(sample.tags or (), dtype=np.int64)
@@ -207,6 +220,22 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 {name: value[row, present].cpu().numpy() for name, value in maps.items()},
                 present,
             )
+
+
+def published_views(
+    photos: Sequence[torch.Tensor],
+    scales: Sequence[float],
+    transform: EvalTransform,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Photos ``(3, H, W)`` uint8 of one size, scaled and then normalised: a batch a scale."""
+    scaled = [scaled_photos(photo.permute(1, 2, 0).numpy(), scales) for photo in photos]
+    return [
+        torch.stack(
+            [transform(torch.from_numpy(photo).permute(2, 0, 1), None)[0] for photo in view]
+        ).to(device)
+        for view in zip(*scaled, strict=True)
+    ]
 
 
 def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:

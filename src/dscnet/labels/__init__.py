@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dscnet.labels.cam import multi_scale_cam, normalise_scores, read_cam, write_cam
+from dscnet.labels.cam import (
+    multi_scale_cam,
+    normalise_scores,
+    read_cam,
+    scaled_photos,
+    sum_views,
+    write_cam,
+)
 from dscnet.labels.pseudo_label import best_label, pseudo_label, read_label, write_label
 
 __all__ = [
@@ -12,6 +19,8 @@ __all__ = [
     "pseudo_label",
     "read_cam",
     "read_label",
+    "scaled_photos",
+    "sum_views",
     "write_cam",
     "write_label",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +27,6 @@ Score = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Maps photos ``(B, 3, H, W)`` and tags ``(B, C)`` to named scores ``(B, C, h, w)`` >= 0."""
 
 
-@torch.no_grad()
 def multi_scale_cam(
     score: Score,
     images: Tensor,
@@ -34,21 +34,31 @@ def multi_scale_cam(
     *,
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     flip: bool = True,
+    views: Sequence[Tensor] | None = None,
+    unstretched: Collection[str] = (),
+    published_resize: bool = False,
+    published_negatives: bool = False,
 ) -> dict[str, Tensor]:
     """Sum the maps of resized and mirrored photos and normalise them to [0, 1].
 
     SEAM's inference (Wang et al., CVPR 2020). A photo side of n pixels becomes
-    ``round(n * scale)``, bicubic with antialiasing; every map is resized to the photo's size,
-    bilinear without aligned corners, mirrored back, and added to the sum of its name.
-    :func:`normalise_scores` does the rest.
+    ``round(n * scale)``, bicubic with antialiasing; :func:`sum_views` and :func:`normalise_scores`
+    do the rest.
+
+    Deviation: published code scales 8-bit photos, before it normalises them; hand in ``views`` made
+    by :func:`scaled_photos` to do as it does.
 
     Args:
-        score: The network, from photos and tags to named foreground scores at any resolution. It is
-            called once a scale, and once more for the mirrored photos.
+        score: As for :func:`sum_views`.
         images: Normalised photos of one size, ``(B, 3, H, W)``.
         tags: ``(B, C)`` in {0, 1}; the maps of absent classes are 0.
         scales: Sizes relative to the photo, each > 0; at least one.
-        flip: Whether each scale is also seen mirrored left to right.
+        flip: As for :func:`sum_views`.
+        views: The photos at their sizes, in the place of ``images`` resized by ``scales``.
+        unstretched: Names of maps that are in [0, 1] already: instead of being stretched, they
+            become the mean over the views.
+        published_resize: As for :func:`sum_views`.
+        published_negatives: As for :func:`normalise_scores`.
 
     Returns:
         One map ``(B, C, H, W)`` float32 in [0, 1] for each name that ``score`` gives.
@@ -56,43 +66,109 @@ def multi_scale_cam(
     Raises:
         ValueError: If ``scales`` is empty or holds one that is not positive.
     """
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be one or more positive numbers, got {tuple(scales)}")
-    height, width = images.shape[-2:]
+    size = (images.shape[-2], images.shape[-1])
+    if views is None:
+        views = [_resize_photos(images, scaled) for scaled in _scaled_sizes(size, scales)]
+    sums = sum_views(score, views, tags, size, flip=flip, published_resize=published_resize)
+    seen = len(views) * (2 if flip else 1)
+    present = tags.float()[:, :, None, None]
+    return {
+        name: (total / seen).clamp(0, 1) * present
+        if name in unstretched
+        else normalise_scores(total, tags, published_negatives=published_negatives)
+        for name, total in sums.items()
+    }
+
+
+@torch.no_grad()
+def sum_views(
+    score: Score,
+    views: Iterable[Tensor],
+    tags: Tensor,
+    size: tuple[int, int],
+    *,
+    flip: bool = True,
+    published_resize: bool = False,
+) -> dict[str, Tensor]:
+    """Sum the maps of the same photos seen at several sizes.
+
+    Every map is resized to ``size``, bilinear without aligned corners, mirrored back, and added to
+    the sum of its name.
+
+    Args:
+        score: The network, from photos and tags to named foreground scores at any resolution. It is
+            called once a view, and once more for the mirrored photos.
+        views: Normalised photos at several sizes, ``(B, 3, *, *)`` each.
+        tags: ``(B, C)`` in {0, 1}; handed to ``score``.
+        size: Height and width of the sums.
+        flip: Whether each view is also seen mirrored left to right.
+        published_resize: Maps are first enlarged to their view with aligned corners, as SEAM's
+            network does itself.
+
+    Returns:
+        One sum ``(B, C, *size)`` float32 for each name that ``score`` gives.
+    """
     sums: dict[str, Tensor] = {}
-    for scale in scales:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        view = _resize_photos(images, size)
+    for view in views:
         for mirrored in (False, True) if flip else (False,):
             for name, scores in score(view.flip(3) if mirrored else view, tags).items():
-                resized = functional.interpolate(
-                    scores.float(), (height, width), mode="bilinear", align_corners=False
-                )
+                maps = scores.float()
+                if published_resize:
+                    maps = _resize_maps(maps, (view.shape[-2], view.shape[-1]), align_corners=True)
+                resized = _resize_maps(maps, size, align_corners=False)
                 resized = resized.flip(3) if mirrored else resized
                 sums[name] = sums[name].add_(resized) if name in sums else resized
-    return {name: normalise_scores(total, tags) for name, total in sums.items()}
+    return sums
 
 
-def normalise_scores(scores: Tensor, tags: Tensor) -> Tensor:
+def scaled_photos(photo: NDArray[np.uint8], scales: Sequence[float]) -> list[NDArray[np.uint8]]:
+    """Scale an 8-bit photo as published code does: by Pillow, bicubic.
+
+    Args:
+        photo: ``(H, W, 3)`` uint8.
+        scales: As for :func:`multi_scale_cam`.
+
+    Returns:
+        A photo ``(round(H * scale), round(W * scale), 3)`` uint8 a scale.
+
+    Raises:
+        ValueError: As for :func:`multi_scale_cam`.
+    """
+    image = Image.fromarray(photo)
+    return [
+        np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+        for height, width in _scaled_sizes((photo.shape[0], photo.shape[1]), scales)
+    ]
+
+
+def normalise_scores(scores: Tensor, tags: Tensor, *, published_negatives: bool = False) -> Tensor:
     """Stretch the scores of each photo and class to [0, 1].
 
     SEAM: negative scores become 0, then with the smallest and largest value of the map, scores
     below ``min + 1e-5`` become 0 and the others ``(score - min - 1e-5) / (max - min + 1e-5)``. A
     constant map becomes 0.
 
-    Deviation: published code leaves negative values where the smallest score is positive, and
-    stores -1 for absent classes; both are 0 here.
+    Deviation: in published code scores below ``min + 1e-5`` become 0 before and not after the
+    stretching, hence slightly negative, or clearly where the smallest score is not 0, and absent
+    classes become -1. Both are 0 here unless ``published_negatives`` is set; no label depends on it
+    as long as the background score is not negative.
 
     Args:
         scores: ``(B, C, H, W)``.
         tags: ``(B, C)`` in {0, 1}.
+        published_negatives: Return what published code does, negative values included.
 
     Returns:
         ``(B, C, H, W)`` in [0, 1]; 0 for absent classes.
     """
     positive = scores.relu()
+    if published_negatives:
+        positive = positive * tags.to(positive)[:, :, None, None]
     low = positive.amin((2, 3), keepdim=True)
     high = positive.amax((2, 3), keepdim=True)
+    if published_negatives:
+        kept = positive.masked_fill(positive < low + EPS, 0.0)
+        return (kept - low - EPS) / (high - low + EPS)
     stretched = (positive - low - EPS).relu() / (high - low + EPS)
     return stretched * tags.to(stretched)[:, :, None, None]
 
@@ -179,8 +255,18 @@ def _fault(classes: NDArray[Any] | None, maps: Mapping[str, NDArray[Any]]) -> st
     return ""
 
 
+def _scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must be one or more positive numbers, got {tuple(scales)}")
+    return [(max(1, round(size[0] * s)), max(1, round(size[1] * s))) for s in scales]
+
+
 def _resize_photos(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize photos, bicubic; antialiased like the image libraries that published code uses."""
     if images.shape[-2:] == size:
         return images
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def _resize_maps(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=align_corners)

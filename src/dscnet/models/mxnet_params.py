@@ -47,7 +47,9 @@ def read_mxnet_params(path: str | Path) -> dict[str, Tensor]:
     with _Reader(path) as reader:
         magic = reader.number("<Q", "the number of a list of arrays")
         if magic != MAGIC:
-            raise reader.fault("not MXNet's list of arrays", f"first number {MAGIC:#x}", f"{magic:#x}")
+            raise reader.fault(
+                "not MXNet's list of arrays", f"the number {MAGIC:#x}", f"{magic:#x}"
+            )
         reader.number("<Q", "a reserved number")
         arrays = [_read_array(reader) for _ in range(reader.count("arrays"))]
         names = [_read_name(reader) for _ in range(reader.count("names"))]
@@ -101,7 +103,7 @@ class _Reader:
     def fault(self, what: str, expected: str, found: str) -> DscnetError:
         """The error that names the file, what it should hold, and what it holds."""
         return DscnetError(
-            f"{self.path}: {what}: expected {expected}, found {found}. Is this a whole .params file?"
+            f"{self.path}: {what}: expected {expected}, found {found}; fetch the file anew"
         )
 
 

@@ -159,38 +159,33 @@ class ResNet38(nn.Module):
 
         channels = scaled(_STEM)
         self.conv1a = _conv(3, channels, 3)
-        self._blocks: list[str] = []
+        blocks: dict[str, nn.Module] = {}
         entering: dict[str, int] = {}
-        for stage, plain in _PLAIN.items():
-            for index in range(plain.blocks):
-                first = index == 0
-                block = f"{stage}_{index}" if index else stage
-                entering[block] = channels
-                self._add(
-                    block,
-                    ResidualBlock(
-                        channels,
-                        scaled(plain.middle),
-                        scaled(plain.out),
-                        stride=plain.stride if first else 1,
-                        dilations=(plain.first_dilation if first else plain.dilation, plain.dilation),
-                    ),
-                )
-                channels = scaled(plain.out)
-        for block, wide in _BOTTLENECKS.items():
-            entering[block] = channels
-            self._add(
-                block,
-                BottleneckBlock(
+        for stage, (count, middle, out, stride, first_dilation, dilation) in _PLAIN.items():
+            entering[stage] = channels
+            for index in range(count):
+                blocks[f"{stage}_{index}" if index else stage] = ResidualBlock(
                     channels,
-                    scaled(wide.first),
-                    scaled(wide.middle),
-                    scaled(wide.out),
-                    dilation=wide.dilation,
-                    dropout=wide.dropout,
-                ),
+                    scaled(middle),
+                    scaled(out),
+                    stride=1 if index else stride,
+                    dilations=(dilation if index else first_dilation, dilation),
+                )
+                channels = scaled(out)
+        for stage, (first, middle, out, dilation, dropout) in _BOTTLENECKS.items():
+            entering[stage] = channels
+            blocks[stage] = BottleneckBlock(
+                channels,
+                scaled(first),
+                scaled(middle),
+                scaled(out),
+                dilation=dilation,
+                dropout=dropout,
             )
-            channels = scaled(wide.out)
+            channels = scaled(out)
+        for name, block in blocks.items():
+            self.add_module(name, block)
+        self._blocks = tuple(blocks)
         self.bn7 = nn.BatchNorm2d(channels)
         self.channels: tuple[int, int, int] = (entering["b5"], entering["b6"], channels)
         self._freeze(frozen_stages)
@@ -224,10 +219,6 @@ class ResNet38(nn.Module):
                 module.eval()
         return self
 
-    def _add(self, name: str, block: nn.Module) -> None:
-        self.add_module(name, block)
-        self._blocks.append(name)
-
     def _freeze(self, frozen_stages: int) -> None:
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -260,8 +251,8 @@ def create_resnet38(
     if output_stride != ResNet38.output_stride:
         raise DscnetError(
             f"backbone {NAME!r} does not offer output stride {output_stride}: its maps have stride "
-            f"{ResNet38.output_stride}. Choose output_stride={ResNet38.output_stride} or a backbone "
-            "that can be dilated, such as tf_efficientnet_lite0 or resnet50"
+            f"{ResNet38.output_stride}. Choose output_stride={ResNet38.output_stride} or a "
+            "backbone that can be dilated, such as tf_efficientnet_lite0 or resnet50"
         )
     trunk = ResNet38(width=width, frozen_stages=frozen_stages)
     if weights != "none":
