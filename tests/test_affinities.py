@@ -31,7 +31,7 @@ from dscnet.data.scenes import write_scenes
 from dscnet.data.transforms import TrainTransform
 from dscnet.job import Job
 from dscnet.labelling import refinement_start
-from dscnet.labels.cam import read_cam, write_cam
+from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pair_walk import affinity_walk
 from dscnet.labels.pairs import pair_affinity
 from dscnet.labels.refine import refine_labels

@@ -23,7 +23,7 @@ from dscnet.config import (
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
-from dscnet.labels.cam import read_cam, write_cam
+from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder

@@ -27,7 +27,7 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
-from dscnet.labels.cam import read_cam
+from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.saliency import fit_to_photo, fuse_saliency
 from dscnet.pipeline import run

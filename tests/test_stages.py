@@ -14,7 +14,7 @@ from dscnet.config import Config, LabelConfig, RefineConfig, TrainConfig
 from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample
 from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
-from dscnet.labels.cam import write_cam
+from dscnet.labels.cam_files import write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.run_folder import RunFolder, fresh_folder

@@ -30,7 +30,7 @@ from dscnet.data import PhotoDataset, PhotoSet
 from dscnet.data.transforms import TrainTransform
 from dscnet.job import Job
 from dscnet.labelling import load_pair
-from dscnet.labels.cam import read_cam, write_cam
+from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.confident import merge_labels, merge_scores, power_marginals, score_labels
 from dscnet.labels.pair_walk import affinity_walk, boundary_walk, enlarge
 from dscnet.labels.pairs import pair_affinity

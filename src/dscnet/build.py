@@ -82,6 +82,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
             "dilations": dilations_at(model.output_stride),
             "rows": config.auxseg.rows,
             "published_row_quirk": config.auxseg.published_row_quirk,
+            "grid_pooling": config.auxseg.grid_pooling,
         }
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
     # Last, so that all variants of a seed start from the same baseline.
@@ -220,6 +221,7 @@ def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
         "optimizer": train.optimizer,
         "lr": train.lr,
         "new_lr_factor": train.new_lr_factor,
+        "bias_lr_factor": train.bias_lr_factor,
         "momentum": train.weight_decay if quirk else train.momentum,
         "weight_decay": 0.0 if train.published_positional_quirk else train.weight_decay,
         "poly_power": train.poly_power,

@@ -23,7 +23,7 @@ from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample, image_size, read_image
 from dscnet.data.io import read_saliency
 from dscnet.job import Job
-from dscnet.labels.cam import read_cam, read_scales, write_cam
+from dscnet.labels.cam_files import read_cam, read_scales, write_cam
 from dscnet.labels.mask_files import ExternalMasks
 from dscnet.labels.pseudo_label import pseudo_label, write_label
 from dscnet.labels.refine import (

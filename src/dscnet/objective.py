@@ -260,6 +260,8 @@ def _tag_logits(view: ModelOutput, size: tuple[int, int]) -> Tensor:
     """Tag scores of the final CAM: those of the context's groups, or the mean over the pixels."""
     if view.context is not None and view.context.tag_logits is not None:
         return view.context.tag_logits
+    if view.tag_logits is not None:
+        return view.tag_logits
     return pooled_logits(view.final_logits, size)
 
 

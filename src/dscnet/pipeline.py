@@ -270,7 +270,10 @@ def _rounds(config: Config) -> list[Any] | None:
     """What further settings and code rounds of training depend on; None where there are none."""
     if not config.has_rounds:
         return None
-    code = ("rounds.py", "labels/cam.py", "labels/saliency.py", "labels/crf.py", "predictor.py")
+    code = (
+        *("rounds.py", "labels/cam.py", "labels/cam_files.py", "labels/saliency.py"),
+        *("labels/crf.py", "predictor.py"),
+    )
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
     test = [config.segment.flip_test, config.segment.test_scales, config.segment.crf]
@@ -300,7 +303,7 @@ STAGES: dict[str, Stage] = {
         work.cam,
         lambda config: ("train",),
         lambda config: asdict(config.cam),
-        ("data", "models", "context", "labels/cam.py", "build.py"),
+        ("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
     ),
     "refine": Stage(
         _refine,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample, read_image, read_mask
 from dscnet.evaluation import read_metrics
-from dscnet.labels.cam import read_cam
+from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.predictor import Predictor
 from dscnet.report import ReportRow, write_report

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,19 @@ from dscnet.build import (
     optimiser_settings,
 )
 from dscnet.config import OptimiserConfig
-from dscnet.data import PhotoDataset, PhotoSet, image_size, make_loader, read_image, read_mask
+from dscnet.data import (
+    EvalTransform,
+    PhotoDataset,
+    PhotoSet,
+    image_size,
+    make_loader,
+    read_image,
+    read_mask,
+)
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map, map_name, refined_labels
-from dscnet.labels.cam import coarse_maps, multi_scale_cam, write_cam
+from dscnet.labels.cam import multi_scale_cam, scaled_photos
+from dscnet.labels.cam_files import coarse_maps, write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam
@@ -210,13 +219,13 @@ def write_cams(job: Job, model: PlainCam) -> None:
     model.to(device).eval()
     transform = build_eval_transform(card["mean"], card["std"])
     fresh_folder(folder.cams)
+    unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
     # Groups start at random: the same maps whatever ran before in this process.
     torch.manual_seed(config.seed)
     for indices in same_size_batches(job.train, config.cam.batch_size):
         samples = [job.train.samples[index] for index in indices]
-        images = torch.stack(
-            [transform(read_image(sample.image_path), None)[0] for sample in samples]
-        )
+        photos = [read_image(sample.image_path) for sample in samples]
+        images = torch.stack([transform(photo, None)[0] for photo in photos])
         tags = tag_matrix(job.train)[indices]
         of_scales: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
@@ -226,6 +235,11 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 tags.to(device),
                 scales=config.cam.scales,
                 flip=config.cam.flip,
+                views=published_views(photos, config.cam.scales, transform, device)
+                if config.cam.published_resize_quirk
+                else None,
+                unstretched=unstretched,
+                published_resize=config.cam.published_resize_quirk,
                 each_scale=of_scales.append if config.cam.keep_scales else None,
             )
         coarse = [coarse_maps(one[map_name(one)]) for one in of_scales]
@@ -237,6 +251,22 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 present,
                 scales=torch.stack([x[row, present] for x in coarse]).cpu() if coarse else None,
             )
+
+
+def published_views(
+    photos: Sequence[torch.Tensor],
+    scales: Sequence[float],
+    transform: EvalTransform,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Photos ``(3, H, W)`` uint8 of one size, scaled and then normalised: a batch a scale."""
+    scaled = [scaled_photos(photo.permute(1, 2, 0).numpy(), scales) for photo in photos]
+    return [
+        torch.stack(
+            [transform(torch.from_numpy(photo).permute(2, 0, 1), None)[0] for photo in view]
+        ).to(device)
+        for view in zip(*scaled, strict=True)
+    ]
 
 
 def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:

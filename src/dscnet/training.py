@@ -27,13 +27,18 @@ Objective = Callable[[ModelOutput, Batch, float], LossTerms]
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, new_lr_factor: float, weight_decay: float
+    model: nn.Module,
+    *,
+    lr: float,
+    new_lr_factor: float,
+    weight_decay: float,
+    bias_lr_factor: float = 2.0,
 ) -> list[dict[str, Any]]:
     """SEAM's four groups: trunk and new layers, weights and biases.
 
-    Biases learn twice as fast and have no weight decay; everything outside ``model.backbone``, and
-    outside the parts that ``model.slow_modules`` names, is new and learns ``new_lr_factor`` times
-    faster. Frozen parameters are in no group; empty groups are left out.
+    Biases learn ``bias_lr_factor`` times as fast and have no weight decay; everything outside
+    ``model.backbone``, and outside the parts that ``model.slow_modules`` names, is new and learns
+    ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left out.
     """
     slow = [
         getattr(model, name, None) for name in ("backbone", *getattr(model, "slow_modules", ()))
@@ -47,7 +52,7 @@ def parameter_groups(
     return [
         {
             "params": parameters,
-            "lr": lr * (new_lr_factor if new else 1.0) * (2.0 if bias else 1.0),
+            "lr": lr * (new_lr_factor if new else 1.0) * (bias_lr_factor if bias else 1.0),
             "weight_decay": 0.0 if bias else weight_decay,
         }
         for (new, bias), parameters in sorted(groups.items(), key=lambda item: item[0])
@@ -65,6 +70,7 @@ class TrainingModule(L.LightningModule):
         new_lr_factor: As for :func:`parameter_groups`.
         momentum: Of SGD.
         weight_decay: As for :func:`parameter_groups`.
+        bias_lr_factor: As for :func:`parameter_groups`.
         poly_power: Exponent of the polynomial decay, a step.
         lr_warmup: Share of the steps over which the learning rate rises to the decay, in [0, 1).
         total_steps: Steps until the learning rate is 0.
@@ -82,6 +88,7 @@ class TrainingModule(L.LightningModule):
         new_lr_factor: float = 10.0,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        bias_lr_factor: float = 2.0,
         poly_power: float = 0.9,
         lr_warmup: float = 0.0,
         total_steps: int,
@@ -93,7 +100,12 @@ class TrainingModule(L.LightningModule):
         self.model = model
         self.objective = objective
         self.optimizer_name = optimizer
-        self.rates = {"lr": lr, "new_lr_factor": new_lr_factor, "weight_decay": weight_decay}
+        self.rates = {
+            "lr": lr,
+            "new_lr_factor": new_lr_factor,
+            "weight_decay": weight_decay,
+            "bias_lr_factor": bias_lr_factor,
+        }
         if not 0 <= lr_warmup < 1:
             raise ValueError(f"lr_warmup must be in [0, 1), got {lr_warmup}")
         self.momentum, self.poly_power, self.lr_warmup = momentum, poly_power, lr_warmup

@@ -71,6 +71,8 @@ class ModelOutput:
         cam_refined: CAM after the pixel correlation module or the cross-task affinity,
             ``(B, L, h, w)`` in [0, 1].
         context: What DSCNet's streams computed for this view.
+        tag_logits: Tag scores ``(B, C)`` of a model that pools its CAM in a way of its own; None =
+            the mean of the CAM enlarged to the photo.
         seg_logits: Segmentation scores at image size, ``(B, L, H, W)``.
         seg_initial: The same before the cross-task affinity refined them.
         saliency_logits: Saliency scores at image size, ``(B, 1, H, W)``.
@@ -84,6 +86,7 @@ class ModelOutput:
     cam_logits: Tensor | None = None
     cam_refined: Tensor | None = None
     context: ContextOutput | None = None
+    tag_logits: Tensor | None = None
     seg_logits: Tensor | None = None
     seg_initial: Tensor | None = None
     saliency_logits: Tensor | None = None

@@ -22,12 +22,16 @@ class CamConfig:
         batch_size: Photos of one size a forward pass.
         keep_scales: The files of maps hold each scale's map too, reduced by four, 8 bits; for
             ``label.bg_score: scales``.
+        published_resize_quirk: SEAM's code scales 8-bit photos before it normalises them, and
+            enlarges maps to the scaled photo (aligned corners) before it resizes them to the photo
+            (corners not aligned); true does as it does.
     """
 
     scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
     flip: bool = True
     batch_size: int = 8
     keep_scales: bool = False
+    published_resize_quirk: bool = False
 
 
 @dataclass

@@ -34,11 +34,13 @@ class ModelConfig:
 
     Args:
         name: Baseline: ``seam``, ``auxsegnet`` or ``cam`` (plain CAM).
-        backbone: Name of a timm model that offers feature maps.
+        backbone: Name of a timm model that offers feature maps, or ``resnet38`` (the published
+            baselines' trunk, of stride 8).
         output_stride: Photo pixels a feature pixel: 8, 16 or 32.
         weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file,
-            or ``none``.
-        frozen_stages: The stem and this many early stages are not trained.
+            or ``none``. For ``resnet38`` a file (MXNet's ``.params`` too), or ``none``.
+        frozen_stages: The stem and this many early stages are not trained. For ``resnet38`` 1 is
+            AuxSegNet's ``conv1a``, and 2 is SEAM's ``conv1a`` and ``b2``.
         view_scale: Size of SEAM's second view relative to the crop (published: 0.3 of 448).
     """
 
@@ -66,6 +68,10 @@ class AuxSegConfig:
         rows: Rows of the affinity at once: memory depends on it, results do not.
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
             to 1; true does as it does.
+        published_cam_quirk: The published code makes labels of the refined maps as they are, and
+            does not stretch them to [0, 1] as SEAM does; true does as it does.
+        grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published; false
+            takes the mean of the enlarged CAM, as SEAM does.
     """
 
     rounds: int = 3
@@ -77,6 +83,8 @@ class AuxSegConfig:
     branch_channels: int = 128
     rows: int = 512
     published_row_quirk: bool = False
+    published_cam_quirk: bool = False
+    grid_pooling: bool = False
 
 
 @dataclass

@@ -17,8 +17,9 @@ class OptimiserConfig:
         batch_size: Photos a step.
         optimizer: ``sgd`` or ``adamw``.
         lr: Learning rate of the pretrained trunk.
-        new_lr_factor: New layers learn this many times faster; biases twice their layer's rate
-            (SGD).
+        new_lr_factor: New layers learn this many times faster.
+        bias_lr_factor: Biases learn this many times faster than their layer's weights (SEAM: 2,
+            AuxSegNet: 1).
         momentum: SGD momentum.
         published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does
             as it does.
@@ -37,6 +38,7 @@ class OptimiserConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     new_lr_factor: float = 10.0
+    bias_lr_factor: float = 2.0
     momentum: float = 0.9
     published_momentum_quirk: bool = False
     published_positional_quirk: bool = False

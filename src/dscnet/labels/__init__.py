@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dscnet.labels.cam import multi_scale_cam, normalise_scores, read_cam, write_cam
+from dscnet.labels.cam import multi_scale_cam, normalise_scores, scaled_photos, sum_views
+from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import best_label, pseudo_label, read_label, write_label
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "pseudo_label",
     "read_cam",
     "read_label",
+    "scaled_photos",
+    "sum_views",
     "write_cam",
     "write_label",
 ]

@@ -9,6 +9,8 @@ from torch import nn
 from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
 from dscnet.models.heads import PixelCorrelation, pcm_input, propagate
+from dscnet.models.published import load_published, published_state, write_published
+from dscnet.models.resnet38 import ResNet38, create_resnet38, resnet38_taps
 from dscnet.models.seam import Seam, view_size
 
 __all__ = [
@@ -16,14 +18,20 @@ __all__ = [
     "AuxSegNet",
     "PixelCorrelation",
     "PlainCam",
+    "ResNet38",
     "Seam",
     "SegmentationPath",
     "create_model",
+    "create_resnet38",
     "list_models",
+    "load_published",
     "pcm_input",
     "propagate",
+    "published_state",
     "register_model",
+    "resnet38_taps",
     "view_size",
+    "write_published",
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

@@ -54,8 +54,8 @@ class AuxSegNet(PlainCam):
     The cross-task affinity of the two branches refines both, and in inference the CAM. With a
     context that fuses, that is the CAM that it refines. Segmentation needs no tags.
 
-    Deviation: the tag scores are the mean of the up-sampled CAM, and the CAM has a background
-    channel that nothing supervises, as in all CAM models here.
+    Deviation: the tag scores are the mean of the up-sampled CAM unless ``grid_pooling`` is set, and
+    the CAM has a background channel that nothing supervises, as in all CAM models here.
 
     Args:
         backbone: As for :class:`PlainCam`.
@@ -64,6 +64,7 @@ class AuxSegNet(PlainCam):
         dilations: Of their three 3x3 convolutions (published: 6, 12 and 18 at stride 8).
         rows: As for :class:`CrossTaskAffinity`.
         published_row_quirk: As for :class:`CrossTaskAffinity`.
+        grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published.
         context: As for :class:`PlainCam`.
         group_by: As for :class:`PlainCam`.
         smooth: As for :class:`PlainCam`; before the affinity refines the CAM.
@@ -82,6 +83,7 @@ class AuxSegNet(PlainCam):
         dilations: Sequence[int] = (6, 12, 18),
         rows: int = 512,
         published_row_quirk: bool = False,
+        grid_pooling: bool = False,
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
@@ -99,6 +101,7 @@ class AuxSegNet(PlainCam):
             TaskBranch(self.channels[2], maps, channels=branch_channels, dilations=dilations)
             for maps in (num_classes + 1, 1)
         )
+        self.grid_pooling = grid_pooling
         self.cross_task = CrossTaskAffinity(rows=rows, published_row_quirk=published_row_quirk)
 
     def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
@@ -106,10 +109,12 @@ class AuxSegNet(PlainCam):
 
         Returns:
             The output with ``features``, ``cam_logits``, the scores of both branches at image size,
-            and in inference ``cam_refined``.
+            in inference ``cam_refined``, and with ``grid_pooling`` ``tag_logits``.
         """
         output = super().one_view(image, tags)
         assert output.features is not None
+        if self.grid_pooling:
+            output.tag_logits = output.final_logits[:, 1:].mean((2, 3))
         cam = None if self.training else _cam_to_refine(output)
         initial, refined, spread_cam = self._branches(output.features, cam)
         output.cam_refined = spread_cam

@@ -1,4 +1,4 @@
-"""Trunks from timm: three feature maps, chosen stride, frozen batch normalisation."""
+"""Trunks by name: three feature maps, chosen stride, frozen batch normalisation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dscnet.models import resnet38
 from dscnet.models.depthwise import quicken
 from dscnet.models.weights import flat_name, load_pretrained, tagged_name
 from dscnet.types import DscnetError
@@ -126,16 +127,18 @@ def create_backbone(
     output_stride: int = 16,
     weights: str = "packaged",
     frozen_stages: int = 2,
-) -> Backbone:
-    """Make a trunk of a timm model.
+) -> Backbone | resnet38.ResNet38:
+    """Make a trunk of a timm model, or the ResNet38 of the published baselines.
 
     Args:
         name: A timm model that offers feature maps, with or without a tag
-            (``resnet50``, ``resnet50.a1_in1k``).
+            (``resnet50``, ``resnet50.a1_in1k``), or ``resnet38``.
         output_stride: Stride of the last map: 8, 16 or 32. Later stages are dilated for it.
         weights: As for ``dscnet.models.weights.pretrained_state``: ``packaged``, ``imagenet``, a
-            tag of timm, the path of a file, or ``none``.
-        frozen_stages: As for :func:`freeze_trunk`.
+            tag of timm, the path of a file, or ``none``. For ``resnet38`` as for
+            ``dscnet.models.resnet38.create_resnet38``.
+        frozen_stages: As for :func:`freeze_trunk`; for ``resnet38`` as for
+            ``dscnet.models.resnet38.ResNet38``.
 
     Returns:
         The trunk, in training mode.
@@ -147,6 +150,10 @@ def create_backbone(
     """
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}")
+    if name == resnet38.NAME:
+        return resnet38.create_resnet38(
+            output_stride=output_stride, weights=weights, frozen_stages=frozen_stages
+        )
     net, multiple = feature_net(name, output_stride)
     load_pretrained(net, name, weights)
     mean, std = normalisation(name, weights)

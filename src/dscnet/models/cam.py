@@ -119,10 +119,12 @@ class PlainCam(nn.Module):
     def tag_logits(self, output: ModelOutput, size: tuple[int, int]) -> Tensor:
         """Return the tag scores ``(B, C)``: those of the context's groups, where it gives them.
 
-        Otherwise the mean over ``size`` of the up-sampled final CAM. Aligned corners weigh the
-        border less than a mean over the feature grid does, so ``size`` must be the image size that
-        training uses too.
+        Otherwise the model's own, or the mean over ``size`` of the up-sampled final CAM. Aligned
+        corners weigh the border less than a mean over the feature grid does, so ``size`` must be
+        the image size that training uses too.
         """
         if output.context is not None and output.context.tag_logits is not None:
             return output.context.tag_logits
+        if output.tag_logits is not None:
+            return output.tag_logits
         return resize(output.final_logits[:, 1:], size).mean((2, 3))

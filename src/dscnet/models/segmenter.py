@@ -15,6 +15,7 @@ from dscnet.models.backbones import (
     rest_batch_norm,
 )
 from dscnet.models.depthwise import quicken
+from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.weights import load_pretrained
 from dscnet.types import DscnetError, ModelOutput
 
@@ -114,6 +115,11 @@ def create_segmenter(
         raise ValueError(f"num_labels must be at least 2, got {num_labels}")
     if output_stride not in ATROUS_RATES:
         raise ValueError(f"output_stride must be one of {tuple(ATROUS_RATES)}, got {output_stride}")
+    if backbone == RESNET38:
+        raise DscnetError(
+            f"backbone {backbone!r} cannot carry DeepLabV3+: its maps all have stride 8; choose "
+            "another segmentation network, or a backbone such as tf_efficientnet_lite0"
+        )
     try:
         net = smp.DeepLabV3Plus(
             f"tu-{backbone}",

@@ -66,17 +66,38 @@ def load_weights(
 
     Args:
         module: Receives the values, converted to its dtypes and devices.
+        state: As for :func:`match_weights`.
+        source: As for :func:`match_weights`.
+        ignore: As for :func:`match_weights`.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        DscnetError: As for :func:`match_weights`; the module then keeps its values.
+    """
+    report = match_weights(module, state, source=source, ignore=ignore)
+    module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
+    return report
+
+
+def match_weights(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: str, ignore: Sequence[str] = ()
+) -> KeyReport:
+    """Prove that a state covers a module, without loading it.
+
+    Args:
+        module: Tells names and shapes; it may lie on the meta device.
         state: Tensors by name; names that the module lacks are reported, not used.
         source: Where the state comes from; named in errors.
         ignore: Patterns (``fnmatch``) of names that the state may lack, or hold in another shape.
             Counters of batch normalisation (``num_batches_tracked``) may always be absent.
 
     Returns:
-        What was loaded and what was not.
+        What can be loaded and what cannot.
 
     Raises:
-        DscnetError: If a name that is not ignored is missing or has another shape; the module then
-            keeps its values.
+        DscnetError: If a name that is not ignored is missing or has another shape.
     """
     patterns = ("*num_batches_tracked", *ignore)
     expected = module.state_dict()
@@ -101,7 +122,6 @@ def load_weights(
             f"missing. Expected {_some(needed)}; found {_some(tuple(state))}. Are these the "
             "weights of another model?"
         )
-    module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
 
 
