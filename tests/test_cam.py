@@ -166,6 +166,3 @@ def test_maps_of_single_scales_are_those_of_each_scale_alone(generator, flip):
     for scale, one in zip(scales, kept, strict=True):
         alone = multi_scale_cam(channel_score, images, tags, scales=[scale], flip=flip)
         assert torch.equal(one["cam"], alone["cam"])
-
-
-GOOD = np.zeros((1, 2, 2), dtype=np.float16)

@@ -9,6 +9,8 @@ import torch
 from dscnet.labels.cam_files import coarse_maps, read_cam, read_scales, write_cam
 from dscnet.types import DataError
 
+GOOD = np.zeros((1, 2, 2), dtype=np.float16)
+
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 9)])
 def test_coarse_maps_equal_loops(generator, size):
