@@ -32,7 +32,7 @@ from dscnet.data.transforms import TrainTransform
 from dscnet.job import Job
 from dscnet.labelling import refinement_start
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.labels.pair_walk import affinity_walk
+from dscnet.labels.pair_walk import affinity_walk, boundary_walk
 from dscnet.labels.pairs import pair_affinity
 from dscnet.labels.refine import refine_labels
 from dscnet.pipeline import run, run_single
@@ -201,6 +201,30 @@ def test_the_step_is_the_published_walk_on_the_padded_photo(scenes, cams, genera
         pairs = pair_affinity(net(image).features, radius=3)[0]
     walked = affinity_walk(scores[0], pairs, radius=3)
     torch.testing.assert_close(step(scores, photo)[0], walked / walked.sum(0), atol=1e-5, rtol=0)
+
+
+def test_irnets_step_is_the_published_one_for_photo_and_mirror_image(scenes, cams, generator):
+    config = settings(scenes, cams, "irn")
+    net = build_boundary_net(config, pretrained=False)
+    step = affinities._boundary_step(config, net)
+    photo = torch.randint(0, 256, (1, 3, 40, 50), dtype=torch.uint8, generator=generator)
+    scores = torch.rand(1, 3, 40, 50, generator=generator)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (net.backbone.mean, net.backbone.std))
+    image = (photo / 255 - mean) / std
+    with torch.no_grad():
+        plain, mirrored = (net(view).boundary_logits[0, 0] for view in (image, image.flip(3)))
+    boundary = torch.sigmoid(plain / 2 + mirrored.flip(1) / 2)
+    cells = torch.zeros(2, 10, 13)
+    for y in range(10):
+        for x in range(13):
+            rows, columns = slice(4 * y, 4 * y + 4), slice(4 * x, min(4 * x + 4, 50))
+            cells[:, y, x] = scores[0, 1:, rows, columns].mean((1, 2))
+    spread = boundary_walk(cells, boundary, radius=3, log_steps=3)
+    spread = F.interpolate(spread[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    spread = spread[:, :40, :50] / spread[:, :40, :50].max()
+    expected = torch.cat([torch.full((1, 40, 50), 0.25), spread])
+    expected = expected / expected.sum(0)
+    torch.testing.assert_close(step(scores, photo)[0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 3), (30, 41)])

@@ -59,8 +59,8 @@ def boundary_walk(
 ) -> Tensor:
     """IRNet's walk, with its constants: maps spread between boundaries.
 
-    Every cell is an anchor: the map is surrounded by boundary, which cuts the pairs that lead out
-    of it. The walk starts from ``maps (1 - B)``, as boundaries themselves have no label.
+    Every cell is an anchor: as published, the map is surrounded by boundary, and pairs that lead
+    out of it do not count. The walk starts from ``maps (1 - B)``, as boundaries themselves have no label.
 
     Args:
         maps: Of the classes, without background, ``(C, h, w)``.

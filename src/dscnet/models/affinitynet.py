@@ -32,7 +32,7 @@ class AffinityNet(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        low, mid, high = backbone.channels  # type: ignore[misc, union-attr]
+        low, mid, high = backbone.channels  # type: ignore[misc]
         self.backbone: Any = backbone
         self.squeeze_low = nn.Conv2d(low, LOW, 1, bias=False)
         self.squeeze_mid = nn.Conv2d(mid, MID, 1, bias=False)
