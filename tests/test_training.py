@@ -151,3 +151,8 @@ def test_a_loss_that_is_not_finite_ends_the_training():
 def test_argument_errors():
     with pytest.raises(ValueError, match="optimizer"):
         TrainingModule(Net(), objective, optimizer="lion", total_steps=1)
+
+
+def test_biases_may_learn_at_their_layers_rate():
+    groups = parameter_groups(Net(), lr=0.01, new_lr_factor=10, weight_decay=0, bias_lr_factor=1.0)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1, 0.1])
