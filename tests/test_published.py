@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from dscnet.build import optimiser_settings
-from dscnet.config import TrainConfig
+from dscnet.build import build_model, optimiser_settings
+from dscnet.config import Config, TrainConfig
 from dscnet.context import DualStreamContext
 from dscnet.labels import multi_scale_cam, scaled_photos
 from dscnet.models import (
@@ -22,6 +24,7 @@ from dscnet.models import (
     write_published,
 )
 from dscnet.objective import AuxSegObjective, CamObjective
+from dscnet.settings import from_dict
 from dscnet.training import TrainingModule, parameter_groups
 from dscnet.types import Batch, DscnetError
 from published_oracle import auxsegnet_maps, narrow_trunk, resized, seam_maps, seam_terms
@@ -370,3 +373,31 @@ def test_auxsegnets_losses_and_a_step_equal_the_description() -> None:
             step, -7e-4 * (10 if fast else 1) * gradient, rtol=1e-6, atol=1e-12
         )
         assert values.shape == step.shape
+
+
+# --------------------------------------------------------------------------------------- the page
+
+
+def blocks(kind: str) -> list[str]:
+    page = Path(__file__).resolve().parents[1] / "docs" / "published.md"
+    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(published_state(seam(num_classes=20).float()), "resnet38_SEAM.pth")
+    (code,) = blocks("python")
+    exec(code.replace("create_resnet38()", "create_resnet38(width=1 / 32)"), {})
+    printed = capsys.readouterr().out
+    assert "missing: none; not used: none" in printed
+    assert "[1, 20, 8, 8]" in printed and "conv5" in printed
+    assert Path("resnet38_SEAM.safetensors").exists()
+
+
+def test_the_pages_settings_are_settings() -> None:
+    for block, name in zip(blocks("yaml"), ("seam", "auxsegnet"), strict=True):
+        config = from_dict(Config, yaml.safe_load(block))
+        assert config.model.name == name and config.model.backbone == "resnet38"
+        with torch.device("meta"):
+            build_model(config, 20)
+        assert optimiser_settings(config.train)["momentum"] == config.train.weight_decay

@@ -106,7 +106,7 @@ def sum_views(
             network does itself.
 
     Returns:
-        One sum ``(B, C, *size)``, float32 or what ``score`` gives if that is finer, for each name that ``score`` gives.
+        One sum ``(B, C, *size)``, float32 or finer, for each name that ``score`` gives.
     """
     sums: dict[str, Tensor] = {}
     for view in views:
