@@ -205,3 +205,14 @@ def test_dilations_follow_the_stride() -> None:
 
 def test_registered() -> None:
     assert type(create_model("auxsegnet", TinyTrunk(), 2)) is AuxSegNet
+
+
+def test_grid_pooling_scores_tags_by_the_mean_over_the_grid() -> None:
+    model, batch = make(grid_pooling=True), make_batch()
+    output = model(batch.image)
+    expected = output.final_logits[:, 1:].mean((2, 3))
+    torch.testing.assert_close(output.tag_logits, expected)
+    torch.testing.assert_close(model.tag_logits(output, (16, 20)), expected)
+    loss = AuxSegObjective(CamObjective())(output, batch).terms["cls"]
+    torch.testing.assert_close(loss, functional.multilabel_soft_margin_loss(expected, batch.tags))
+    assert make().one_view(batch.image).tag_logits is None

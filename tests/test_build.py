@@ -21,7 +21,7 @@ from dscnet.config import (
     SegmentConfig,
     TrainConfig,
 )
-from dscnet.models import AuxSegNet, PlainCam, Seam
+from dscnet.models import AuxSegNet, PlainCam, ResNet38, Seam
 from dscnet.models.deeplab import AtrousPyramid, DeepLab, LargeField
 from dscnet.models.segmenter import Segmenter
 
@@ -203,3 +203,26 @@ def test_published_padding_is_background(quirk, fill):
     ones = torch.ones(30, 30, dtype=torch.uint8)
     _, labels = transform(torch.zeros(3, 30, 30, dtype=torch.uint8), ones)
     assert labels.unique().tolist() == sorted({1, fill})
+
+
+@pytest.mark.parametrize(
+    ("name", "network"), [("seam", Seam), ("cam", PlainCam), ("auxsegnet", AuxSegNet)]
+)
+def test_resnet38_carries_every_cam_network(name, network):
+    settings = config("baseline", name)
+    settings.model = ModelConfig(
+        name=name, backbone="resnet38", output_stride=8, weights="none", frozen_stages=1
+    )
+    settings.auxseg.grid_pooling = True
+    with torch.device("meta"):
+        model = build_model(settings, 20)
+    assert type(model) is network
+    assert isinstance(model.backbone, ResNet38)
+    assert not model.backbone.conv1a.weight.requires_grad
+    assert model.backbone.b2.conv_branch2a.weight.requires_grad
+    assert model.classifier.weight.shape == (21, 4096, 1, 1)
+    assert name != "auxsegnet" or model.grid_pooling
+
+
+def test_biases_take_their_rate():
+    assert optimiser_settings(TrainConfig(bias_lr_factor=1.0))["bias_lr_factor"] == 1.0

@@ -3,9 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
-from dscnet.labels.cam import multi_scale_cam, normalise_scores
+from dscnet.labels.cam import (
+    multi_scale_cam,
+    normalise_scores,
+    scaled_photos,
+    sum_views,
+)
 
 
 def normalise_by_loops(scores, tag):
@@ -166,3 +172,66 @@ def test_maps_of_single_scales_are_those_of_each_scale_alone(generator, flip):
     for scale, one in zip(scales, kept, strict=True):
         alone = multi_scale_cam(channel_score, images, tags, scales=[scale], flip=flip)
         assert torch.equal(one["cam"], alone["cam"])
+
+
+def test_published_negatives_by_hand():
+    scores = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]], [[[-1.0, 0.0], [1.0, 4.0]]]])
+    result = normalise_scores(scores, torch.ones(2, 1), published_negatives=True)
+    first = [(0 - 1.00001) / 4.00001, 0.99999 / 4.00001, 1.99999 / 4.00001, 3.99999 / 4.00001]
+    second = [-0.00001 / 4.00001] * 2 + [0.99999 / 4.00001, 3.99999 / 4.00001]
+    for values, expected in zip(result, (first, second), strict=True):
+        assert values.flatten().tolist() == pytest.approx(expected, abs=1e-7)
+    absent = normalise_scores(scores, torch.zeros(2, 1), published_negatives=True)
+    assert absent.eq(-1).all()
+
+
+def test_maps_are_enlarged_to_their_view_first_where_asked(generator):
+    images = torch.randn(1, 3, 6, 8, generator=generator)
+    maps = torch.rand(1, 2, 3, 3, generator=generator)
+    view = torch.zeros(1, 3, 9, 12)
+    summed = sum_views(
+        lambda images, tags: {"cam": maps},
+        [view],
+        torch.ones(1, 2),
+        (6, 8),
+        flip=False,
+        published_resize=True,
+    )["cam"]
+    enlarged = functional.interpolate(maps, (9, 12), mode="bilinear", align_corners=True)
+    expected = functional.interpolate(enlarged, (6, 8), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(summed, expected)
+    result = multi_scale_cam(
+        lambda images, tags: {"cam": maps},
+        images,
+        torch.ones(1, 2),
+        views=[view],
+        flip=False,
+        published_resize=True,
+    )["cam"]
+    torch.testing.assert_close(result, normalise_scores(expected, torch.ones(1, 2)))
+
+
+def test_unstretched_maps_are_means_over_the_views():
+    seen = iter((0.2, 0.4, 0.9, 1.5))
+
+    def score(images, tags):
+        value = next(seen)
+        return {"refined": torch.full((1, 2, 2, 2), value), "cam": torch.rand(1, 2, 2, 2)}
+
+    tags = torch.tensor([[1.0, 0.0]])
+    result = multi_scale_cam(
+        score, torch.zeros(1, 3, 4, 4), tags, scales=(1.0, 2.0), unstretched=("refined",)
+    )
+    assert result["refined"][0, :, 0, 0].tolist() == pytest.approx([0.75, 0.0])
+    assert result["cam"].min() == 0
+
+
+def test_photos_are_scaled_by_pillow(generator):
+    photo = torch.randint(0, 256, (9, 6, 3), generator=generator, dtype=torch.uint8).numpy()
+    scaled = scaled_photos(photo, (0.5, 1.0, 2.0))
+    assert [view.shape for view in scaled] == [(4, 3, 3), (9, 6, 3), (18, 12, 3)]
+    assert np.array_equal(scaled[1], photo)
+    expected = Image.fromarray(photo).resize((12, 18), Image.Resampling.BICUBIC)
+    assert np.array_equal(scaled[2], np.asarray(expected))
+    with pytest.raises(ValueError, match="scales must be"):
+        scaled_photos(photo, (0.0,))

@@ -144,3 +144,8 @@ def test_values_out_of_range(options, text):
 def test_backbones_that_do_not_fit(name, text):
     with pytest.raises(DscnetError, match=text):
         create_segmenter(name, 3, weights="none")
+
+
+def test_resnet38_is_refused_by_name():
+    with pytest.raises(DscnetError, match="'resnet38' cannot carry DeepLabV3\\+.*choose another"):
+        create_segmenter("resnet38", 3, output_stride=8, weights="none")

@@ -10,15 +10,32 @@ from torch import nn
 
 from dscnet import stages
 from dscnet.checks import check_mask_settings
-from dscnet.config import Config, LabelConfig, RefineConfig, TrainConfig
+from dscnet.config import (
+    AuxSegConfig,
+    CamConfig,
+    Config,
+    LabelConfig,
+    ModelConfig,
+    RefineConfig,
+    TrainConfig,
+)
 from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample
 from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
-from dscnet.labels.cam_files import write_cam
+from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.stages import measure, same_size_batches, tag_criterion, tag_matrix, truth
+from dscnet.stages import (
+    measure,
+    published_views,
+    same_size_batches,
+    tag_criterion,
+    tag_matrix,
+    truth,
+    write_cams,
+    write_card,
+)
 from dscnet.types import DataError
 
 
@@ -247,3 +264,48 @@ def test_tags_of_the_validation_photos_choose_where_there_are_any(tmp_path):
             expected = -float(tag_loss(scores, tags))
         assert score(job, Colours()) == pytest.approx(expected)
         assert ("mAP" in name) == (val is made)
+
+
+def test_published_views_are_scaled_and_then_normalised(generator):
+    photo = torch.randint(0, 256, (3, 8, 6), generator=generator, dtype=torch.uint8)
+    transform = EvalTransform((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    half, whole = published_views([photo] * 2, (0.5, 1.0), transform, torch.device("cpu"))
+    assert (half.shape, whole.shape) == ((2, 3, 4, 3), (2, 3, 8, 6))
+    assert torch.equal(whole[1], transform(photo, None)[0])
+    scaled = Image.fromarray(photo.permute(1, 2, 0).numpy()).resize((3, 4), Image.BICUBIC)
+    expected = transform(torch.from_numpy(np.array(scaled)).permute(2, 0, 1), None)[0]
+    assert torch.equal(half[0], expected)
+
+
+class Ramp(nn.Module):
+    """A network whose plain map is the red channel and whose refined one is half of it."""
+
+    def score_maps(self, images, tags):
+        red = images[:, :1].expand(-1, 2, -1, -1)
+        return {"cam": red, "refined": red / 2}
+
+
+@pytest.mark.parametrize("name", ["seam", "auxsegnet"])
+@pytest.mark.parametrize("quirk", [False, True])
+def test_maps_are_written_as_the_settings_say(tmp_path, name, quirk):
+    made = photos(tmp_path, [(6, 8), (6, 8)])
+    photo = np.zeros((8, 6, 3), dtype=np.uint8)
+    photo[2:5] = 200
+    Image.fromarray(photo).save(tmp_path / "1.png")
+    config = Config(
+        model=ModelConfig(name=name),
+        auxseg=AuxSegConfig(published_cam_quirk=quirk),
+        cam=CamConfig(scales=[1.0, 2.0], published_resize_quirk=quirk),
+    )
+    job = Job(config, RunFolder(tmp_path / "run"), made, None)
+    write_card(job.folder.model_card, job, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    write_cams(job, Ramp())
+    maps, classes = read_cam(job.folder.cams / "1.npz")
+    assert classes.tolist() == [1]
+    assert read_cam(job.folder.cams / "0.npz")[0]["cam"].shape == (0, 8, 6)
+    assert maps["cam"].max() == pytest.approx(1, abs=1e-3)
+    stretched = name == "seam" or not quirk
+    if stretched:
+        assert maps["refined"].max() == pytest.approx(1, abs=1e-3)
+    else:
+        assert maps["refined"].max() == pytest.approx(100 / 255, abs=0.05)

@@ -266,3 +266,8 @@ def test_argument_errors():
         TrainingModule(Net(), objective, optimizer="lion", total_steps=1)
     with pytest.raises(ValueError, match="lr_warmup"):
         TrainingModule(Net(), objective, lr_warmup=1.0, total_steps=1)
+
+
+def test_biases_may_learn_at_their_layers_rate():
+    groups = parameter_groups(Net(), lr=0.01, new_lr_factor=10, weight_decay=0, bias_lr_factor=1.0)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1, 0.1])

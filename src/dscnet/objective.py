@@ -252,7 +252,8 @@ class AuxSegObjective(nn.Module):
 def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, mean over the pixels that are not 255; zero where all are."""
     counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
-    summed = F.cross_entropy(seg_logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    scores = seg_logits.to(torch.promote_types(seg_logits.dtype, torch.float32))
+    summed = F.cross_entropy(scores, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return summed / counted
 
 

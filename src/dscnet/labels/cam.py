@@ -56,7 +56,7 @@ def multi_scale_cam(
             run again for them.
 
     Returns:
-        One map ``(B, C, H, W)`` float32 in [0, 1] for each name that ``score`` gives.
+        One map ``(B, C, H, W)`` in [0, 1], float32 or finer, for each name that ``score`` gives.
 
     Raises:
         ValueError: If ``scales`` is empty or holds one that is not positive.
@@ -120,13 +120,14 @@ def sum_views(
             network does itself.
 
     Returns:
-        One sum ``(B, C, *size)`` float32 for each name that ``score`` gives.
+        One sum ``(B, C, *size)``, float32 or finer, for each name that ``score`` gives.
     """
     sums: dict[str, Tensor] = {}
     for view in views:
         for mirrored in (False, True) if flip else (False,):
             for name, scores in score(view.flip(3) if mirrored else view, tags).items():
-                maps = scores.float()
+                # The sums need single precision at least; double stays.
+                maps = scores.to(torch.promote_types(scores.dtype, torch.float32))
                 if published_resize:
                     maps = _resize_maps(maps, (view.shape[-2], view.shape[-1]), align_corners=True)
                 resized = _resize_maps(maps, size, align_corners=False)
