@@ -60,8 +60,7 @@ def boundary_walk(
     """IRNet's walk, with its constants: maps spread between boundaries.
 
     Every cell is an anchor: as published, the map is surrounded by boundary, and pairs that lead
-    out of it do not count. The walk starts from ``maps (1 - B)``, as boundaries themselves have no
-    label.
+    out of it do not count. The walk starts from ``maps (1 - B)``: boundaries have no label.
 
     Args:
         maps: Of the classes, without background, ``(C, h, w)``.
