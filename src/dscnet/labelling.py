@@ -122,7 +122,7 @@ def refine(job: Job, resume: bool) -> None:
         return
     bg_score = background_score(job)
     device = device_of(config.train.accelerator)
-    seconds = dict.fromkeys(config.refine.steps, 0.0)
+    seconds: dict[str, float] = {name: 0.0 for name in config.refine.steps}
     for sample in job.train.samples:
         scores, classes = load_map(map_folder(job), sample.image_id)
         photo = read_image(sample.image_path)

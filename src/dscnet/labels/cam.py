@@ -80,7 +80,8 @@ def multi_scale_cam(
                 )
                 resized = resized.flip(3) if mirrored else resized
                 if each_scale is not None:
-                    own[name] = own[name] + resized if name in own else resized.clone()
+                    # Not in place: the first of a scale may be the sum of its name, too.
+                    own[name] = own[name] + resized if name in own else resized
                 sums[name] = sums[name].add_(resized) if name in sums else resized
         if each_scale is not None:
             each_scale({name: normalise_scores(total, tags) for name, total in own.items()})
@@ -120,7 +121,7 @@ def coarse_maps(maps: Tensor) -> Tensor:
     Returns:
         ``(B, C, ceil(H / 4), ceil(W / 4))`` uint8, 255 = 1; cells at the border may be smaller.
     """
-    cells = functional.avg_pool2d(maps, SCALE_STEP, ceil_mode=True, count_include_pad=False)
+    cells = functional.avg_pool2d(maps, SCALE_STEP, ceil_mode=True)
     return (255 * cells).round().to(torch.uint8)
 
 
@@ -202,7 +203,8 @@ def read_scales(path: Path) -> NDArray[np.float32] | None:
         return None
     if fault := _scales_fault(scales, len(arrays.get(CLASSES, ()))):
         raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
-    return scales.astype(np.float32) / 255
+    shares: NDArray[np.float32] = scales.astype(np.float32) / np.float32(255)
+    return shares
 
 
 def _read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
