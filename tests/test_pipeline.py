@@ -383,7 +383,7 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk, affinity, irn"),
+        ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk, masks, affinity, irn"),
         ({"refine.steps": ["crf"], "label.ignore_band": [0.2, 0.6]}, "label.ignore_band"),
         ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),

@@ -129,7 +129,7 @@ def refine(job: Job, learned: Mapping[str, Step] | None = None) -> None:
         return
     bg_score = background_score(job)
     device = device_of(config.train.accelerator)
-    seconds = dict.fromkeys(config.refine.steps, 0.0)
+    seconds: dict[str, float] = {name: 0.0 for name in config.refine.steps}
     for sample in job.train.samples:
         scores, classes, photo = load_pair(job, sample)
         start = refinement_start(config, scores, bg_score).to(device)

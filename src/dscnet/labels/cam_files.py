@@ -35,7 +35,7 @@ def coarse_maps(maps: Tensor) -> Tensor:
     Returns:
         ``(B, C, ceil(H / 4), ceil(W / 4))`` uint8, 255 = 1; cells at the border may be smaller.
     """
-    cells = functional.avg_pool2d(maps, SCALE_STEP, ceil_mode=True, count_include_pad=False)
+    cells = functional.avg_pool2d(maps, SCALE_STEP, ceil_mode=True)
     return (255 * cells).round().to(torch.uint8)
 
 
@@ -117,7 +117,8 @@ def read_scales(path: Path) -> NDArray[np.float32] | None:
         return None
     if fault := _scales_fault(scales, len(arrays.get(CLASSES, ()))):
         raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
-    return scales.astype(np.float32) / 255
+    shares: NDArray[np.float32] = scales.astype(np.float32) / np.float32(255)
+    return shares
 
 
 def _read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +179,7 @@ def _encoded(annotations: list[Mapping[str, Any]], place: str) -> Iterator[_Stor
         yield _Stored(where, (height, width), partial(_decoded, segmentation, where))
 
 
-def _is_rle(segmentation: Any) -> bool:
+def _is_rle(segmentation: Any) -> TypeGuard[dict[str, Any]]:
     if not isinstance(segmentation, dict) or not isinstance(segmentation.get("size"), list):
         return False
     size, counts = segmentation["size"], segmentation.get("counts")
