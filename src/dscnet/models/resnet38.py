@@ -201,7 +201,7 @@ class ResNet38(nn.Module):
             conv4 and conv5, the rectified inputs of ``b5`` and ``b6``, and conv6, the rectified
             output; ``(B, channels[i], ceil(H / 8), ceil(W / 8))`` each.
         """
-        # Not channels-last as other trunks: torch 2.15's CPU backward writes beyond its memory then.
+        # Not channels-last as other trunks: torch 2.15's backward then corrupts memory on CPUs.
         x = self.conv1a(image.contiguous())
         taps = []
         for block in self._blocks:
