@@ -307,7 +307,7 @@ def aux_batch() -> Batch:
     generator = torch.Generator().manual_seed(5)
     batch.mask = torch.randint(0, 4, (2, 16, 160), generator=generator)
     batch.mask[:, :7] = 255
-    batch.saliency = torch.rand(2, 1, 33, 40, generator=generator)
+    batch.saliency = torch.rand(2, 1, 16, 160, generator=generator)
     return batch
 
 
