@@ -195,3 +195,12 @@ def test_what_it_does_not_offer() -> None:
         ResNet38(width=0)
     with pytest.raises(ValueError, match=r"frozen_stages must be in 0\.\.7, got 8"):
         ResNet38(width=1 / 32, frozen_stages=8)
+
+
+def test_channels_last_photos_train_in_single_precision() -> None:
+    trunk = narrow_trunk(frozen_stages=1).float()
+    image = noise(2, 3, 24, 24).float().contiguous(memory_format=torch.channels_last)
+    taps = trunk(image)
+    assert all(tap.is_contiguous() for tap in taps)
+    taps[2].sum().backward()
+    assert trunk.b2.conv_branch2a.weight.grad.isfinite().all()

@@ -189,7 +189,6 @@ class ResNet38(nn.Module):
         self.bn7 = nn.BatchNorm2d(channels)
         self.channels: tuple[int, int, int] = (entering["b5"], entering["b6"], channels)
         self._freeze(frozen_stages)
-        self.to(memory_format=torch.channels_last)
         self.train(self.training)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,7 +201,8 @@ class ResNet38(nn.Module):
             conv4 and conv5, the rectified inputs of ``b5`` and ``b6``, and conv6, the rectified
             output; ``(B, channels[i], ceil(H / 8), ceil(W / 8))`` each.
         """
-        x = self.conv1a(image.contiguous(memory_format=torch.channels_last))
+        # Not channels-last as other trunks: torch 2.15's backward then corrupts memory on CPUs.
+        x = self.conv1a(image.contiguous())
         taps = []
         for block in self._blocks:
             x, entering = getattr(self, block)(x)
