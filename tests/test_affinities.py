@@ -151,7 +151,7 @@ def test_only_the_steps_asked_for_count_in_fingerprints(scenes, cams):
     config = settings(scenes, cams)
     assert pipeline._refine_settings(config) is None
     config.refine.steps = ["pamr"]
-    plain = [asdict(config.refine), config.label.bg_score, config.label.cams]
+    plain = [asdict(config.refine), config.label.bg_score, config.label.cams, None]
     assert pipeline._refine_settings(config) == plain
     assert pipeline._refine_needs(config) == ()
     config.refine.steps = ["affinity"]
