@@ -102,6 +102,14 @@ def test_weights_of_its_trunk(tmp_path):
     assert any(not torch.equal(fresh[name], value) for name, value in trunk.state_dict().items())
 
 
+def test_on_resnet38_the_segmentation_network_is_deeplab_v1():
+    settings = Config(model=ModelConfig(backbone="resnet38", weights="none", output_stride=8))
+    with torch.device("meta"):  # a hundred million parameters
+        model = build_segmenter(settings, 3)
+    assert type(model) is DeepLab
+    assert type(model.head) is LargeField
+
+
 def test_photos_of_the_segmentation_network():
     settings = Config(augment=AugmentConfig(crop_size=40, long_side=[50, 60]))
     transform = build_segmenter_transform(settings, (0.5,) * 3, (0.5,) * 3)

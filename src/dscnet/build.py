@@ -20,6 +20,7 @@ from dscnet.models.backbones import create_backbone
 from dscnet.models.cam import TAPS
 from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
 from dscnet.models.irn import BoundaryNet
+from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.objective import CamObjective, ContrastObjective
 from dscnet.types import BACKGROUND, IGNORE_INDEX
@@ -172,8 +173,10 @@ def build_segmenter(
         "weights": (segment.weights or model.weights) if pretrained else "none",
         "frozen_stages": segment.frozen_stages,
     }
-    if segment.network in HEADS:
-        return create_deeplab(segment.network, create_backbone(backbone, **trunk), num_labels)
+    # DeepLabV3+ is built on timm's trunks, and this is none.
+    network = "deeplabv1" if (segment.network, backbone) == ("auto", RESNET38) else segment.network
+    if network in HEADS:
+        return create_deeplab(network, create_backbone(backbone, **trunk), num_labels)
     return create_segmenter(
         backbone, num_labels, decoder_channels=segment.decoder_channels, **trunk
     )

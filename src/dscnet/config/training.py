@@ -71,7 +71,7 @@ class SegmentConfig(OptimiserConfig):
     Args:
         network: ``branch`` (AuxSegNet's own segmentation, nothing more is trained),
             ``deeplabv1``, ``deeplabv2``, ``deeplabv3plus``, or ``auto``: the branch where there is
-            one, else ``deeplabv3plus``.
+            one, else ``deeplabv3plus``, on the trunk ``resnet38`` ``deeplabv1``.
         backbone: Its trunk; null = that of ``model``. So are ``weights`` and ``output_stride``.
         weights: Of its trunk, or null.
         output_stride: Of its trunk, or null.
