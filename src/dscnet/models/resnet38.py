@@ -201,8 +201,8 @@ class ResNet38(nn.Module):
             conv4 and conv5, the rectified inputs of ``b5`` and ``b6``, and conv6, the rectified
             output; ``(B, channels[i], ceil(H / 8), ceil(W / 8))`` each.
         """
-        # Not channels-last as other trunks: on CPUs, torch 2.15's backward of a 1x1 convolution with
-        # stride 2 and four channels, as narrow trunks have one, corrupts memory in that layout.
+        # Not channels-last as other trunks: in that layout torch 2.15's backward on CPUs corrupts
+        # memory at a 1x1 convolution with stride 2 and four channels, and narrow trunks have one.
         x = self.conv1a(image.contiguous())
         taps = []
         for block in self._blocks:
