@@ -17,7 +17,7 @@ from dscnet.experiments import VARIANTS
 from dscnet.recipes import find_recipe
 from dscnet.run_folder import environment, write_text
 from dscnet.settings import from_dict, replace_settings
-from dscnet.step_time import random_batch, take_turns, training_step
+from dscnet.tables.step_time import random_batch, take_turns, training_step
 
 PIXELS = {"M1, pixel contrast": {"method.variant": "M1", "method.contrast": "pixels"}}
 

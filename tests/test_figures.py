@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet import figures
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.figures import draw, write_photos
-from dscnet.plots import draw_bars, draw_surface
-from dscnet.table_files import Entry
+from dscnet.tables import figures
+from dscnet.tables.figures import draw, write_photos
+from dscnet.tables.files import Entry
+from dscnet.tables.plots import draw_bars, draw_surface
 
 ENTRIES = [
     Entry(f"SEAM, alpha {a}", f"beta {b}", "%", {} if a == b else {0: 60 + a, 1: 61 + b}, 64.5)

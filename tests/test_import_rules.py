@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "overlay": {"types", "palette"},
     "config": set(),
     "settings": {"config"},
-    "arguments": {"config", "settings", "table_specs"},
+    "arguments": {"config", "settings", "tables.specs"},
     "losses": {"types", "palette"},
     "context": {"types", "palette"},
     "labels": {"types", "palette"},
@@ -51,7 +51,6 @@ TOP = {
     "demo",
     "experiments",
     "export",
-    "figures",
     "job",
     "labelling",
     "pipeline",
@@ -61,11 +60,7 @@ TOP = {
     "run_report",
     "settings",
     "stages",
-    "step_time",
     "submission",
-    "table_files",
-    "table_runs",
-    "table_specs",
     "tables",
 }
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.paper import paper_table
-from dscnet.table_specs import BASES, TABLES, table_spec
+from dscnet.tables.paper import paper_table
+from dscnet.tables.specs import BASES, TABLES, table_spec
 
 
 @pytest.mark.parametrize(

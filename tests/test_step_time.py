@@ -12,7 +12,7 @@ from dscnet.config import (
     TrainConfig,
 )
 from dscnet.context import fusion
-from dscnet.step_time import contrast_step, random_batch, take_turns, training_step
+from dscnet.tables.step_time import contrast_step, random_batch, take_turns, training_step
 
 
 def settings(base: str, contrast: str = "groups", variant: str = "M1") -> Config:
@@ -76,7 +76,7 @@ def test_a_step_reaches_the_trunk(base, monkeypatch):
         models.append(build_model(*positional, **named))
         return models[-1]
 
-    monkeypatch.setattr("dscnet.step_time.build_model", build)
+    monkeypatch.setattr("dscnet.tables.step_time.build_model", build)
     config = settings(base)
     training_step(config, random_batch(config, 3), 3)()
     (model,) = models

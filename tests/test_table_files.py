@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from dscnet.table_files import Entry, long_rows, to_csv, to_markdown
+from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
 
 ENTRIES = [
     Entry("CPN", "val", "%", {}, 67.8, published=True),

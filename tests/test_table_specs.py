@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.table_specs import table_spec, unknown_table
+from dscnet.tables.specs import table_spec, unknown_table
 
 
 def test_the_grid_of_figure_6_is_every_pair_of_weights():

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from dscnet import tables
 from dscnet.cli import main
 from dscnet.config import Config
 from dscnet.data.scenes import write_scenes
 from dscnet.evaluation import write_metrics
 from dscnet.run_folder import RunFolder
-from dscnet.table_runs import Cell, Request, plan, shard_of, stages
-from dscnet.table_specs import BASES, TABLES
+from dscnet.tables import make as tables
+from dscnet.tables.runs import Cell, Request, plan, shard_of, stages
+from dscnet.tables.specs import BASES, TABLES
 
 TINY = {
     "augment": {"crop_size": 64, "long_side": [64, 96]},

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from dscnet.config import Config
 from dscnet.settings import dotted_names, to_dict
-from dscnet.table_specs import BASES, TABLES, WEIGHTS
+from dscnet.tables.specs import BASES, TABLES, WEIGHTS
 
 STAGE_VERBS = {
     "train": "train the CAM network",

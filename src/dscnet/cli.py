@@ -15,7 +15,7 @@ from dscnet.arguments import STAGE_VERBS, build_parser
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, summary
 from dscnet.settings import dotted_settings, from_dict, to_dict
-from dscnet.table_specs import BASES, TABLES, table_spec, unknown_table
+from dscnet.tables.specs import BASES, TABLES, table_spec, unknown_table
 
 
 def _run(arguments: list[str]) -> int:
@@ -119,8 +119,8 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
     if problem := _tables_problem(parsed):
         print(f"dscnet tables: {problem}", file=sys.stderr)
         return 2
-    from dscnet.table_runs import Request, read_recipe
-    from dscnet.tables import make_table
+    from dscnet.tables.make import make_table
+    from dscnet.tables.runs import Request, read_recipe
 
     spec = table_spec(parsed.name)
     bases = parsed.bases or spec.bases

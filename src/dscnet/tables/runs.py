@@ -14,7 +14,7 @@ from dscnet.evaluation import read_metrics
 from dscnet.experiments import GridRun
 from dscnet.run_folder import RunFolder
 from dscnet.settings import dotted_settings, from_dict, replace_settings, to_dict
-from dscnet.table_specs import BASES, WEIGHTS, TableSpec, table_spec
+from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
 
 STAGES = ("train", "cam", "refine", "label", "segment", "evaluate")
@@ -30,8 +30,8 @@ class Request:
     """What is asked for.
 
     Attributes:
-        name: Table or figure, one of ``table_specs.TABLES``.
-        configs: Settings by base, among ``table_specs.BASES``.
+        name: Table or figure, one of ``specs.TABLES``.
+        configs: Settings by base, among ``specs.BASES``.
         recipes: Name of the recipe by base; a folder in ``out`` is called so.
         out: Folder of the runs and of the files.
         seeds: Of each variant.

@@ -12,9 +12,9 @@ from dscnet.data import PhotoSet, Sample, read_image, read_mask
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import read_label
 from dscnet.overlay import Picture, colour_mask, sheet
-from dscnet.plots import can_plot, draw_bars, draw_surface
 from dscnet.run_report import spread
-from dscnet.table_files import Entry
+from dscnet.tables.files import Entry
+from dscnet.tables.plots import can_plot, draw_bars, draw_surface
 
 log = logging.getLogger("dscnet")
 

@@ -1,4 +1,4 @@
-"""The numbers that the paper reports: ``paper_tables.yaml``."""
+"""The numbers that the paper reports: ``paper.yaml``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-FILE = Path(__file__).parent / "paper_tables.yaml"
+FILE = Path(__file__).parent / "paper.yaml"
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dscnet import figures
 from dscnet.comparison import lookup
 from dscnet.config import Config
 from dscnet.data import open_dataset
 from dscnet.experiments import run_all
-from dscnet.paper import paper_table
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import replace_settings, to_dict
-from dscnet.step_time import contrast_step, random_batch, take_turns, training_step
-from dscnet.table_files import Entry, long_rows, to_csv, to_markdown
-from dscnet.table_runs import (
+from dscnet.tables import figures
+from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
+from dscnet.tables.paper import paper_table
+from dscnet.tables.runs import (
     PAPER_MEASURE,
     Cell,
     Request,
@@ -35,7 +34,8 @@ from dscnet.table_runs import (
     stages,
     wanted,
 )
-from dscnet.table_specs import BASES, Number
+from dscnet.tables.specs import BASES, Number
+from dscnet.tables.step_time import contrast_step, random_batch, take_turns, training_step
 
 log = logging.getLogger("dscnet")
 
