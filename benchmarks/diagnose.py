@@ -30,7 +30,7 @@ from dscnet.models.cam import TAPS
 from dscnet.models.heads import resize
 from dscnet.predictor import restore
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.stages import tag_matrix
+from dscnet.tag_scoring import tag_matrix
 from dscnet.types import IGNORE_INDEX
 
 GROUPINGS: dict[str, dict[str, Any]] = {

@@ -62,6 +62,7 @@ TOP = {
     "stages",
     "submission",
     "tables",
+    "tag_scoring",
 }
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "segmentation_models_pytorch", "torchmetrics"}

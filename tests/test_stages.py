@@ -24,14 +24,11 @@ from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import (
     measure,
     published_views,
     same_size_batches,
-    tag_criterion,
-    tag_matrix,
     truth,
     write_cams,
     write_card,
@@ -47,10 +44,6 @@ def photos(folder: Path, sizes: list[tuple[int, int]]) -> PhotoSet:
         tags = None if index == 2 else (1,) if index else ()
         samples.append(Sample(str(index), path, tags, path if index else None, None))
     return PhotoSet("made", ("cat", "dog"), tuple(samples), ())
-
-
-def test_negatives_and_unknown_tags_are_rows_of_zeros(tmp_path):
-    assert tag_matrix(photos(tmp_path, [(4, 4)] * 3)).tolist() == [[0, 0], [0, 1], [0, 0]]
 
 
 def test_batches_hold_photos_of_one_size_each_once(tmp_path):
@@ -220,50 +213,6 @@ def test_masks_without_their_step_are_told(tmp_path, caplog):
     with caplog.at_level("WARNING", "dscnet"):
         check_mask_settings(job)
     assert "add 'masks' to refine.steps" in caplog.text
-
-
-class Colours(torch.nn.Module):
-    """A CAM network of two classes whose tag scores are the mean red and green of a photo."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = torch.nn.Identity()
-        self.backbone.mean, self.backbone.std = (0.0,) * 3, (1.0,) * 3
-
-    def forward(self, image):
-        return image
-
-    def tag_logits(self, output, size):
-        assert output.shape[-2:] == size
-        return 3 * output[:, :2].mean((2, 3)) - 1
-
-
-def coloured(folder: Path, colours, tags) -> PhotoSet:
-    samples = []
-    for index, (colour, own) in enumerate(zip(colours, tags, strict=True)):
-        path = folder / f"{index}.png"
-        Image.new("RGB", (5, 4), colour).save(path)
-        samples.append(Sample(str(index), path, own))
-    return PhotoSet("coloured", ("red", "green"), tuple(samples))
-
-
-def test_tags_of_the_validation_photos_choose_where_there_are_any(tmp_path):
-    colours = [(200, 0, 0), (0, 100, 0), (100, 200, 0)]
-    made = coloured(tmp_path, colours, [(0,), (0,), (1,)])
-    scores = 3 * torch.tensor([[200, 0], [0, 100], [100, 200]]) / 255 - 1
-    tags = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
-    config = Config()
-    config.train.accelerator = "cpu"
-    bare = coloured(tmp_path, colours, [(), (), ()])
-    for val in (made, None, bare):
-        job = Job(config, RunFolder(tmp_path), made, val)
-        name, score = tag_criterion(job)
-        if val is made:
-            expected = mean_average_precision(scores, tags)
-        else:
-            expected = -float(tag_loss(scores, tags))
-        assert score(job, Colours()) == pytest.approx(expected)
-        assert ("mAP" in name) == (val is made)
 
 
 def test_published_views_are_scaled_and_then_normalised(generator):

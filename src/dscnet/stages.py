@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,12 @@ from dscnet.labelling import background_score, load_map, map_name, refined_label
 from dscnet.labels.cam import multi_scale_cam, scaled_photos
 from dscnet.labels.cam_files import coarse_maps, write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, restore, store
 from dscnet.run_folder import fresh_folder, write_text
 from dscnet.run_report import write_run_report
+from dscnet.tag_scoring import tag_criterion, tag_map, tag_matrix
 from dscnet.training import CollapseWatch, KeepBest, TrainingModule, fit, tag_entropy
 
 log = logging.getLogger("dscnet")
@@ -159,49 +159,6 @@ def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, 
         "std": list(std),
     }
     write_text(path, json.dumps(card, indent=2) + "\n")
-
-
-def tag_matrix(photos: PhotoSet) -> torch.Tensor:
-    """Tags of a photo set, ``(N, C)`` float in {0, 1}."""
-    matrix = torch.zeros(len(photos.samples), photos.num_classes)
-    for row, sample in zip(matrix, photos.samples, strict=True):
-        row[list(sample.tags or ())] = 1
-    return matrix
-
-
-def tag_criterion(job: Job) -> tuple[str, Callable[[Job, PlainCam], float]]:
-    """What chooses among the epochs, larger is better, and its name; it reads tags, never masks."""
-    if job.val is not None and tag_matrix(job.val).any():
-        return "tag mAP on the validation photos", lambda job, model: tag_map(job, model) or 0.0
-    return "negative tag loss on the training photos", negative_tag_loss
-
-
-def tag_map(job: Job, model: PlainCam) -> float | None:
-    """Mean average precision of the tags on the validation photos: it needs no masks."""
-    if job.val is None:
-        return None
-    value = mean_average_precision(tag_scores(job, job.val, model), tag_matrix(job.val))
-    return None if np.isnan(value) else value
-
-
-def negative_tag_loss(job: Job, model: PlainCam) -> float:
-    """Minus the tag loss on the training photos, seen whole and unvaried."""
-    return -float(tag_loss(tag_scores(job, job.train, model), tag_matrix(job.train)))
-
-
-@torch.no_grad()
-def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
-    """Scores of the tags of photos seen whole, ``(N, C)``."""
-    device = device_of(job.config.train.accelerator)
-    model.to(device).eval()
-    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
-    scores = []
-    # Groups start at random: the same ones whether or not the training was resumed.
-    torch.manual_seed(job.config.seed)
-    for sample in photos.samples:
-        image = transform(read_image(sample.image_path), None)[0][None].to(device)
-        scores.append(model.tag_logits(model(image), (image.shape[-2], image.shape[-1])).cpu())
-    return torch.cat(scores)
 
 
 def cam(job: Job, resume: bool) -> None:
