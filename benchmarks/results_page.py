@@ -29,10 +29,18 @@ def main() -> None:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text())
         lines += ["", *layout(content)(path.stem, content)]
+    for path in sorted((ROOT / "benchmarks" / "results" / "tables").glob("*.md")):
+        title, rest = path.read_text().split("\n", 1)
+        lines += ["", f"#{title}", "", f"`{command_of(path)}`", rest.rstrip()]
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(before + "\n".join([BEGIN, *headline(), END]) + rest.split(END)[1])
+
+
+def command_of(table_path: Path) -> str:
+    """What made a table of the paper, from the JSON beside it."""
+    return json.loads(table_path.with_suffix(".json").read_text())["command"]
 
 
 def layout(content: dict) -> Callable[[str, dict], list[str]]:

@@ -174,7 +174,9 @@ def _notes(request: Request, entries: Sequence[Entry], failed: Sequence[str]) ->
     yield f"Ours: `{request.measure}`, percent; mean ± standard deviation (seeds)."
     yield f"Paper: {paper.source}; mIoU of the segmentation network, percent."
     if request.measure != PAPER_MEASURE:
-        yield f"The paper has no `{request.measure}`: its numbers are of another measure."
+        # Maps and labels are made of the training photos, whatever the column says.
+        photos = "" if request.measure.startswith("segmenter.") else ", ours of the training photos"
+        yield f"The paper has no `{request.measure}`: its numbers are of another measure{photos}."
     if any(row.published for row in paper.rows):
         yield "Rows without ours (-) are published numbers that the paper quotes."
     yield from paper.notes
