@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import timm
@@ -109,6 +109,21 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     padding = (0, -width % multiple, 0, -height % multiple)
     padded = functional.pad(image, padding) if any(padding) else image
     return padded.contiguous(memory_format=torch.channels_last)
+
+
+def scores_at_any_size(net: Callable[[Tensor], Tensor], image: Tensor, multiple: int) -> Tensor:
+    """Run a network that needs sides of a multiple: photos are padded, and its scores cut to them.
+
+    Args:
+        net: Maps ``(B, 3, H', W')`` to ``(B, L, H', W')``.
+        image: Normalised photos, ``(B, 3, H, W)``.
+        multiple: As for :func:`pad_to_multiple`.
+
+    Returns:
+        ``(B, L, H, W)``.
+    """
+    height, width = image.shape[-2:]
+    return net(pad_to_multiple(image, multiple))[..., :height, :width]
 
 
 def _feature_info(net: nn.Module) -> FeatureInfo:

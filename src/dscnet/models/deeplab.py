@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dscnet.models.backbones import Colour, pad_to_multiple
+from dscnet.models.backbones import Colour, scores_at_any_size
 from dscnet.types import ModelOutput
 
 STRIDE = 8
@@ -164,9 +164,7 @@ class DeepLab(nn.Module):
         Raises:
             ValueError: As the head: that of DeepLab v1 refuses to train on a single pixel.
         """
-        height, width = image.shape[-2:]
-        logits = self.net(pad_to_multiple(image, self.output_stride))
-        return ModelOutput(seg_logits=logits[..., :height, :width])
+        return ModelOutput(seg_logits=scores_at_any_size(self.net, image, self.output_stride))
 
 
 def create_deeplab(name: str, backbone: nn.Module, num_labels: int) -> DeepLab:

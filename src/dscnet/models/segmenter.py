@@ -11,8 +11,8 @@ from dscnet.models.backbones import (
     feature_net,
     freeze_trunk,
     normalisation,
-    pad_to_multiple,
     rest_batch_norm,
+    scores_at_any_size,
 )
 from dscnet.models.depthwise import quicken
 from dscnet.models.resnet38 import NAME as RESNET38
@@ -74,9 +74,7 @@ class Segmenter(nn.Module):
         """
         if self.training and len(image) < 2:
             raise ValueError(f"image must hold at least 2 photos in training, got {len(image)}")
-        height, width = image.shape[-2:]
-        logits = self.net(pad_to_multiple(image, self.output_stride))
-        return ModelOutput(seg_logits=logits[..., :height, :width])
+        return ModelOutput(seg_logits=scores_at_any_size(self.net, image, self.output_stride))
 
     def train(self, mode: bool = True) -> Segmenter:
         """Switch mode; batch normalisation of the trunk stays in evaluation."""
