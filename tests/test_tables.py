@@ -113,6 +113,7 @@ def test_another_measure_is_said_and_kept_apart(place):
     assert found["SEAM", "val", "0"] == pytest.approx(reached(place, "baseline", "pseudo_label"))
     text = (place / "out" / "IV-pseudo_label.miou.md").read_text()
     assert "The paper has no `pseudo_label.miou`" in text
+    assert "ours of the training photos" in text
 
 
 def test_runs_of_other_settings_are_neither_trained_over_nor_counted(place, tmp_path, capsys):
