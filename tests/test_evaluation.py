@@ -201,6 +201,16 @@ def test_folders(tmp_path):
     assert evaluate_folders(pred, gt, CLASSES, ids=["sub/b.c"])["num_images"] == 1
 
 
+def test_endings_in_upper_case_are_found(tmp_path):
+    for name in ("pred", "gt"):
+        (tmp_path / name).mkdir()
+        write_label(tmp_path / name / "a.png", np.ones((2, 2), dtype=np.uint8))
+    (tmp_path / "gt" / "a.png").rename(tmp_path / "gt" / "a.PNG")
+    assert evaluation.shared_ids(tmp_path / "pred", tmp_path / "gt") == (["a"], 0)
+    section = evaluation.evaluate_folders(tmp_path / "pred", tmp_path / "gt", ["x"], split="s")
+    assert section["miou"] == 1
+
+
 def test_folders_with_missing_predictions(tmp_path):
     gt = write_folder(tmp_path / "gt", {f"photo{index}": [[0]] for index in range(9)})
     pred = write_folder(tmp_path / "pred", {"photo0": [[0]]})

@@ -155,18 +155,21 @@ def evaluate_folders(
     for folder in (pred_dir, gt_dir):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name one that holds label PNGs")
+    truths, predictions = _label_files(gt_dir), _label_files(pred_dir)
     if ids is None:
-        ids = sorted(_ids_below(gt_dir))
+        ids = sorted(truths)
     if not ids:
         raise DataError(
             f"{gt_dir}: no ground truth to measure; it must hold label PNGs, one a photo"
         )
-    _refuse_missing(gt_dir, ids, "ground truth", "correct the list of photos or add the files")
-    _refuse_missing(
-        pred_dir, ids, "prediction", "predict those photos, or measure only the ones that have one"
-    )
+    if missing := [i for i in ids if i not in truths]:
+        remedy = "correct the list of photos or add the files"
+        raise DataError(_missing(gt_dir, missing, len(ids), "ground truth", remedy))
+    if missing := [i for i in ids if i not in predictions]:
+        remedy = "predict those photos, or measure only the ones that have one"
+        raise DataError(_missing(pred_dir, missing, len(ids), "prediction", remedy))
     num_labels = len(classes) + 1
-    pairs = (_read_pair(pred_dir / f"{i}.png", gt_dir / f"{i}.png", num_labels) for i in ids)
+    pairs = (_read_pair(predictions[i], truths[i], num_labels) for i in ids)
     return evaluate_pairs(pairs, classes, split=split)
 
 
@@ -176,7 +179,7 @@ def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
     Returns:
         The ids, sorted, and how many true masks have no prediction.
     """
-    truths, predictions = _ids_below(Path(gt_dir)), _ids_below(Path(pred_dir))
+    truths, predictions = _label_files(Path(gt_dir)).keys(), _label_files(Path(pred_dir)).keys()
     return sorted(truths & predictions), len(truths - predictions)
 
 
@@ -306,23 +309,18 @@ def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
         yield ConfusionMatrix(num_labels, counts)
 
 
-def _ids_below(folder: Path) -> set[str]:
-    """Ids of the PNGs of a folder and its sub-folders; hidden files (``._a.png``) are none."""
+def _label_files(folder: Path) -> dict[str, Path]:
+    """PNGs of a folder and its sub-folders by id; hidden files (``._a.png``) are none."""
     return {
-        path.relative_to(folder).with_suffix("").as_posix()
-        for path in folder.rglob("*.png")
-        if not path.name.startswith(".")
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in folder.rglob("*")
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
     }
 
 
-def _refuse_missing(folder: Path, ids: Sequence[str], what: str, remedy: str) -> None:
-    missing = [i for i in ids if not (folder / f"{i}.png").is_file()]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"{folder}: {len(missing)} of {len(ids)} photos have no {what} there ({shown}); "
-            f"{remedy}"
-        )
+def _missing(folder: Path, missing: Sequence[str], total: int, what: str, remedy: str) -> str:
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return f"{folder}: {len(missing)} of {total} photos have no {what} there ({shown}); {remedy}"
 
 
 def _read_pair(pred_path: Path, gt_path: Path, num_labels: int) -> tuple[Labels, Labels]:
