@@ -5,9 +5,9 @@ import json
 import pytest
 
 from dscnet.comparison import paired, summarise
-from dscnet.config import AugmentConfig, CamConfig, Config, TrainConfig
+from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, TrainConfig
 from dscnet.data.scenes import write_scenes
-from dscnet.experiments import VARIANTS, read_variants, run_grid, sweep, write_results
+from dscnet.experiments import VARIANTS, of_seed, read_variants, run_grid, sweep, write_results
 from dscnet.types import DscnetError
 
 
@@ -52,6 +52,12 @@ def test_a_grid_runs_resumes_and_is_written(scenes, tmp_path):
     assert content["summary"] == summarise(rows)
     assert content["paired"] == paired(rows, "baseline")
     assert content["settings"]["data"] == "scenes", "no path of the machine goes into a result"
+
+
+def test_the_seed_is_filled_into_texts(tmp_path):
+    config = of_seed(Config(auxseg=AuxSegConfig(cams="plain/baseline-s{seed}/cams")), 3)
+    assert (config.auxseg.cams, config.seed) == ("plain/baseline-s3/cams", 3)
+    assert of_seed(Config(data="{other}"), 3) == Config(data="{other}", seed=3)
 
 
 def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_path, capsys):

@@ -20,7 +20,7 @@ from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
 from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.settings import replace_settings, to_dict
+from dscnet.settings import dotted_settings, replace_settings, to_dict
 from dscnet.types import DscnetError
 from dscnet.workers import start_pool
 
@@ -55,7 +55,7 @@ def run_grid(
     A run that fails does not end the others.
 
     Args:
-        config: Settings that all share.
+        config: Settings that all share. In any text, ``{seed}`` stands for the seed of the run.
         out: Folder of the runs.
         variants: Name -> dotted settings, e.g. ``{"M1": {"method.variant": "M1"}}``.
         seeds: Seeds of each variant.
@@ -74,7 +74,7 @@ def run_grid(
     runs = [
         GridRun(
             name,
-            replace_settings(config, {**settings, "seed": seed}),
+            of_seed(replace_settings(config, settings), seed),
             Path(out) / f"{name}-s{seed}",
         )
         for seed in seeds
@@ -169,6 +169,16 @@ def _one_run(
     if strict_masks is not None:
         row["cam_strict"] = _against(strict_masks, config, folder)
     return row
+
+
+def of_seed(config: Config, seed: int) -> Config:
+    """The settings of one seed: ``{seed}``, e.g. in a folder of maps made before, is filled in."""
+    texts = {
+        name: value.replace("{seed}", str(seed))
+        for name, value in dotted_settings(to_dict(config)).items()
+        if isinstance(value, str)
+    }
+    return replace_settings(config, {**texts, "seed": seed})
 
 
 def read_variants(path: Path) -> dict[str, dict[str, Any]]:

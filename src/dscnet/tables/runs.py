@@ -11,7 +11,7 @@ import yaml
 
 from dscnet.config import Config
 from dscnet.evaluation import read_metrics
-from dscnet.experiments import GridRun
+from dscnet.experiments import GridRun, of_seed
 from dscnet.run_folder import RunFolder
 from dscnet.settings import dotted_settings, from_dict, replace_settings, to_dict
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
@@ -101,9 +101,9 @@ def plan(request: Request) -> list[Cell]:
     cells = []
     for seed in request.seeds:
         for base, config in request.configs.items():
-            own = replace_settings(config, {"method.variant": "M4", "seed": seed})
+            own = of_seed(replace_settings(config, {"method.variant": "M4"}), seed)
             for variant, settings in request.spec.variants.items():
-                changed = replace_settings(config, {**settings, "seed": seed})
+                changed = of_seed(replace_settings(config, settings), seed)
                 # A point of Figure 6 that is the recipe's own is the run of the other tables.
                 folder = "M4" if changed == own else variant
                 run = GridRun(
