@@ -120,6 +120,23 @@ def test_class_on_every_photo_is_a_warning(good):
     assert "every photo carries 'cat'" in report.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ([(0, 1), (1,), ()], ["every photo of 'cat' shows 'dog' too"]),
+        ([(0, 1), (0, 1), ()], ["of 'cat' shows 'dog' too", "of 'dog' shows 'cat' too"]),
+        ([(0, 1), (0,), (1,)], []),
+        ([(0, 1), (1,), None], ["every photo carries 'dog'"]),
+    ],
+)
+def test_a_class_that_is_never_alone_is_warned_of(good, tags, told):
+    samples = tuple(replace(s, tags=own) for s, own in zip(good.samples, tags, strict=True))
+    warnings = check_dataset(replace(good, samples=samples)).warnings
+    assert len(warnings) == len(told)
+    assert all(text in warning for text, warning in zip(told, warnings, strict=True))
+    assert check_dataset(replace(good, samples=samples, split="val")).warnings == []
+
+
 def test_unknown_tags_are_not_checked(good):
     samples = tuple(replace(sample, tags=None, mask_path=None) for sample in good.samples)
     assert check_dataset(replace(good, classes=(), samples=samples)).ok
@@ -141,6 +158,12 @@ def test_report_text():
     lines = report.text().splitlines()
     assert lines[0] == "error: e0" and lines[19:21] == ["error: e19", "error: and 2 more"]
     assert lines[21:] == ["warning: w", "i", "22 errors"]
+
+
+@pytest.mark.data
+def test_msrcs_faces_are_on_bodies(shared_data):
+    (warning,) = check_dataset(open_dataset(shared_data / "msrc", "train")).warnings
+    assert "every photo of 'face' shows 'body' too" in warning
 
 
 @pytest.mark.data

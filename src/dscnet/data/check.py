@@ -167,8 +167,26 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
                 f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
                 "without it"
             )
+    if trains:
+        report.warnings += _never_alone(photo_set.classes, tagged)
     pairs = zip(photo_set.classes, counts, strict=True)
     report.info.append("photos per class: " + ", ".join(f"{name} {count}" for name, count in pairs))
+
+
+def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:
+    """A warning for each class whose photos all show another class too, which not all photos do."""
+    warnings = []
+    for index, name in enumerate(classes):
+        photos = [set(tags) for tags in tagged if index in tags]
+        shared = set.intersection(*photos) - {index} if photos else set()
+        others = [other for other in sorted(shared) if not all(other in tags for tags in tagged)]
+        if others:
+            listed = " and ".join(repr(classes[other]) for other in others)
+            warnings.append(
+                f"every photo of {name!r} shows {listed} too, so tags do not tell where one ends "
+                f"and the other begins; add photos of {name!r} without, or make them one class"
+            )
+    return warnings
 
 
 def _summary(photo_set: PhotoSet, sizes: Sequence[tuple[int, int]]) -> list[str]:
