@@ -19,7 +19,7 @@ from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = {
-    "SEAM, `msrc`": ("msrc_dscnet", "msrc_modules", "msrc_modules_more"),
+    "SEAM, `msrc`": ("msrc_dscnet", "msrc_modules", "msrc_modules_more", "msrc_m3_more"),
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "SEAM, `coco20mini`": ("coco20mini_dscnet",),
     "SEAM, `scenes`": ("scenes_dscnet",),
