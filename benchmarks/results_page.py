@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dscnet.comparison import (
+    by_round,
     difference_table,
     gain_text,
+    gains_of_rounds,
     mean_and_std,
     paired,
     summarise,
@@ -211,6 +213,7 @@ def section(name: str, content: dict) -> list[str]:
         table(content["summary"]),
         "",
         *differences(content),
+        *rounds(content["rows"]),
         "Median seconds a stage: "
         + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
         + ".",
@@ -223,6 +226,16 @@ def differences(content: dict) -> list[str]:
         return []
     title = f"Above {content['base']}, seed by seed, with the 95 % interval of the mean:"
     return [title, "", difference_table(content["paired"]), ""]
+
+
+def rounds(rows: list[dict]) -> list[str]:
+    """Markdown of what AuxSegNet's rounds reached, and gained over the first training."""
+    lines: list[str] = []
+    if own := by_round(rows):
+        lines += ["Rounds:", "", table(summarise(own)), ""]
+    if gains := gains_of_rounds(rows):
+        lines += ["Above round 1, seed by seed:", "", difference_table(gains), ""]
+    return lines
 
 
 def trials(name: str, content: dict) -> list[str]:

@@ -6,7 +6,9 @@ import pytest
 
 from dscnet.comparison import (
     STUDENT_95,
+    by_round,
     difference_table,
+    gains_of_rounds,
     paired,
     student_95,
     summarise,
@@ -56,6 +58,27 @@ def test_one_seed_has_no_interval_and_a_failed_run_no_difference():
     assert gains["M1"]["cam.miou_best_bg"]["low"] is None
     assert gains["M2"] == {}
     assert "| M1 | +5.0 (1) | +10.0 (1) |" in difference_table(gains)
+
+
+def run_of_rounds(variant: str, seed: int, *mious: float) -> dict:
+    rounds = [{"round": i, "cam": None, "segmenter": {"miou": v}} for i, v in enumerate(mious)]
+    return {"variant": variant, "seed": seed, "rounds": rounds}
+
+
+def test_rounds_are_rows_of_their_own():
+    rows = by_round([run_of_rounds("M4", 3, 0.2, 0.4), row("M1", 0, 0.5)])
+    assert [(r["variant"], r["seed"]) for r in rows] == [("M4, round 0", 3), ("M4, round 1", 3)]
+    assert "| M4, round 1 | 40.0 (1) |" in table(summarise(rows))
+
+
+def test_rounds_are_held_against_the_first_training_of_their_variant():
+    rows = [run_of_rounds("base", seed, 0.1, 0.5, 0.5 + gain) for seed, gain in ((0, 0), (1, 0.1))]
+    rows += [run_of_rounds("M4", 0, 0.1, 0.6, 0.55, 0.7), row("M1", 0, 0.5)]
+    gains = {name: own["segmenter.miou"] for name, own in gains_of_rounds(rows).items()}
+    assert list(gains) == ["base, round 2", "M4, round 2", "M4, round 3"]
+    assert gains["base, round 2"]["mean"] == pytest.approx(0.05)
+    assert gains["base, round 2"]["seeds"] == 2
+    assert gains["M4, round 2"]["mean"] == pytest.approx(-0.05)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 19, 30])

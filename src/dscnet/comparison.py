@@ -66,6 +66,33 @@ def paired(
     return differences
 
 
+def by_round(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rounds of AuxSegNet's runs as rows of their own, of variants ``NAME, round N``.
+
+    Runs without rounds give none.
+    """
+    return [
+        {**one, "variant": f"{row['variant']}, round {one['round']}", "seed": row["seed"]}
+        for row in rows
+        for one in row.get("rounds") or ()
+    ]
+
+
+def gains_of_rounds(
+    rows: Iterable[Mapping[str, Any]],
+) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """How far each further round lies above the first training of its variant, seed by seed.
+
+    Round 0 makes labels alone. Returns the entries of :func:`paired` by ``NAME, round N``.
+    """
+    rows = list(rows)
+    gains: dict[str, dict[str, dict[str, float | int | None]]] = {}
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        trained = by_round(row for row in rows if row["variant"] == variant)
+        gains |= paired([one for one in trained if one["round"] > 0], f"{variant}, round 1")
+    return gains
+
+
 def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary as a Markdown table, percent."""
     return _markdown(summary, lambda entry: _spread(entry["mean"], entry["std"], entry["seeds"]))

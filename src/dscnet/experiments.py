@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from dscnet import evaluation
-from dscnet.comparison import difference_table, paired, summarise, table
+from dscnet.comparison import (
+    by_round,
+    difference_table,
+    gains_of_rounds,
+    paired,
+    summarise,
+    table,
+)
 from dscnet.config import Config
 from dscnet.data import open_dataset, read_mask
 from dscnet.job import Job
@@ -149,6 +156,10 @@ def sweep(
     if len(variants) > 1:
         print(f"\nAbove {base}, by seed, with 95 % interval:\n")
         print(difference_table(paired(rows, base)))
+    if rounds := by_round(rows):
+        print(f"\nRounds:\n\n{table(summarise(rounds))}")
+    if gains := gains_of_rounds(rows):
+        print(f"\nAbove round 1, by seed:\n\n{difference_table(gains)}")
     return sum("error" in row for row in rows)
 
 
