@@ -158,6 +158,23 @@ def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp
     assert not all(torch.equal(v, drawn[k]) for k, v in weights(rounds / "1").items())
 
 
+def test_more_rounds_go_on_from_those_that_are_there(finished, scenes, tmp_path):
+    out = tmp_path / "more"
+    shutil.copytree(finished, out)
+    before = weights_changed(out)
+    config = settings(scenes)
+    config.auxseg.rounds = 3
+    run(config, out, resume=True, stages=["train"], progress=False)
+    assert weights_changed(out)[:3] == before
+    assert same_weights(out, out / "rounds" / "3")
+    assert not same_weights(out, finished)
+
+
+def weights_changed(out: Path) -> list[int]:
+    paths = sorted((out / "rounds").glob("*/checkpoints/weights.safetensors"))
+    return [path.stat().st_mtime_ns for path in paths]
+
+
 def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
     finished, scenes, tmp_path, monkeypatch
 ):

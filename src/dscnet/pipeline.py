@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dscnet.job import Job
 from dscnet.labels.refine import LEARNED
 from dscnet.rounds import measure_rounds, train_rounds
 from dscnet.run_folder import RunFolder, fingerprint
+from dscnet.settings import replace_settings
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
@@ -112,15 +113,29 @@ def run_stage(name: str, job: Job) -> bool:
         Whether it ran.
     """
     stage, folder = STAGES[name], job.folder
-    config = job.config
-    for need in stage.needs(config):
+    for need in stage.needs(job.config):
         if folder.fingerprint_of(need) is None:
             raise DscnetError(
                 f"'{name}' needs what '{need}' makes, and {folder.root} does not hold it:"
                 f" run `dscnet {need}` first"
             )
-    upstream = [folder.fingerprint_of(need) for need in (*stage.needs(config), *stage.reads)]
-    mark = fingerprint(
+    mark = stage_fingerprint(name, job)
+    if folder.is_done(name, mark):
+        log.info("%s: up to date", name)
+        return False
+    resumable = folder.start(name, mark, stale=_downstream(name, job.config))
+    started = time.monotonic()
+    log.info("%s ...", name)
+    stage.work(job, resumable)
+    folder.finish(name, mark, time.monotonic() - started)
+    log.info("%s: done in %.0f s", name, time.monotonic() - started)
+    return True
+
+
+def stage_fingerprint(name: str, job: Job) -> str:
+    """A hash of the photos, settings, code and files of earlier stages that a stage depends on."""
+    stage, folder, config = STAGES[name], job.folder, job.config
+    return fingerprint(
         name,
         config.seed,
         [
@@ -128,19 +143,9 @@ def run_stage(name: str, job: Job) -> bool:
             for photos in (job.train, job.val)
         ],
         stage.settings(config),
-        upstream,
+        [folder.fingerprint_of(need) for need in (*stage.needs(config), *stage.reads)],
         code=stage.code,
     )
-    if folder.is_done(name, mark):
-        log.info("%s: up to date", name)
-        return False
-    resumable = folder.start(name, mark, stale=_downstream(name, config))
-    started = time.monotonic()
-    log.info("%s ...", name)
-    stage.work(job, resumable)
-    folder.finish(name, mark, time.monotonic() - started)
-    log.info("%s: done in %.0f s", name, time.monotonic() - started)
-    return True
 
 
 def data_fingerprint(
@@ -235,7 +240,12 @@ def _masks_state(config: Config) -> list[Any] | None:
 
 
 def _train(job: Job, resume: bool) -> None:
-    (train_rounds if job.config.has_rounds else work.train)(job, resume)
+    if not job.config.has_rounds:
+        work.train(job, resume)
+        return
+    # A round is the same however many follow it.
+    first = replace(job, config=replace_settings(job.config, {"auxseg.rounds": 1}))
+    train_rounds(job, stage_fingerprint("train", first))
 
 
 def _refine(job: Job, resume: bool) -> None:

@@ -53,27 +53,39 @@ SEED_STEP = 1009
 """Between the seeds of two rounds, so that each sees the photos in an order of its own."""
 
 
-def train_rounds(job: Job, resume: bool) -> None:
-    """Run all rounds; what the last one leaves is the CAM network of the run."""
+def train_rounds(job: Job, fingerprint: str) -> None:
+    """Run all rounds; what the last one leaves is the CAM network of the run.
+
+    Args:
+        job: The run.
+        fingerprint: Of all that a round depends on. How many there are is not part of it, so that
+            more of them go on from those that are there.
+    """
     folder, last = job.folder, job.config.auxseg.rounds
-    if not resume and folder.round(0).root.parent.exists():
-        shutil.rmtree(folder.round(0).root.parent)
     for index in range(last + 1):
         one = _job_of_round(job, index)
-        if one.folder.fingerprint_of("round"):
+        if one.folder.is_done("round", fingerprint):
             log.info("round %d: up to date", index)
             continue
         log.info("round %d of %d ...", index, last)
-        # A try that was interrupted was one of the same settings: others start with no folder.
-        one.folder.start("round", "started")
+        if not one.folder.start("round", fingerprint):
+            _forget_from(folder, index)
+            one.folder.start("round", fingerprint)
         started = time.monotonic()
         if index == 0:
             _first_labels(one)
         else:
             _one_round(one, job.folder, index)
-        one.folder.finish("round", "finished", time.monotonic() - started)
+        one.folder.finish("round", fingerprint, time.monotonic() - started)
     for kept in ("weights", "tag_scores", "losses", "model_card"):
         _copy(getattr(folder.round(last), kept), getattr(folder, kept))
+
+
+def _forget_from(run: RunFolder, index: int) -> None:
+    """Delete a round of other settings and those that were made of it."""
+    while (root := run.round(index).root).exists():
+        shutil.rmtree(root)
+        index += 1
 
 
 def _job_of_round(job: Job, index: int) -> Job:
