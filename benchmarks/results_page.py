@@ -20,9 +20,11 @@ from dscnet.comparison import (
 from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
+AUXSEGNET = "msrc_auxsegnet"
 SWEEPS = {
     "SEAM, `msrc`": ("msrc_dscnet", "msrc_modules", "msrc_modules_more", "msrc_m3_more"),
     "plain CAM, `msrc`": ("msrc_plain_cam",),
+    "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": ("coco20mini_dscnet",),
     "SEAM, `scenes`": ("scenes_dscnet",),
 }
@@ -97,7 +99,10 @@ def headline() -> list[str]:
         for variant, gains in paired(rows_of(base), "baseline").items():
             lines.append(f"- {base}: {variant} {gain_text(gains['cam.miou'])}")
     lines += ["", "Segmentation network, trained on the labels, on the photos of val:", ""]
-    return [*lines, *segmenter_table(), "", "Every figure: [`docs/results.md`](docs/results.md)."]
+    lines += [*segmenter_table(), ""]
+    lines += ["AuxSegNet, `tags + saliency`: its labels of the training photos, and its own branch"]
+    lines += ["on the photos of val, by round:", "", *auxsegnet_table(), ""]
+    return [*lines, "Every figure: [`docs/results.md`](docs/results.md)."]
 
 
 def label_table() -> list[str]:
@@ -144,6 +149,32 @@ def segmenter_table() -> list[str]:
     bounds = [mean_miou(full), mean_miou(without_bound(full))]
     cells = [percent(bounds[0]), "100 %", percent(bounds[1]), "100 %", str(len(full))]
     return [*lines, "| true masks | " + " | ".join(cells) + " |"]
+
+
+def auxsegnet_table() -> list[str]:
+    """AuxSegNet's labels by variant, and its branch after each round."""
+    rows = results(AUXSEGNET)["rows"]
+    whole, rounds = summarise(rows), summarise(by_round(rows))
+    gains, told = paired(rows, "baseline"), summarise(without_bound(rows))
+    numbers = sorted({one["round"] for row in rows for one in row["rounds"] if one["segmenter"]})
+    heads = [
+        "labels",
+        *(f"branch, round {number}" for number in numbers),
+        "above baseline [95 % interval]",
+        f"without {' and '.join(BOUND)}",
+        "seeds",
+    ]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for variant, own in whole.items():
+        cells = [
+            percent(own["pseudo_label.miou"]),
+            *(percent(rounds[f"{variant}, round {n}"]["segmenter.miou"]) for n in numbers),
+            gain_text(gains[variant]["segmenter.miou"]) if variant in gains else "-",
+            percent(told[variant]["segmenter.miou"]),
+            str(own["segmenter.miou"]["seeds"]),
+        ]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def share_of(rows: list[dict], full: list[dict]) -> tuple[str, str]:

@@ -343,6 +343,35 @@ def test_labels_can_be_cut_to_what_is_salient(finished, tmp_path, scenes):
     assert cut > 0
 
 
+def test_classes_that_hardly_stand_out_are_named_and_can_be_set_as_stuff(
+    finished, scenes, tmp_path, caplog
+):
+    """The scenes' saliency maps with one class wiped out of them."""
+    data = Path(shutil.copytree(scenes, tmp_path / "scenes"))
+    classes = open_dataset(data, "train").classes
+    for sample in open_dataset(data, "train").samples:
+        if 0 in sample.tags:
+            Image.new("L", (64, 64)).save(sample.saliency_path)
+    config = settings(data)
+    config.auxseg.rounds, config.train.epochs = 1, 1
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    said = [r.getMessage() for r in caplog.records if "name it in auxseg.stuff" in r.getMessage()]
+    assert any(text.startswith(f"{classes[0]}: only 0 % ") for text in said)
+    assert not labelled(tmp_path / "run", 1)
+    caplog.clear()
+    config.auxseg.stuff = [classes[0]]
+    run(config, tmp_path / "stuff", stages=["train"], progress=False)
+    assert not any(r.getMessage().startswith(f"{classes[0]}: only") for r in caplog.records)
+    assert labelled(tmp_path / "stuff", 1)
+
+
+def labelled(out: Path, label: int) -> int:
+    """Pixels with a label in the first labels of a run."""
+    paths = (out / "rounds" / "0" / "labels").iterdir()
+    return sum(int((read_label(path) == label).sum()) for path in paths)
+
+
 def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
     other = tmp_path / "other"
     write_scenes(other, num_train=12, num_val=4, size=80, seed=0)
@@ -359,6 +388,7 @@ def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
         ({"model.name": "seam", "label.salient_only": True}, "label.salient_only needs"),
         ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
         ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
+        ({"auxseg.stuff": ["sky"]}, "auxseg.stuff: no class 'sky' in the data set"),
         ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),
     ],
 )

@@ -45,6 +45,14 @@ def test_fusion_by_hand_and_its_thresholds_are_exclusive() -> None:
     assert fuse_saliency(cam, [4], saliency).tolist() == [[5, 255, 255, 0, 0]]
 
 
+def test_stuff_is_labelled_where_its_map_is_the_strongest_salient_or_not() -> None:
+    cam = np.array([[[0.9, 0.9, 0.1, 0.1, 0.3]], [[0.3, 0.3, 0.1, 0.1, 0.9]]])
+    saliency = np.array([[0.5, 0.0, 0.5, 0.0, 0.0]])
+    assert fuse_saliency(cam, [4, 6], saliency).tolist() == [[5, 255, 255, 0, 255]]
+    assert fuse_saliency(cam, [4, 6], saliency, stuff=[4]).tolist() == [[5, 5, 255, 0, 255]]
+    assert fuse_saliency(cam, [4, 6], saliency, stuff=[6, 9]).tolist() == [[5, 255, 255, 0, 7]]
+
+
 def test_a_photo_without_classes_is_background_whatever_stands_out() -> None:
     labels = fuse_saliency(np.zeros((0, 2, 2)), [], np.ones((2, 2)))
     assert labels.dtype == np.uint8 and not labels.any()

@@ -59,6 +59,7 @@ def check_settings(job: Job) -> None:
     """Refuse settings of stages that cannot work, before anything is trained."""
     refine, label = job.config.refine, job.config.label
     _check_segmenter(job.config)
+    _check_stuff(job)
     refinement_steps(refine.steps)
     label_probabilities(
         np.zeros((0, 1, 1)),
@@ -98,6 +99,15 @@ def check_settings(job: Job) -> None:
             " probabilities: set one of the two"
         )
     check_affinities(job.config)
+
+
+def _check_stuff(job: Job) -> None:
+    known = job.train.classes
+    if unknown := [name for name in job.config.auxseg.stuff if name not in known]:
+        raise ValueError(
+            f"auxseg.stuff: no class '{unknown[0]}' in the data set; its classes are"
+            f" {first_few(known)}"
+        )
 
 
 def check_affinities(config: Config) -> None:

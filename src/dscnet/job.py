@@ -18,3 +18,8 @@ class Job:
     train: PhotoSet
     val: PhotoSet | None
     progress: bool = True
+
+    @property
+    def stuff(self) -> list[int]:
+        """The classes that ``auxseg.stuff`` names, 0-based, foreground only."""
+        return [self.train.classes.index(name) for name in self.config.auxseg.stuff]

@@ -246,7 +246,8 @@ def label(job: Job, resume: bool) -> None:
         if settings.salient_only:
             last = folder.round(job.config.auxseg.rounds)
             saliency = read_saliency(last.saliency / f"{sample.image_id}.png")[0].numpy()
-            labels[saliency <= SALIENT] = BACKGROUND
+            stuff = np.isin(labels, [index + 1 for index in job.stuff])
+            labels[(saliency <= SALIENT) & ~stuff] = BACKGROUND
         write_label(folder.labels / f"{sample.image_id}.png", labels)
     suggested = {name: suggested_score(counts, name) for name in CRITERIA if name != "saliency"}
     record = {**suggested, "used": bg_score, "setting": settings.bg_score}

@@ -32,7 +32,7 @@ from dscnet.build import (
 from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
-from dscnet.labels.pseudo_label import write_label
+from dscnet.labels.pseudo_label import best_label, write_label
 from dscnet.labels.saliency import (
     fit_to_photo,
     fuse_saliency,
@@ -51,6 +51,9 @@ log = logging.getLogger("dscnet")
 
 SEED_STEP = 1009
 """Between the seeds of two rounds, so that each sees the photos in an order of its own."""
+
+HARDLY_SALIENT = 0.2
+"""Share of a class's first maps below which its name is said."""
 
 
 def train_rounds(job: Job, fingerprint: str) -> None:
@@ -111,6 +114,7 @@ def _first_labels(job: Job) -> None:
         write_cams(job, model)
     fresh_folder(job.folder.saliency)
     fresh_folder(job.folder.labels)
+    shown, kept = (np.zeros(job.train.num_labels, dtype=np.int64) for _ in range(2))
     cams = job.folder.cams if auxseg.cams is None else Path(auxseg.cams)
     for sample in job.train.samples:
         maps, classes = load_map(cams, sample.image_id)
@@ -120,7 +124,18 @@ def _first_labels(job: Job) -> None:
                 f" {sample.image_path} has {image_size(sample.image_path)}; make them at its size"
             )
         saliency = _first_saliency(job, sample, maps)
-        _write_labels(job, sample, maps, classes, saliency)
+        labels = _write_labels(job, sample, maps, classes, saliency)
+        best, winner = best_label(maps, classes)
+        shown += np.bincount(winner[best > auxseg.cam_score], minlength=len(shown))
+        kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
+    for name, whole, part in zip(job.train.classes, shown[1:], kept[1:], strict=True):
+        if part < HARDLY_SALIENT * whole:
+            log.warning(
+                "%s: only %.0f %% of what its first maps show is salient, and the labels leave the"
+                " rest undecided; if such things do not stand out, name it in auxseg.stuff",
+                name,
+                100 * part / whole,
+            )
 
 
 def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -184,7 +199,7 @@ def _write_labels(
     maps: NDArray[np.floating],
     classes: NDArray[np.integer],
     saliency: NDArray[np.floating],
-) -> None:
+) -> NDArray[np.uint8]:
     auxseg, name = job.config.auxseg, f"{sample.image_id}.png"
     labels = fuse_saliency(
         maps,
@@ -192,9 +207,11 @@ def _write_labels(
         saliency,
         cam_score=auxseg.cam_score,
         saliency_score=auxseg.saliency_score,
+        stuff=job.stuff,
     )
     write_saliency(job.folder.saliency / name, saliency)
     write_label(job.folder.labels / name, labels)
+    return labels
 
 
 def _predictor(job: Job, model: AuxSegNet) -> Predictor:

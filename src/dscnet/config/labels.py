@@ -128,7 +128,8 @@ class LabelConfig:
             ``saliency``; ``auto`` = ``tags``. Never chosen on masks.
         ignore_band: Two scores; pixels whose best map lies between them become 255.
         cams: Folder of maps made elsewhere; null = the run's own.
-        salient_only: Pixels outside the saliency label of AuxSegNet's last round are background.
+        salient_only: Pixels outside the saliency label of AuxSegNet's last round are background,
+            those of ``auxseg.stuff`` excepted.
     """
 
     bg_score: float | Criterion = "auto"

@@ -63,6 +63,8 @@ class AuxSegConfig:
         cams: Folder of first maps made elsewhere; null = a plain CAM is trained first.
         cam_score: An object's strongest class is above this, in [0, 1].
         saliency_score: An object's saliency is above this, in [0, 1].
+        stuff: Names of classes that do not stand out, such as trees: saliency is not asked where
+            their map is the strongest.
         crf: The saliency labels of a round are fitted to the photo by a dense CRF.
         branch_channels: Channels of the segmentation and the saliency branch.
         rows: Rows of the affinity at once: memory depends on it, results do not.
@@ -79,6 +81,7 @@ class AuxSegConfig:
     cams: str | None = None
     cam_score: float = 0.2
     saliency_score: float = 0.06
+    stuff: list[str] = field(default_factory=list)
     crf: bool = True
     branch_channels: int = 128
     rows: int = 512

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ def fuse_saliency(
     *,
     cam_score: float = 0.2,
     saliency_score: float = 0.06,
+    stuff: Collection[int] = (),
 ) -> NDArray[np.uint8]:
     """Label each pixel where maps and saliency agree.
 
@@ -42,6 +43,7 @@ def fuse_saliency(
         saliency: ``(H, W)`` in [0, 1].
         cam_score: In [0, 1].
         saliency_score: In [0, 1].
+        stuff: Those of the classes that count as salient wherever their map is the strongest.
 
     Returns:
         ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 undecided.
@@ -57,7 +59,8 @@ def fuse_saliency(
     best, winner = best_label(cam, classes)
     if not len(classes):
         return winner
-    active, salient = best > cam_score, saliency > saliency_score
+    active = best > cam_score
+    salient = (saliency > saliency_score) | (active & np.isin(winner, [c + 1 for c in stuff]))
     labels = np.where(active & salient, winner, np.uint8(BACKGROUND))
     labels[active != salient] = IGNORE_INDEX
     return labels
