@@ -21,5 +21,6 @@ class Job:
 
     @property
     def stuff(self) -> list[int]:
-        """The classes that ``auxseg.stuff`` names, 0-based, foreground only."""
-        return [self.train.classes.index(name) for name in self.config.auxseg.stuff]
+        """Those of the classes that ``auxseg.stuff`` names, 0-based, foreground only."""
+        names = self.config.auxseg.stuff
+        return [index for index, name in enumerate(self.train.classes) if name in names]

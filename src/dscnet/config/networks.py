@@ -64,7 +64,7 @@ class AuxSegConfig:
         cam_score: An object's strongest class is above this, in [0, 1].
         saliency_score: An object's saliency is above this, in [0, 1].
         stuff: Names of classes that do not stand out, such as trees: saliency is not asked where
-            their map is the strongest.
+            their map is the strongest. Names that the data set does not have do nothing.
         crf: The saliency labels of a round are fitted to the photo by a dense CRF.
         branch_channels: Channels of the segmentation and the saliency branch.
         rows: Rows of the affinity at once: memory depends on it, results do not.
