@@ -158,6 +158,29 @@ def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp
     assert not all(torch.equal(v, drawn[k]) for k, v in weights(rounds / "1").items())
 
 
+def test_the_last_rounds_maps_are_the_runs_unless_other_maps_are_asked_for(
+    finished, scenes, tmp_path, monkeypatch
+):
+    import dscnet.stages as stages
+
+    class MadeAnew(Exception):
+        pass
+
+    def refuse(*arguments):
+        raise MadeAnew
+
+    monkeypatch.setattr(stages, "cam", refuse)
+    config, out = settings(scenes), tmp_path / "run"
+    config.auxseg.rounds, config.train.epochs = 1, 1
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    run(config, out, stages=["train", "cam"], progress=False)
+    for path in (out / "rounds" / "1" / "cams").iterdir():
+        assert (out / "cams" / path.name).read_bytes() == path.read_bytes()
+    config.cam.flip = True
+    with pytest.raises(MadeAnew):
+        run(config, out, stages=["cam"], resume=True, progress=False)
+
+
 def test_more_rounds_go_on_from_those_that_are_there(finished, scenes, tmp_path):
     out = tmp_path / "more"
     shutil.copytree(finished, out)

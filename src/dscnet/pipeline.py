@@ -7,6 +7,7 @@ is not run again; an interrupted training goes on from its last epoch.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from dscnet.data import PhotoSet, available_splits, open_dataset
 from dscnet.job import Job
 from dscnet.labels.refine import LEARNED
 from dscnet.rounds import measure_rounds, train_rounds
-from dscnet.run_folder import RunFolder, fingerprint
+from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.settings import replace_settings
 from dscnet.types import DataError, DscnetError
 
@@ -240,12 +241,26 @@ def _masks_state(config: Config) -> list[Any] | None:
 
 
 def _train(job: Job, resume: bool) -> None:
-    if not job.config.has_rounds:
+    if job.config.has_rounds:
+        train_rounds(job, _round_fingerprint(job))
+    else:
         work.train(job, resume)
-        return
+
+
+def _round_fingerprint(job: Job) -> str:
     # A round is the same however many follow it.
     first = replace(job, config=replace_settings(job.config, {"auxseg.rounds": 1}))
-    train_rounds(job, stage_fingerprint("train", first))
+    return stage_fingerprint("train", first)
+
+
+def _cam(job: Job, resume: bool) -> None:
+    last = job.folder.round(job.config.auxseg.rounds)
+    if job.config.has_rounds and last.is_done("round", _round_fingerprint(job)):
+        # The last round has made them, of the same network with the same settings.
+        fresh_folder(job.folder.cams)
+        shutil.copytree(last.cams, job.folder.cams, dirs_exist_ok=True)
+    else:
+        work.cam(job, resume)
 
 
 def _refine(job: Job, resume: bool) -> None:
@@ -310,7 +325,7 @@ STAGES: dict[str, Stage] = {
         saliency=lambda config: config.needs_saliency,
     ),
     "cam": Stage(
-        work.cam,
+        _cam,
         lambda config: ("train",),
         lambda config: asdict(config.cam),
         ("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
