@@ -27,9 +27,11 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
+from dscnet.labelling import load_map, score_counts
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.saliency import fit_to_photo, fuse_saliency
+from dscnet.labels.thresholds import suggested_score
 from dscnet.pipeline import run
 from dscnet.predictor import Predictor, restore
 from dscnet.types import DataError
@@ -117,6 +119,27 @@ def test_labels_of_a_round_are_its_maps_and_saliency_fused(finished, scenes):
             expected = fuse_saliency(maps["refined" if index else "cam"], classes, saliency)
             got = read_label(folder / "labels" / f"{sample.image_id}.png")
             np.testing.assert_array_equal(got, expected)
+
+
+def test_the_score_of_the_maps_can_be_read_off_those_of_each_round(finished, scenes, tmp_path):
+    config = settings(scenes)
+    config.auxseg = AuxSegConfig(rounds=1, branch_channels=16, cam_score="auto")
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    config.train.epochs = 1
+    run(config, tmp_path / "run", stages=["train"], progress=False)
+    photos, scores = open_dataset(scenes, "train"), []
+    for cams, folder in (
+        (finished / "rounds" / "0" / "cams", tmp_path / "run" / "rounds" / "0"),
+        (tmp_path / "run" / "rounds" / "1" / "cams", tmp_path / "run" / "rounds" / "1"),
+    ):
+        scores.append(suggested_score(score_counts(photos, cams), "tags"))
+        for sample in photos.samples:
+            maps, classes = load_map(cams, sample.image_id)
+            saliency = read_saliency(folder / "saliency" / f"{sample.image_id}.png")[0].numpy()
+            expected = fuse_saliency(maps, classes, saliency, cam_score=scores[-1])
+            got = read_label(folder / "labels" / f"{sample.image_id}.png")
+            np.testing.assert_array_equal(got, expected)
+    assert 0.2 not in scores and scores[0] != scores[1]
 
 
 def test_saliency_begins_with_the_given_maps_and_becomes_binary(finished, scenes):

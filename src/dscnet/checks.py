@@ -51,7 +51,7 @@ def check_networks(config: Config) -> None:
         raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")
     for name in ("cam_score", "saliency_score"):
         score = getattr(config.auxseg, name)
-        if not 0 <= score <= 1:
+        if score != "auto" and not 0 <= score <= 1:
             raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
 
 

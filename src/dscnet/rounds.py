@@ -116,6 +116,7 @@ def _first_labels(job: Job) -> None:
     fresh_folder(job.folder.labels)
     shown, kept = (np.zeros(job.train.num_labels, dtype=np.int64) for _ in range(2))
     cams = job.folder.cams if auxseg.cams is None else Path(auxseg.cams)
+    cam_score = _cam_score(job, cams)
     for sample in job.train.samples:
         maps, classes = load_map(cams, sample.image_id)
         if maps.shape[1:] != image_size(sample.image_path):
@@ -124,9 +125,9 @@ def _first_labels(job: Job) -> None:
                 f" {sample.image_path} has {image_size(sample.image_path)}; make them at its size"
             )
         saliency = _first_saliency(job, sample, maps)
-        labels = _write_labels(job, sample, maps, classes, saliency)
+        labels = _write_labels(job, sample, maps, classes, saliency, cam_score)
         best, winner = best_label(maps, classes)
-        shown += np.bincount(winner[best > auxseg.cam_score], minlength=len(shown))
+        shown += np.bincount(winner[best > cam_score], minlength=len(shown))
         kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
     for name, whole, part in zip(job.train.classes, shown[1:], kept[1:], strict=True):
         if part < HARDLY_SALIENT * whole:
@@ -181,6 +182,7 @@ def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     fresh_folder(job.folder.saliency)
     fresh_folder(job.folder.labels)
+    cam_score = _cam_score(job, job.folder.cams)
     for sample in job.train.samples:
         photo = read_image(sample.image_path)
         _, logits = model.dense_scores(transform(photo, None)[0][None].to(device))
@@ -190,7 +192,17 @@ def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
             photo.permute(1, 2, 0).numpy(),
             refine=fit_to_photo if job.config.auxseg.crf else None,
         )
-        _write_labels(job, sample, *load_map(job.folder.cams, sample.image_id), saliency)
+        maps, classes = load_map(job.folder.cams, sample.image_id)
+        _write_labels(job, sample, maps, classes, saliency, cam_score)
+
+
+def _cam_score(job: Job, cams: Path) -> float:
+    """The score above which a map shows its class: the setting, or what the maps suggest."""
+    score = job.config.auxseg.cam_score
+    if score != "auto":
+        return score
+    label = replace(job.config.label, bg_score="auto", cams=str(cams))
+    return background_score(replace(job, config=replace(job.config, label=label)))
 
 
 def _write_labels(
@@ -199,13 +211,14 @@ def _write_labels(
     maps: NDArray[np.floating],
     classes: NDArray[np.integer],
     saliency: NDArray[np.floating],
+    cam_score: float,
 ) -> NDArray[np.uint8]:
     auxseg, name = job.config.auxseg, f"{sample.image_id}.png"
     labels = fuse_saliency(
         maps,
         classes,
         saliency,
-        cam_score=auxseg.cam_score,
+        cam_score=cam_score,
         saliency_score=auxseg.saliency_score,
         stuff=job.stuff,
     )

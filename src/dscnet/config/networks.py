@@ -61,7 +61,8 @@ class AuxSegConfig:
         saliency: ``maps`` (the data set's saliency maps) or ``from_cam`` (a stand-in made of the
             first maps, so that tags are all that is learned from).
         cams: Folder of first maps made elsewhere; null = a plain CAM is trained first.
-        cam_score: An object's strongest class is above this, in [0, 1].
+        cam_score: An object's strongest class is above this, in [0, 1]; ``auto`` reads it off the
+            maps of each round, as ``label.bg_score: auto`` does.
         saliency_score: An object's saliency is above this, in [0, 1].
         stuff: Names of classes that do not stand out, such as trees: saliency is not asked where
             their map is the strongest. Names that the data set does not have do nothing.
@@ -79,7 +80,7 @@ class AuxSegConfig:
     rounds: int = 3
     saliency: Literal["maps", "from_cam"] = "maps"
     cams: str | None = None
-    cam_score: float = 0.2
+    cam_score: float | Literal["auto"] = 0.2
     saliency_score: float = 0.06
     stuff: list[str] = field(default_factory=list)
     crf: bool = True
