@@ -105,18 +105,11 @@ def _job_of_round(job: Job, index: int) -> Job:
 
 def _first_labels(job: Job) -> None:
     """Round 0: maps of a plain CAM, the first saliency, and what both say together."""
-    auxseg = job.config.auxseg
-    if auxseg.cams is None:
-        model = _network(job)
-        if not job.folder.tag_scores.exists():
-            learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
-        restore(model, job.folder.weights)
-        write_cams(job, model)
+    cams = _first_maps(job)
+    cam_score = _cam_score(job, cams)
     fresh_folder(job.folder.saliency)
     fresh_folder(job.folder.labels)
     shown, kept = (np.zeros(job.train.num_labels, dtype=np.int64) for _ in range(2))
-    cams = job.folder.cams if auxseg.cams is None else Path(auxseg.cams)
-    cam_score = _cam_score(job, cams)
     for sample in job.train.samples:
         maps, classes = load_map(cams, sample.image_id)
         if maps.shape[1:] != image_size(sample.image_path):
@@ -137,6 +130,18 @@ def _first_labels(job: Job) -> None:
                 name,
                 100 * part / whole,
             )
+
+
+def _first_maps(job: Job) -> Path:
+    """Folder of the maps of a plain CAM, trained here unless they were made elsewhere."""
+    if job.config.auxseg.cams is not None:
+        return Path(job.config.auxseg.cams)
+    model = _network(job)
+    if not job.folder.tag_scores.exists():
+        learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+    return job.folder.cams
 
 
 def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDArray[np.floating]:
