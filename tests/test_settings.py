@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dscnet.config import Config, MethodConfig
-from dscnet.settings import dotted_settings, from_dict, replace_settings, to_dict
+from dscnet.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
 
 
 def test_round_trip_is_exact():
@@ -74,3 +74,22 @@ def test_dotted_settings_are_the_way_back_to_a_config():
     values = dotted_settings(to_dict(config))
     assert values["refine.steps"] == ["crf"]
     assert replace_settings(Config(), values) == config
+
+
+def test_readers_elsewhere_see_no_places_of_this_machine():
+    config = replace_settings(
+        Config(data="/home/me/photos"),
+        {
+            "auxseg.cams": "/home/me/runs/base-s{seed}/cams",
+            "segment.labels": "runs/labels",
+            "label.cams": "/home/me/maps",
+        },
+    )
+    values = shown(config)
+    assert "/home" not in str(values)
+    assert values["data"] == "photos"
+    assert values["auxseg"]["cams"] == "base-s{seed}/cams"
+    assert values["label"]["cams"] == "maps"
+    assert values["segment"]["labels"] == "runs/labels"
+    assert config.data == "/home/me/photos"
+    assert shown(Config())["data"] == ""

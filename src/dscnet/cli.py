@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from dscnet.arguments import STAGE_VERBS, build_parser
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, summary
-from dscnet.settings import dotted_settings, from_dict, to_dict
+from dscnet.settings import dotted_settings, from_dict, path_name, to_dict
 from dscnet.tables.specs import BASES, TABLES, table_spec, unknown_table
 
 
@@ -161,7 +161,7 @@ def _command_line() -> str:
     """The words of this call; of paths, which say nothing to others, the last part."""
     whole = re.compile(r"\d+/\d+")
     return " ".join(
-        Path(word).name if "/" in word and not whole.fullmatch(word) else word for word in sys.argv
+        path_name(word) if "/" in word and not whole.fullmatch(word) else word for word in sys.argv
     )
 
 

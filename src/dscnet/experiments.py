@@ -27,7 +27,7 @@ from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
 from dscnet.pipeline import run
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.settings import dotted_settings, replace_settings, to_dict
+from dscnet.settings import dotted_settings, replace_settings, shown, to_dict
 from dscnet.types import DscnetError
 from dscnet.workers import start_pool
 
@@ -218,15 +218,13 @@ def write_results(
 ) -> None:
     """Write a grid's rows, summary, settings and environment as one JSON file."""
     base = next(iter(variants))
-    settings = to_dict(config)
-    # Where the data lies and which run came first say nothing to a reader of the numbers.
-    settings["data"] = Path(config.data).name
     content = {
         "command": command,
+        # Of all runs: which one came first says nothing to a reader of the numbers.
         "environment": {
             key: value for key, value in environment(config.seed).items() if key != "seed"
         },
-        "settings": settings,
+        "settings": shown(config),
         "variants": variants,
         "summary": summarise(rows),
         "base": base,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import PurePath
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,6 +16,31 @@ T = TypeVar("T")
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dictionaries, lists and scalars of a config: what ``config.yaml`` holds."""
     return asdict(config)
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """The settings for readers elsewhere, whom places on this machine tell nothing."""
+    settings = {name: _without_places(value) for name, value in to_dict(config).items()}
+    return settings | {"data": path_name(config.data)}
+
+
+def path_name(path: str) -> str:
+    """The last part of a path; of one with ``{seed}`` in it, all from there on.
+
+    Example:
+        >>> path_name("/home/me/runs/plain/baseline-s{seed}/cams")
+        'baseline-s{seed}/cams'
+    """
+    parts = PurePath(path).parts
+    seeded = [index for index, part in enumerate(parts) if "{seed}" in part]
+    return "/".join(parts[seeded[0] if seeded else -1 :])
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_places(each) for name, each in value.items()}
+    is_place = isinstance(value, str) and PurePath(value).is_absolute()
+    return path_name(value) if is_place else value
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dscnet.comparison import lookup
-from dscnet.config import Config
 from dscnet.data import open_dataset
 from dscnet.experiments import run_all
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.settings import replace_settings, to_dict
+from dscnet.settings import replace_settings, shown
 from dscnet.tables import figures
 from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
 from dscnet.tables.paper import paper_table
@@ -217,7 +216,7 @@ def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> No
         "seeds": list(request.seeds),
         "environment": {key: v for key, v in environment(0).items() if key != "seed"},
         "recipes": request.recipes,
-        "settings": {base: _shown(config) for base, config in request.configs.items()},
+        "settings": {base: shown(config) for base, config in request.configs.items()},
         "variants": request.spec.variants,
         "paper": paper_table(request.name).source,
         "rows": rows,
@@ -227,11 +226,6 @@ def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> No
     write_text(request.out / f"{request.stem}.csv", to_csv(rows))
     write_text(request.out / f"{request.stem}.md", _markdown(request, cells, failed))
     write_text(request.out / f"{request.stem}.json", json.dumps(content, indent=1) + "\n")
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    # Where the data lies says nothing to a reader of the numbers.
-    return to_dict(config) | {"data": Path(config.data).name}
 
 
 def _record(cell: Cell) -> dict[str, Any]:
