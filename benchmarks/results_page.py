@@ -263,7 +263,10 @@ def rounds(rows: list[dict]) -> list[str]:
     """Markdown of what AuxSegNet's rounds reached, and gained over the first training."""
     lines: list[str] = []
     if own := by_round(rows):
-        lines += ["Rounds:", "", table(summarise(own)), ""]
+        lines += [
+            "Rounds; labels as the next one learns from them, undecided pixels as background:"
+        ]
+        lines += ["", table(summarise(own)), ""]
     if gains := gains_of_rounds(rows):
         lines += ["Above round 1, seed by seed:", "", difference_table(gains), ""]
     return lines
