@@ -169,6 +169,18 @@ def test_every_number_is_that_of_its_own_run(tmp_path):
     assert "| SEAM +M2 | 2.0 (1) | 65.4 |" in lines
 
 
+def test_settings_of_auxsegnets_rounds_do_not_concern_seams_runs(tmp_path):
+    """So that ``--auxseg.cams`` can be given to a table of both."""
+    asked = request(tmp_path, "II", collect=True, seeds=[0])
+    for cell in plan(asked):
+        hand_made(cell, 0.5)
+    for config in asked.configs.values():
+        config.auxseg.cams = "plain/baseline-s{seed}/cams"
+    assert tables.make_table(asked) == 0
+    found = numbers(tmp_path / "II.csv")
+    assert {row for row, _, seed in found if seed == "0"} == {"SEAM", "DSCNet+SEAM"}
+
+
 def test_figure_6_names_its_highest_point(tmp_path):
     asked = request(tmp_path, "figure6", collect=True, seeds=[0], weights=(0.2, 0.4))
     for cell in plan(asked):

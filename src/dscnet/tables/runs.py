@@ -164,8 +164,12 @@ def stages(request: Request) -> list[str]:
 
 def comparable(config: Config) -> dict[str, Any]:
     """The dotted settings that change what a run makes."""
-    settings = dotted_settings(to_dict(config))
-    return {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+    unread = () if config.has_rounds else ("auxseg.",)
+    return {
+        name: value
+        for name, value in dotted_settings(to_dict(config)).items()
+        if name not in _WITHOUT_EFFECT and not name.startswith(unread)
+    }
 
 
 def _differing(cell: Cell) -> list[str]:
@@ -175,9 +179,9 @@ def _differing(cell: Cell) -> list[str]:
         return []
     there, here = comparable(folder.read_config()), comparable(cell.run.config)
     return [
-        f"{name}: {there[name]} there, {here[name]} here"
-        for name in here
-        if there[name] != here[name]
+        f"{name}: {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if there.get(name) != value
     ]
 
 
