@@ -263,10 +263,8 @@ def rounds(rows: list[dict]) -> list[str]:
     """Markdown of what AuxSegNet's rounds reached, and gained over the first training."""
     lines: list[str] = []
     if own := by_round(rows):
-        lines += [
-            "Rounds; labels as the next one learns from them, undecided pixels as background:"
-        ]
-        lines += ["", table(summarise(own)), ""]
+        title = "Rounds; labels as the next one learns from them, undecided pixels as background:"
+        lines += [title, "", table(summarise(own)), ""]
     if gains := gains_of_rounds(rows):
         lines += ["Above round 1, seed by seed:", "", difference_table(gains), ""]
     return lines

@@ -297,7 +297,7 @@ def _rounds(config: Config) -> list[Any] | None:
         return None
     code = (
         *("rounds.py", "labels/cam.py", "labels/cam_files.py", "labels/saliency.py"),
-        *("labels/crf.py", "predictor.py"),
+        *("labels/pseudo_label.py", "labels/thresholds.py", "labels/crf.py", "predictor.py"),
     )
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
