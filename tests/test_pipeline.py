@@ -137,6 +137,19 @@ def test_a_changed_setting_runs_what_it_changes(copy, scenes):
     assert RunFolder(copy).fingerprint_of("segment") is None, "it learned from other labels"
 
 
+def test_another_way_of_testing_does_not_train_again(copy, scenes):
+    config, weights = settings(scenes), copy / "segmenter" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    masks = {path: path.stat().st_mtime_ns for path in (copy / "masks").glob("*.png")}
+    config.segment.test_scales = [0.5, 1.0]
+    assert run_single("segment", config, copy)
+    assert weights.stat().st_mtime_ns == before
+    assert all(path.stat().st_mtime_ns != written for path, written in masks.items())
+    config.segment.lr = 1e-3
+    assert run_single("segment", config, copy)
+    assert weights.stat().st_mtime_ns != before
+
+
 def test_runs_are_deterministic(finished, scenes, tmp_path):
     run(settings(scenes), tmp_path / "again", stages=["train", "cam"], progress=False)
     for path in sorted((finished / "cams").glob("*.npz")):

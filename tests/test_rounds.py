@@ -216,6 +216,26 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, scenes, tmp_path)
     assert not same_weights(out, finished)
 
 
+def test_another_way_of_testing_writes_the_masks_of_all_rounds_anew(finished, scenes, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "tested"))
+    before = weights_changed(out)
+    config = settings(scenes)
+    config.segment.test_scales = [0.5, 1.5]
+    run(config, out, resume=True, stages=["train", "segment"], progress=False)
+    assert weights_changed(out) == before
+    sample = open_dataset(scenes, "val").samples[0]
+    mask = Path("masks") / f"{sample.image_id}.png"
+    expected = Predictor.from_run(out)(read_image(sample.image_path))
+    for folder in (out, out / "rounds" / "2"):
+        np.testing.assert_array_equal(read_label(folder / mask), expected)
+    first = out / "rounds" / "1" / mask
+    assert first.stat().st_mtime_ns > (out / "config.yaml").stat().st_mtime_ns
+    assert any(
+        (read_label(path) != read_label(out / path.relative_to(out / "rounds" / "1"))).any()
+        for path in (out / "rounds" / "1" / "masks").glob("*.png")
+    ), "each round's are by its own network"
+
+
 def weights_changed(out: Path) -> list[int]:
     paths = sorted((out / "rounds").glob("*/checkpoints/weights.safetensors"))
     return [path.stat().st_mtime_ns for path in paths]

@@ -18,11 +18,11 @@ from dscnet import evaluation, labelling
 from dscnet import stages as work
 from dscnet.affinities import learned_steps
 from dscnet.checks import check_networks, check_photos, check_settings
-from dscnet.config import Config
+from dscnet.config import Config, SegmentConfig
 from dscnet.data import PhotoSet, available_splits, open_dataset
 from dscnet.job import Job
 from dscnet.labels.refine import LEARNED
-from dscnet.rounds import measure_rounds, train_rounds
+from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.settings import replace_settings
 from dscnet.types import DataError, DscnetError
@@ -267,6 +267,37 @@ def _refine(job: Job, resume: bool) -> None:
     labelling.refine(job, learned_steps(job, resume))
 
 
+def _segment(job: Job, resume: bool) -> None:
+    folder, config = job.folder, job.config
+    if config.has_rounds:
+        write_round_masks(job)
+    if config.own_branch:
+        # It learned in the rounds, and the last of them is the run's.
+        last = folder.round(config.auxseg.rounds)
+        fresh_folder(folder.masks)
+        if last.masks.exists():
+            shutil.copytree(last.masks, folder.masks, dirs_exist_ok=True)
+        return
+    mark = _segmenter_fingerprint(job)
+    if not folder.is_done("segmenter", mark):
+        started = time.monotonic()
+        work.train_segmenter(job, folder.start("segmenter", mark))
+        folder.finish("segmenter", mark, time.monotonic() - started)
+    work.write_masks(job)
+
+
+def _segmenter_fingerprint(job: Job) -> str:
+    # The same network however it is tested.
+    test = SegmentConfig()
+    untested = replace(
+        job.config.segment,
+        test_scales=test.test_scales,
+        flip_test=test.flip_test,
+        crf=test.crf,
+    )
+    return stage_fingerprint("segment", replace(job, config=replace(job.config, segment=untested)))
+
+
 def _evaluate(job: Job, resume: bool) -> None:
     sections = work.measure(job)
     if job.config.has_rounds and job.folder.fingerprint_of("train"):
@@ -297,12 +328,11 @@ def _rounds(config: Config) -> list[Any] | None:
         return None
     code = (
         *("rounds.py", "labels/cam.py", "labels/cam_files.py", "labels/saliency.py"),
-        *("labels/pseudo_label.py", "labels/thresholds.py", "labels/crf.py", "predictor.py"),
+        *("labels/pseudo_label.py", "labels/thresholds.py", "labels/crf.py"),
     )
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
-    test = [config.segment.flip_test, config.segment.test_scales, config.segment.crf]
-    return [auxseg, asdict(config.cam), test, fingerprint(code=code)]
+    return [auxseg, asdict(config.cam), fingerprint(code=code)]
 
 
 def _learning(config: Config) -> list[Any]:
@@ -345,7 +375,7 @@ STAGES: dict[str, Stage] = {
         saliency=_scored_by_saliency,
     ),
     "segment": Stage(
-        work.segment,
+        _segment,
         _segment_needs,
         lambda config: [*_learning(config), asdict(config.segment)],
         (

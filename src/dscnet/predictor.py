@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ class Predictor:
                 " trains one"
             )
         card = folder.read_card() if config.own_branch else folder.read_segmenter_card()
+        return cls.from_weights(config, weights, card)
+
+    @classmethod
+    def from_weights(cls, config: Config, weights: Path, card: Mapping[str, Any]) -> Predictor:
+        """Load a segmentation network from its files.
+
+        Args:
+            config: The run's settings.
+            weights: The network's.
+            card: Class names and photo normalisation, as in a run's ``model.json``.
+        """
         classes = tuple(card["classes"])
         return cls(
             _load_network(config, weights, len(classes)),

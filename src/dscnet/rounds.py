@@ -2,7 +2,7 @@
 
 Round 0 is a plain CAM, trained on tags, or maps made elsewhere; with saliency they give the first
 labels. Each further round trains AuxSegNet, from the second on the network of the round before, and
-writes maps, saliency labels, labels and masks for the next, in a folder of its own. A round that is
+writes maps, saliency labels and labels for the next, in a folder of its own. A round that is
 finished is not run again; an interrupted one goes on from its last epoch.
 """
 
@@ -27,7 +27,6 @@ from dscnet.build import (
     build_model,
     build_objective,
     device_of,
-    inference_settings,
 )
 from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
 from dscnet.job import Job
@@ -40,7 +39,7 @@ from dscnet.labels.saliency import (
     saliency_from_cam,
     write_saliency,
 )
-from dscnet.models import AuxSegNet, PlainCam, SegmentationPath
+from dscnet.models import AuxSegNet, PlainCam
 from dscnet.objective import AuxSegObjective
 from dscnet.predictor import Predictor, restore
 from dscnet.run_folder import RunFolder, fresh_folder
@@ -168,9 +167,18 @@ def _one_round(job: Job, run: RunFolder, index: int) -> None:
     restore(model, job.folder.weights)
     write_cams(job, model)
     _refresh_labels(job, model, run.round(0))
-    if job.val is not None:
-        fresh_folder(job.folder.masks)
-        _predictor(job, model).write(job.val, job.folder.masks)
+
+
+def write_round_masks(job: Job) -> None:
+    """Masks of the validation photos by the segmentation branch of each round."""
+    if job.val is None:
+        return
+    config = replace(job.config, segment=replace(job.config.segment, network="branch"))
+    for index in range(1, config.auxseg.rounds + 1):
+        folder = job.folder.round(index)
+        branch = Predictor.from_weights(config, folder.weights, folder.read_card())
+        fresh_folder(folder.masks)
+        branch.write(job.val, folder.masks)
 
 
 def _network(job: Job) -> PlainCam:
@@ -230,17 +238,6 @@ def _write_labels(
     write_saliency(job.folder.saliency / name, saliency)
     write_label(job.folder.labels / name, labels)
     return labels
-
-
-def _predictor(job: Job, model: AuxSegNet) -> Predictor:
-    config, backbone = job.config, model.backbone
-    return Predictor(
-        SegmentationPath(model),
-        job.train.classes,
-        mean=backbone.mean,
-        std=backbone.std,
-        **inference_settings(config.segment),
-    )
 
 
 def measure_rounds(job: Job) -> list[dict[str, Any]]:

@@ -236,18 +236,6 @@ def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
             yield indices[start : start + batch_size]
 
 
-def segment(job: Job, resume: bool) -> None:
-    """Train the segmentation network on the pseudo labels; write the validation photos' masks.
-
-    Where the CAM network has a segmentation branch of its own, there is nothing more to train.
-    """
-    if not job.config.own_branch:
-        train_segmenter(job, resume)
-    if job.val is not None:
-        fresh_folder(job.folder.masks)
-        Predictor.from_run(job.folder.root).write(job.val, job.folder.masks)
-
-
 def train_segmenter(job: Job, resume: bool) -> None:
     """Train the segmentation network on the pseudo labels, or on true masks."""
     config, folder = job.config, job.folder
@@ -270,6 +258,13 @@ def train_segmenter(job: Job, resume: bool) -> None:
         [],
     )
     store(model, folder.segmenter_weights)
+
+
+def write_masks(job: Job) -> None:
+    """Write the masks of the validation photos, where there are such."""
+    if job.val is not None:
+        fresh_folder(job.folder.masks)
+        Predictor.from_run(job.folder.root).write(job.val, job.folder.masks)
 
 
 def measure(job: Job) -> dict[str, Any]:
