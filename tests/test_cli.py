@@ -146,3 +146,6 @@ def test_table_says_what_was_not_measured():
     text = metrics_table({"pseudo_label": section, "tags": {"map": None}})
     assert "50.0" in text
     assert text.count("not measured") == 2
+    assert "F1" not in text
+    text = metrics_table({"tags": {"map": 0.75, "mask_f1": 0.25}})
+    assert [line.split()[-1] for line in text.splitlines()[-2:]] == ["75.0", "25.0"]

@@ -24,11 +24,13 @@ from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam, write_cam
+from dscnet.labels.pseudo_label import read_label
 from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.settings import replace_settings
 from dscnet.stages import cam
+from dscnet.tag_agreement import tag_agreement
 from dscnet.types import DataError, DscnetError
 
 SECTION = {
@@ -531,7 +533,12 @@ def test_without_masks_nothing_is_measured_and_everything_runs(scenes, tmp_path)
     metrics = run(settings(bare), tmp_path / "run", progress=False)
     assert metrics["cam"] is metrics["pseudo_label"] is metrics["segmenter"] is None
     assert (tmp_path / "run" / "report.html").exists()
-    assert len(list((tmp_path / "run" / "masks").glob("*.png"))) == 4
+    masks = tmp_path / "run" / "masks"
+    assert len(list(masks.glob("*.png"))) == 4
+    photos = open_dataset(bare, "val").samples
+    agreement = tag_agreement((read_label(masks / f"{p.image_id}.png"), p.tags) for p in photos)
+    assert agreement["mask_recall"] is not None, "tags are enough to say something"
+    assert metrics["tags"].items() >= agreement.items()
 
 
 def test_masks_that_come_later_are_measured_without_training_again(scenes, tmp_path):

@@ -75,7 +75,7 @@ def make_metrics():
         ),
         "pseudo_label": evaluate_pairs([(gt, gt)], ["boat", "cow"], split="train", bg_score=0.3),
         "segmenter": None,
-        "tags": {"map": 0.875},
+        "tags": {"map": 0.875, "mask_f1": 0.625},
     }
 
 
@@ -108,6 +108,7 @@ def test_the_headline_numbers(tmp_path):
     assert "Pseudo label: mIoU 100.0 %" in words
     assert "Segmentation network: mIoU not measured" in words
     assert "mean average precision 87.5 %" in words
+    assert "masks against tags: F1 62.5 %" in words
     assert words.count("best background score") == 1
 
 
@@ -125,7 +126,7 @@ def test_the_table_of_classes(tmp_path):
 def test_nothing_measured(tmp_path):
     metrics = dict.fromkeys(("cam", "pseudo_label", "segmenter")) | {"tags": {"map": None}}
     page = render(tmp_path, metrics=metrics, curves={}, rows=[], notes=[])
-    assert page.words.count("not measured") == 5
+    assert page.words.count("not measured") == 6
     assert "No photo was chosen" in page.words
     assert "No curve was logged" in page.words
     assert not re.search(r"\d %", page.words)

@@ -306,9 +306,10 @@ def metrics_table(metrics: dict[str, Any]) -> str:
             if row[name] is not None
         )
         lines.append(f"round {row['round']}: {reached or 'not measured'}")
-    score = metrics.get("tags", {}).get("map")
-    if score is not None:
-        lines.append(f"{'tags (mAP)':29}{100 * score:>8.1f}")
+    for name, key in (("tags (mAP)", "map"), ("tags that masks show (F1)", "mask_f1")):
+        score = metrics.get("tags", {}).get(key)
+        if score is not None:
+            lines.append(f"{name:29}{100 * score:>8.1f}")
     return "\n".join(lines)
 
 

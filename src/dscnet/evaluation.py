@@ -188,10 +188,11 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
 
     Args:
         path: File to write; replaced if it exists.
-        sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}``), what
-            was measured. The others, and numbers that are not finite, become null. Further, where
-            there are any: ``supervision``, what the labels are made from, ``rounds``, the first
-            three sections of each round of training, and ``refine``, what refinement did.
+        sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}`` and what
+            ``tag_agreement`` gives), what was measured. The others, and numbers that are not
+            finite, become null. Further, where there are any: ``supervision``, what the labels are
+            made from, ``rounds``, the first three sections of each round of training, and
+            ``refine``, what refinement did.
 
     Raises:
         ValueError: If there is another section.

@@ -388,7 +388,7 @@ STAGES: dict[str, Stage] = {
         _evaluate,
         lambda config: (),
         lambda config: [asdict(config.refine), asdict(config.label), asdict(config.segment)],
-        ("evaluation.py", "confusion.py", "labels", "rounds.py"),
+        ("evaluation.py", "confusion.py", "tag_agreement.py", "labels", "rounds.py"),
         reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
         saliency=_scored_by_saliency,

@@ -102,7 +102,7 @@ def write_report(
         title=title,
         stages=STAGES,
         sections=sections,
-        tag_map=(metrics.get("tags") or {}).get("map"),
+        tags=metrics.get("tags") or {},
         rounds=metrics.get("rounds") or [],
         class_rows=_class_rows(sections),
         legend=_legend(sections, rows),

@@ -48,6 +48,7 @@ from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, restore, store
 from dscnet.run_folder import fresh_folder, write_text
 from dscnet.run_report import write_run_report
+from dscnet.tag_agreement import tag_agreement
 from dscnet.tag_scoring import tag_criterion, tag_map, tag_matrix
 from dscnet.training import CollapseWatch, KeepBest, TrainingModule, fit, tag_entropy
 
@@ -304,6 +305,12 @@ def measure(job: Job) -> dict[str, Any]:
     if val_masks and folder.fingerprint_of("segment"):
         pairs = label_pairs(folder.masks, val_masks)
         sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
+    if job.val is not None and folder.fingerprint_of("segment"):
+        sections["tags"] |= tag_agreement(
+            (read_label(folder.masks / f"{sample.image_id}.png"), sample.tags)
+            for sample in job.val.samples
+            if sample.tags is not None
+        )
     if folder.fingerprint_of("train"):
         sections["tags"]["map"] = json.loads(folder.tag_scores.read_text())["map"]
     return sections
