@@ -96,6 +96,7 @@ def test_finished_runs_are_only_read_and_other_tables_share_them(place):
     assert found["DSCNet+SEAM", "val", "0"] == pytest.approx(reached(place, "M4"))
     assert ("DSCNet+SEAM", "test", "0") not in found
     text = (place / "out" / "II.md").read_text()
+    assert text.startswith("# Table II: Baselines with and without DSCNet; ours on scenes\n")
     assert "| CPN [ICCV21], ResNet38 | - | 67.8 | - | 68.5 |" in text
 
 

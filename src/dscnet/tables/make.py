@@ -158,7 +158,8 @@ def _measure_seconds(request: Request) -> None:
 def _title(request: Request) -> str:
     figure = request.name.startswith("figure")
     name = f"Figure {request.name[-1]}" if figure else f"Table {request.name}"
-    return f"{name}: {request.spec.title}"
+    ours = dict.fromkeys(Path(config.data).name for config in request.configs.values())
+    return f"{name}: {request.spec.title}; ours on {', '.join(ours)}"
 
 
 def _notes(request: Request, entries: Sequence[Entry], failed: Sequence[str]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def table_spec(name: str, weights: Sequence[float] = WEIGHTS) -> TableSpec:
         ValueError: If there is none of that name.
     """
     if name in ("II", "III"):
-        title = f"Baselines with and without DSCNet, {'VOC 2012' if name == 'II' else 'COCO 2014'}"
+        title = "Baselines with and without DSCNet"
         columns = ("val", "test") if name == "II" else ("val",)
         recipes = "voc12" if name == "II" else "coco14"
         return TableSpec(title, recipes, tuple(BASES), columns, _variants("baseline", "M4"), _pair)
