@@ -130,24 +130,22 @@ def label_table() -> list[str]:
 
 def segmenter_table() -> list[str]:
     """What networks that learned from tags reach of the one that saw the true masks."""
-    full = results("msrc_ceiling")["rows"]
+    full, rows = results("msrc_ceiling")["rows"], results("msrc_segmenter")["rows"]
+    gains = paired(rows, "baseline")
     lines = [
-        f"| labels | `miou` | of that on true masks | without {' and '.join(BOUND)}"
-        " | of that on true masks | seeds |",
-        "|---|---|---|---|---|---|",
+        f"| labels | `miou` | above baseline [95 % interval] | of that on true masks | without"
+        f" {' and '.join(BOUND)} | of that on true masks | seeds |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, refined in (("msrc_segmenter", ""), ("msrc_segmenter_refined", ", refined")):
-        rows = results(name)["rows"]
-        for variant in dict.fromkeys(row["variant"] for row in rows):
-            own = [row for row in rows if row["variant"] == variant]
-            cells = [
-                *share_of(own, full),
-                *share_of(without_bound(own), without_bound(full)),
-                str(len(own)),
-            ]
-            lines.append(f"| {variant}{refined} | " + " | ".join(cells) + " |")
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        reached, share = share_of(own, full)
+        gain = gain_text(gains[variant]["segmenter.miou"]) if variant in gains else "-"
+        told = share_of(without_bound(own), without_bound(full))
+        cells = [reached, gain, share, *told, str(len(own))]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     bounds = [mean_miou(full), mean_miou(without_bound(full))]
-    cells = [percent(bounds[0]), "100 %", percent(bounds[1]), "100 %", str(len(full))]
+    cells = [percent(bounds[0]), "-", "100 %", percent(bounds[1]), "100 %", str(len(full))]
     return [*lines, "| true masks | " + " | ".join(cells) + " |"]
 
 
