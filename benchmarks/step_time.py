@@ -1,4 +1,4 @@
-"""Time one training step (forward, losses, backward) of the baseline and DSCNet; write one JSON.
+"""Time a training step (forward, losses, backward) of the baseline and DSCNet, and its contrast.
 
 python benchmarks/step_time.py --json benchmarks/results/step_time.json
 """
@@ -17,9 +17,10 @@ from dscnet.experiments import VARIANTS
 from dscnet.recipes import find_recipe
 from dscnet.run_folder import environment, write_text
 from dscnet.settings import from_dict, replace_settings
-from dscnet.tables.step_time import random_batch, take_turns, training_step
+from dscnet.tables.step_time import contrast_step, random_batch, take_turns, training_step
 
 PIXELS = {"M1, pixel contrast": {"method.variant": "M1", "method.contrast": "pixels"}}
+CONTRASTS = {"M1": VARIANTS["M1"], **PIXELS}
 
 
 def main() -> None:
@@ -38,10 +39,17 @@ def main() -> None:
         name: training_step(replace_settings(recipe, settings), batch, options.num_classes)
         for name, settings in (VARIANTS | PIXELS).items()
     }
+    contrasts = {
+        name: contrast_step(replace_settings(recipe, settings), batch, options.num_classes)
+        for name, settings in CONTRASTS.items()
+    }
     seconds = take_turns(steps, options.steps)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = medians_of(seconds)
+    alone = take_turns(contrasts, options.steps)
     for name, value in medians.items():
         print(f"{name:20} {value:.2f} s  {value / medians['baseline']:.2f} of the baseline")
+    for name, value in medians_of(alone).items():
+        print(f"{name:20} {value:.3f} s  the contrast alone")
     content = {
         "photos": recipe.train.batch_size,
         "crop": recipe.augment.crop_size,
@@ -49,8 +57,15 @@ def main() -> None:
         "environment": environment(recipe.seed),
         "median_seconds": medians,
         "seconds": seconds,
+        "contrast_median_seconds": medians_of(alone),
+        "contrast_seconds": alone,
     }
     write_text(options.json, json.dumps(content, indent=1) + "\n")
+
+
+def medians_of(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Median of each name's values."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":
