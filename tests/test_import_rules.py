@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"types", "data"},
     "confusion": {"types"},
     "evaluation": {"types", "confusion", "labels.pseudo_label", "labels.files"},
+    "tag_agreement": {"types"},
     "report": {"types", "palette", "overlay", "labels.pseudo_label", "labels.files"},
     "prepare": {"types", "data", "confusion", "labels.pseudo_label", "labels.files"},
     "recipes": set(),
