@@ -128,6 +128,16 @@ def test_the_segmentation_path_needs_no_tags_and_runs_no_context() -> None:
     torch.testing.assert_close(path(image).seg_logits, expected)
 
 
+def test_the_path_can_average_the_scores_before_and_after_the_affinity() -> None:
+    model, image = make().eval(), make_batch().image
+    output = model(image)
+    expected = (output.seg_initial + output.seg_logits) / 2
+    assert not torch.allclose(expected, output.seg_logits)
+    torch.testing.assert_close(SegmentationPath(model, averaged=True)(image).seg_logits, expected)
+    _, saliency = model.dense_scores(image, averaged=True)
+    torch.testing.assert_close(saliency, output.saliency_logits)
+
+
 def test_cross_task_affinity_learns_at_the_rate_of_the_trunk() -> None:
     model = make()
     groups = parameter_groups(model, lr=1.0, new_lr_factor=10.0, weight_decay=0.1)

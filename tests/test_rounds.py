@@ -221,8 +221,12 @@ def test_another_way_of_testing_writes_the_masks_of_all_rounds_anew(finished, sc
     before = weights_changed(out)
     config = settings(scenes)
     config.segment.test_scales = [0.5, 1.5]
+    config.segment.branch_scores = "averaged"
     run(config, out, resume=True, stages=["train", "segment"], progress=False)
     assert weights_changed(out) == before
+    assert (
+        Predictor.from_run(out).model.averaged and not Predictor.from_run(finished).model.averaged
+    )
     sample = open_dataset(scenes, "val").samples[0]
     mask = Path("masks") / f"{sample.image_id}.png"
     expected = Predictor.from_run(out)(read_image(sample.image_path))

@@ -294,6 +294,7 @@ def _segmenter_fingerprint(job: Job) -> str:
         test_scales=test.test_scales,
         flip_test=test.flip_test,
         crf=test.crf,
+        branch_scores=test.branch_scores,
     )
     return stage_fingerprint("segment", replace(job, config=replace(job.config, segment=untested)))
 

@@ -228,7 +228,7 @@ def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
     network = build_model(config, num_classes, pretrained=False)
     restore(network, weights)
     assert isinstance(network, AuxSegNet)
-    return SegmentationPath(network)
+    return SegmentationPath(network, averaged=config.segment.branch_scores == "averaged")
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

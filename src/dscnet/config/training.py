@@ -72,6 +72,8 @@ class SegmentConfig(OptimiserConfig):
         network: ``branch`` (AuxSegNet's own segmentation, nothing more is trained),
             ``deeplabv1``, ``deeplabv2``, ``deeplabv3plus``, or ``auto``: the branch where there is
             one, else ``deeplabv3plus``, on the trunk ``resnet38`` ``deeplabv1``.
+        branch_scores: What the branch says: ``refined`` (the scores after its affinity, as
+            published) or ``averaged`` (the mean of those before and after it).
         backbone: Its trunk; null = that of ``model``. So are ``weights`` and ``output_stride``.
         weights: Of its trunk, or null.
         output_stride: Of its trunk, or null.
@@ -94,6 +96,7 @@ class SegmentConfig(OptimiserConfig):
     new_lr_factor: float = 5.0
     weight_decay: float = 1e-2
     network: Literal["auto", "branch", "deeplabv1", "deeplabv2", "deeplabv3plus"] = "auto"
+    branch_scores: Literal["refined", "averaged"] = "refined"
     backbone: str | None = None
     weights: str | None = None
     output_stride: int | None = None

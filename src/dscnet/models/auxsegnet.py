@@ -123,14 +123,21 @@ class AuxSegNet(PlainCam):
         output.seg_logits, output.saliency_logits = (_enlarge(maps, size) for maps in refined)
         return output
 
-    def dense_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def dense_scores(self, image: Tensor, *, averaged: bool = False) -> tuple[Tensor, Tensor]:
         """Scores of the two branches alone, of photos ``(B, 3, H, W)``.
+
+        Args:
+            image: The photos.
+            averaged: Segmentation is the mean of the scores before and after the affinity, which
+                are trained alike, instead of those after it.
 
         Returns:
             Segmentation ``(B, L, H, W)`` and saliency ``(B, 1, H, W)``, both refined.
         """
         *_, features = self.backbone(image)
-        _, (segmentation, saliency), _ = self._branches(features, None)
+        (initial, _), (segmentation, saliency), _ = self._branches(features, None)
+        if averaged:
+            segmentation = (initial + segmentation) / 2
         size = (image.shape[-2], image.shape[-1])
         return _enlarge(segmentation, size), _enlarge(saliency, size)
 
@@ -152,19 +159,20 @@ class SegmentationPath(nn.Module):
 
     Args:
         network: The trained network.
+        averaged: As for :meth:`AuxSegNet.dense_scores`.
 
     Attributes:
         output_stride: Pixels of the photo per pixel of the trunk's last map, along one side.
     """
 
-    def __init__(self, network: AuxSegNet) -> None:
+    def __init__(self, network: AuxSegNet, *, averaged: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.averaged = network, averaged
         self.output_stride: int = network.backbone.output_stride
 
     def net(self, image: Tensor) -> Tensor:
         """Scores ``(B, L, H, W)`` of photos ``(B, 3, H, W)``."""
-        return self.network.dense_scores(image)[0]
+        return self.network.dense_scores(image, averaged=self.averaged)[0]
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos of any size, ``(B, 3, H, W)``; ``tags`` are not read."""
