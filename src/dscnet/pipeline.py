@@ -268,15 +268,10 @@ def _refine(job: Job, resume: bool) -> None:
 
 
 def _segment(job: Job, resume: bool) -> None:
-    folder, config = job.folder, job.config
-    if config.has_rounds:
+    folder = job.folder
+    if job.config.has_rounds:
         write_round_masks(job)
-    if config.own_branch:
-        # It learned in the rounds, and the last of them is the run's.
-        last = folder.round(config.auxseg.rounds)
-        fresh_folder(folder.masks)
-        if last.masks.exists():
-            shutil.copytree(last.masks, folder.masks, dirs_exist_ok=True)
+    if job.config.own_branch:
         return
     mark = _segmenter_fingerprint(job)
     if not folder.is_done("segmenter", mark):

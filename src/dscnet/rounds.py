@@ -170,7 +170,10 @@ def _one_round(job: Job, run: RunFolder, index: int) -> None:
 
 
 def write_round_masks(job: Job) -> None:
-    """Masks of the validation photos by the segmentation branch of each round."""
+    """Masks of the validation photos by the segmentation branch of each round.
+
+    The last round's are the run's, unless another network is trained on the labels.
+    """
     if job.val is None:
         return
     config = replace(job.config, segment=replace(job.config.segment, network="branch"))
@@ -179,6 +182,9 @@ def write_round_masks(job: Job) -> None:
         branch = Predictor.from_weights(config, folder.weights, folder.read_card())
         fresh_folder(folder.masks)
         branch.write(job.val, folder.masks)
+    if job.config.own_branch:
+        fresh_folder(job.folder.masks)
+        shutil.copytree(folder.masks, job.folder.masks, dirs_exist_ok=True)
 
 
 def _network(job: Job) -> PlainCam:

@@ -306,10 +306,14 @@ def measure(job: Job) -> dict[str, Any]:
         pairs = label_pairs(folder.masks, val_masks)
         sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
     if job.val is not None and folder.fingerprint_of("segment"):
+        masks = (
+            (folder.masks / f"{sample.image_id}.png", sample.tags) for sample in job.val.samples
+        )
         sections["tags"] |= tag_agreement(
-            (read_label(folder.masks / f"{sample.image_id}.png"), sample.tags)
-            for sample in job.val.samples
-            if sample.tags is not None
+            # A photo that could not be read has no mask.
+            (read_label(path), tags)
+            for path, tags in masks
+            if tags is not None and path.exists()
         )
     if folder.fingerprint_of("train"):
         sections["tags"]["map"] = json.loads(folder.tag_scores.read_text())["map"]
