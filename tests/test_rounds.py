@@ -224,9 +224,7 @@ def test_another_way_of_testing_writes_the_masks_of_all_rounds_anew(finished, sc
     config.segment.branch_scores = "averaged"
     run(config, out, resume=True, stages=["train", "segment"], progress=False)
     assert weights_changed(out) == before
-    assert (
-        Predictor.from_run(out).model.averaged and not Predictor.from_run(finished).model.averaged
-    )
+    assert [Predictor.from_run(one).model.averaged for one in (finished, out)] == [False, True]
     sample = open_dataset(scenes, "val").samples[0]
     mask = Path("masks") / f"{sample.image_id}.png"
     expected = Predictor.from_run(out)(read_image(sample.image_path))

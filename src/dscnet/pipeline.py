@@ -268,6 +268,7 @@ def _refine(job: Job, resume: bool) -> None:
 
 
 def _segment(job: Job, resume: bool) -> None:
+    # The training has a mark of its own, so that other ways of testing write masks without it.
     folder = job.folder
     if job.config.has_rounds:
         write_round_masks(job)
@@ -282,7 +283,6 @@ def _segment(job: Job, resume: bool) -> None:
 
 
 def _segmenter_fingerprint(job: Job) -> str:
-    # The same network however it is tested.
     test = SegmentConfig()
     untested = replace(
         job.config.segment,
