@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.config import Config, MethodConfig
+from dscnet.config import AffinityConfig, Config, MethodConfig, SegmentConfig, TrainConfig
 from dscnet.settings import dotted_names, to_dict
 
 
@@ -35,3 +35,19 @@ def test_every_setting_has_a_help_text():
 
     assert list(undocumented(Config)) == []
     assert "method.pgcl_weight" in dotted_names(to_dict(Config()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_a_pass", "steps"),
+    [
+        (TrainConfig(), 3, 350),  # few photos: more passes
+        (TrainConfig(), 100, 800),  # 8 passes
+        (TrainConfig(epochs=2), 3, 6),
+        (TrainConfig(epochs=2, iterations=7), 3, 7),
+        (SegmentConfig(), 2, 220),
+        (SegmentConfig(), 100, 1000),
+        (AffinityConfig(), 3, 24),
+    ],
+)
+def test_steps_of_a_training(settings, steps_a_pass, steps):
+    assert settings.steps(steps_a_pass) == steps

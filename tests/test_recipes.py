@@ -8,7 +8,7 @@ import yaml
 
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, summary
-from dscnet.settings import from_dict
+from dscnet.settings import from_dict, replace_settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -20,6 +20,16 @@ def test_every_recipe_is_a_valid_config_with_a_header():
         from_dict(Config, yaml.safe_load(path.read_text()))
         assert path.read_text().startswith("# ")
         assert len(summary(path)) > 10
+
+
+def test_the_defaults_are_the_settings_that_were_measured():
+    recipe = yaml.safe_load(find_recipe("msrc_seam_dscnet").read_text())
+    measured = from_dict(Config, recipe)
+    # The passes depend on the number of photos: for MSRC's 354 they come to about as many.
+    passes = {"train.epochs": None, "segment.epochs": None}
+    assert replace_settings(measured, passes) == Config()
+    assert Config().train.steps(354 // 8) == 352 == measured.train.steps(354 // 8)
+    assert Config().segment.steps(354 // 16) == 220 == measured.segment.steps(354 // 16)
 
 
 def test_the_settings_of_the_published_retraining_are_settings():

@@ -23,7 +23,7 @@ def test_replace_settings_leaves_the_original_alone():
     config = Config()
     other = replace_settings(config, {"train.lr": 0.5, "seed": 7})
     assert (other.train.lr, other.seed) == (0.5, 7)
-    assert (config.train.lr, config.seed) == (0.01, 0)
+    assert config == Config()
 
 
 def test_replace_settings_refuses_what_does_not_exist():
@@ -63,7 +63,6 @@ def test_settings_of_earlier_versions_are_read_as_they_were_meant():
     for name in ("backbone", "weights", "output_stride", "crop_size", "jitter", "scale_range"):
         assert values["segment"].pop(name) is None
     assert values["segment"].pop("iterations") is values["train"].pop("iterations") is None
-    assert values["segment"].pop("test_scales") == [1.0]
     assert values["segment"].pop("crf") is False
     assert from_dict(Config, values) == Config()
 

@@ -127,7 +127,7 @@ def optimise(
         num_workers=config.augment.num_workers,
         drop_last=True,
     )
-    total_steps = settings.iterations or settings.epochs * len(loader)
+    total_steps = settings.steps(len(loader))
     module = TrainingModule(
         model,
         objective,

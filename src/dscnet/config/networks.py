@@ -98,8 +98,8 @@ class MethodConfig:
     Args:
         variant: ``baseline``, ``M1`` (PGCL), ``M2`` (SGCL), ``M3`` (both) or ``M4`` (both, and
             DSCL).
-        pgcl_weight: Weight of Eq. (7), the paper's alpha.
-        sgcl_weight: Weight of Eq. (9), the paper's beta.
+        pgcl_weight: Weight of Eq. (7), the paper's alpha (0.6 there).
+        sgcl_weight: Weight of Eq. (9), the paper's beta (0.4 there).
         contrast: ``groups`` (PGCL) or ``pixels`` (Eq. 3, the comparison of Table V).
         group_by: Feature map that pixels are grouped by: ``last`` (X), ``middle`` or ``early``.
         grouping: Reading of Eq. (4), (5): ``pearson`` or ``context_rows``.
@@ -128,8 +128,8 @@ class MethodConfig:
     """
 
     variant: Variant = "M4"
-    pgcl_weight: float = 0.6
-    sgcl_weight: float = 0.4
+    pgcl_weight: float = 0.1
+    sgcl_weight: float = 0.1
     contrast: Literal["groups", "pixels"] = "groups"
     group_by: Literal["early", "middle", "last"] = "middle"
     grouping: Literal["pearson", "context_rows"] = "pearson"

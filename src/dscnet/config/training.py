@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass
@@ -11,7 +11,8 @@ class OptimiserConfig:
     """Optimisation of a network.
 
     Args:
-        epochs: Passes over the photos.
+        epochs: Passes over the photos; null = ``usual_epochs``, on few photos more: as many as
+            make ``fewest_steps`` steps.
         iterations: Steps, in the place of ``epochs``: the last pass may be a part of one; null =
             ``epochs`` count.
         batch_size: Photos a step.
@@ -33,7 +34,10 @@ class OptimiserConfig:
         accelerator: ``auto``, ``cpu``, ``gpu`` ...
     """
 
-    epochs: int = 10
+    usual_epochs: ClassVar[int] = 10
+    fewest_steps: ClassVar[int] = 1
+
+    epochs: int | None = None
     batch_size: int = 16
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
@@ -50,6 +54,18 @@ class OptimiserConfig:
     accelerator: str = "auto"
     iterations: int | None = None
 
+    def steps(self, steps_a_pass: int) -> int:
+        """Steps of the whole training.
+
+        Args:
+            steps_a_pass: Batches that one pass over the photos makes.
+        """
+        if self.iterations is not None:
+            return self.iterations
+        if self.epochs is not None:
+            return self.epochs * steps_a_pass
+        return max(self.usual_epochs * steps_a_pass, self.fewest_steps)
+
 
 @dataclass
 class TrainConfig(OptimiserConfig):
@@ -61,6 +77,12 @@ class TrainConfig(OptimiserConfig):
             of the training photos. Costs a pass over these photos an epoch. Never chosen on masks.
     """
 
+    usual_epochs: ClassVar[int] = 8
+    fewest_steps: ClassVar[int] = 350
+
+    batch_size: int = 8
+    lr: float = 0.005
+    lr_warmup: float = 0.1
     keep: Literal["last", "best"] = "last"
 
 
@@ -90,7 +112,8 @@ class SegmentConfig(OptimiserConfig):
         crf: Fit the probabilities to the photo by a dense CRF at inference.
     """
 
-    epochs: int = 15
+    fewest_steps: ClassVar[int] = 220
+
     optimizer: Literal["sgd", "adamw"] = "adamw"
     lr: float = 2e-4
     new_lr_factor: float = 5.0
@@ -108,5 +131,5 @@ class SegmentConfig(OptimiserConfig):
     jitter: list[float] | None = None
     scale_range: list[float] | None = None
     flip_test: bool = True
-    test_scales: list[float] = field(default_factory=lambda: [1.0])
+    test_scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
     crf: bool = False
