@@ -128,14 +128,14 @@ def test_photos_of_the_segmentation_network():
 
 def test_how_the_segmentation_network_is_tested():
     assert inference_settings(SegmentConfig(accelerator="cpu")) == {
-        "scales": (1.0,),
+        "scales": (1.0, 1.5),
         "flip": True,
-        "crf": False,
+        "crf": True,
         "device": torch.device("cpu"),
     }
-    other = SegmentConfig(test_scales=[0.5, 1.0], flip_test=False, crf=True, accelerator="cpu")
+    other = SegmentConfig(test_scales=[0.5, 1.0], flip_test=False, crf=False, accelerator="cpu")
     taken = inference_settings(other)
-    assert (taken["scales"], taken["flip"], taken["crf"]) == ((0.5, 1.0), False, True)
+    assert (taken["scales"], taken["flip"], taken["crf"]) == ((0.5, 1.0), False, False)
 
 
 def test_device():

@@ -132,4 +132,4 @@ class SegmentConfig(OptimiserConfig):
     scale_range: list[float] | None = None
     flip_test: bool = True
     test_scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
-    crf: bool = False
+    crf: bool = True
