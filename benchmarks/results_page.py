@@ -22,7 +22,13 @@ from dscnet.experiments import VARIANTS
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
 SWEEPS = {
-    "SEAM, `msrc`": ("msrc_dscnet", "msrc_modules", "msrc_modules_more", "msrc_m3_more", "msrc_m1_m2_more"),
+    "SEAM, `msrc`": (
+        "msrc_dscnet",
+        "msrc_modules",
+        "msrc_modules_more",
+        "msrc_m3_more",
+        "msrc_m1_m2_more",
+    ),
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": ("coco20mini_dscnet",),

@@ -63,7 +63,6 @@ def test_settings_of_earlier_versions_are_read_as_they_were_meant():
     for name in ("backbone", "weights", "output_stride", "crop_size", "jitter", "scale_range"):
         assert values["segment"].pop(name) is None
     assert values["segment"].pop("iterations") is values["train"].pop("iterations") is None
-    assert values["segment"].pop("crf") is False
     assert from_dict(Config, values) == Config()
 
 
