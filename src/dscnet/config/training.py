@@ -11,8 +11,8 @@ class OptimiserConfig:
     """Optimisation of a network.
 
     Args:
-        epochs: Passes over the photos; null = ``usual_epochs``, on few photos more: as many as
-            make ``fewest_steps`` steps.
+        epochs: Passes over the photos; null = 8 of the CAM network and 10 of the segmentation
+            network, on few photos more: as many as make 350 and 220 steps.
         iterations: Steps, in the place of ``epochs``: the last pass may be a part of one; null =
             ``epochs`` count.
         batch_size: Photos a step.
@@ -35,7 +35,9 @@ class OptimiserConfig:
     """
 
     usual_epochs: ClassVar[int] = 10
+    """Passes where neither ``epochs`` nor ``iterations`` is set."""
     fewest_steps: ClassVar[int] = 1
+    """Steps that they make at least; the last pass may be a part of one."""
 
     epochs: int | None = None
     batch_size: int = 16
