@@ -184,7 +184,7 @@ def auxsegnet_table() -> list[str]:
 def share_of(rows: list[dict], full: list[dict]) -> tuple[str, str]:
     """The segmentation networks' mIoU, and how much of the one on true masks it is."""
     reached, bound = mean_miou(rows), mean_miou(full)
-    return percent(reached), f"{100 * reached['mean'] / bound['mean']:.0f} %"
+    return percent(reached), f"{100 * reached['mean'] / bound['mean']:.1f} %"
 
 
 def mean_miou(rows: list[dict]) -> dict:
