@@ -59,6 +59,7 @@ TOP = {
     "rounds",
     "run_folder",
     "run_report",
+    "segmenting",
     "settings",
     "stages",
     "submission",

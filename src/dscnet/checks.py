@@ -160,6 +160,24 @@ def _check_segmenter(config: Config) -> None:
     for name, section in (("train", config.train), ("segment", config.segment)):
         if section.iterations is not None and section.iterations < 1:
             raise ValueError(f"{name}.iterations must be at least 1, got {section.iterations}")
+    _check_rounds(config)
+
+
+def _check_rounds(config: Config) -> None:
+    """Refuse rounds of the segmentation network that there cannot be."""
+    rounds = config.segment.rounds
+    if rounds < 1:
+        raise ValueError(f"segment.rounds must be at least 1, got {rounds}")
+    if rounds > 1 and config.segment.supervision == "full":
+        raise ValueError(
+            f"segment.rounds: {rounds} makes labels anew, and segment.supervision: full learns"
+            " from true masks: set one of the two"
+        )
+    if rounds > 1 and config.has_rounds:
+        raise ValueError(
+            f"segment.rounds: {rounds} is not for model.name: auxsegnet, whose rounds are"
+            " auxseg.rounds: leave it at 1"
+        )
 
 
 def check_mask_settings(job: Job) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dscnet.config import Config
 from dscnet.data import PhotoSet
-from dscnet.run_folder import RunFolder
+from dscnet.run_folder import RunFolder, fingerprint
 
 
 @dataclass
@@ -24,3 +24,22 @@ class Job:
         """Those of the classes that ``auxseg.stuff`` names, 0-based, foreground only."""
         names = self.config.auxseg.stuff
         return [index for index, name in enumerate(self.train.classes) if name in names]
+
+
+def data_fingerprint(
+    photos: PhotoSet | None, *, masks: bool = False, saliency: bool = False
+) -> str:
+    """Names, tags and file states of a photo set; of its other files only where asked."""
+    if photos is None:
+        return ""
+    rows = []
+    for sample in photos.samples:
+        files = [
+            sample.image_path,
+            sample.mask_path if masks else None,
+            sample.saliency_path if saliency else None,
+        ]
+        found = [file.stat() for file in files if file is not None]
+        states = [(state.st_size, state.st_mtime_ns) for state in found]
+        rows.append([sample.image_id, sample.tags, states])
+    return fingerprint(photos.classes, rows)

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from dscnet import stages as work
 from dscnet.affinities import learned_steps
 from dscnet.checks import check_networks, check_photos, check_settings
 from dscnet.config import Config, SegmentConfig
-from dscnet.data import PhotoSet, available_splits, open_dataset
-from dscnet.job import Job
+from dscnet.data import available_splits, open_dataset
+from dscnet.job import Job, data_fingerprint
 from dscnet.labels.refine import LEARNED
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
+from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
 from dscnet.settings import replace_settings
 from dscnet.types import DataError, DscnetError
 
@@ -149,25 +151,6 @@ def stage_fingerprint(name: str, job: Job) -> str:
     )
 
 
-def data_fingerprint(
-    photos: PhotoSet | None, *, masks: bool = False, saliency: bool = False
-) -> str:
-    """Names, tags and file states of a photo set; of its other files only where asked."""
-    if photos is None:
-        return ""
-    rows = []
-    for sample in photos.samples:
-        files = [
-            sample.image_path,
-            sample.mask_path if masks else None,
-            sample.saliency_path if saliency else None,
-        ]
-        found = [file.stat() for file in files if file is not None]
-        states = [(state.st_size, state.st_mtime_ns) for state in found]
-        rows.append([sample.image_id, sample.tags, states])
-    return fingerprint(photos.classes, rows)
-
-
 @dataclass(frozen=True)
 class Stage:
     """A step of the pipeline and what decides whether it must run again.
@@ -268,36 +251,31 @@ def _refine(job: Job, resume: bool) -> None:
 
 
 def _segment(job: Job, resume: bool) -> None:
-    # The training has a mark of its own, so that other ways of testing write masks without it.
-    folder = job.folder
+    # The trainings have marks of their own, so that other ways of testing write masks without them.
     if job.config.has_rounds:
         write_round_masks(job)
     if job.config.own_branch:
         return
-    mark = _segmenter_fingerprint(job)
-    if not folder.is_done("segmenter", mark):
-        started = time.monotonic()
-        work.train_segmenter(job, folder.start("segmenter", mark))
-        folder.finish("segmenter", mark, time.monotonic() - started)
-    work.write_masks(job)
+    train_segmenters(job, partial(_segmenter_fingerprint, job))
+    write_masks(job)
 
 
-def _segmenter_fingerprint(job: Job) -> str:
-    test = SegmentConfig()
-    untested = replace(
-        job.config.segment,
-        test_scales=test.test_scales,
-        flip_test=test.flip_test,
-        crf=test.crf,
-        branch_scores=test.branch_scores,
-    )
-    return stage_fingerprint("segment", replace(job, config=replace(job.config, segment=untested)))
+def _segmenter_fingerprint(job: Job, index: int) -> str:
+    # How it is tested makes no difference to a round, but for the sizes that make its labels.
+    test, untested = SegmentConfig(), ["crf", "branch_scores"]
+    if index == 1:
+        untested += ["test_scales", "flip_test"]
+    neutral = {name: getattr(test, name) for name in untested}
+    segment = replace(job.config.segment, rounds=index, **neutral)
+    return stage_fingerprint("segment", replace(job, config=replace(job.config, segment=segment)))
 
 
 def _evaluate(job: Job, resume: bool) -> None:
     sections = work.measure(job)
     if job.config.has_rounds and job.folder.fingerprint_of("train"):
         sections["rounds"] = measure_rounds(job)
+    elif job.config.segment.rounds > 1 and job.folder.fingerprint_of("segment"):
+        sections["rounds"] = measure_segmenters(job)
     evaluation.write_metrics(job.folder.metrics, sections)
 
 
@@ -329,6 +307,12 @@ def _rounds(config: Config) -> list[Any] | None:
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
     return [auxseg, asdict(config.cam), fingerprint(code=code)]
+
+
+def _self_training(config: Config) -> str | None:
+    """What further code rounds of the segmentation network depend on."""
+    code = ("segmenting.py", "labels/refine.py", "labels/pseudo_label.py")
+    return fingerprint(code=code) if config.segment.rounds > 1 else None
 
 
 def _learning(config: Config) -> list[Any]:
@@ -373,7 +357,7 @@ STAGES: dict[str, Stage] = {
     "segment": Stage(
         _segment,
         _segment_needs,
-        lambda config: [*_learning(config), asdict(config.segment)],
+        lambda config: [*_learning(config), asdict(config.segment), _self_training(config)],
         (
             *("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
             *("labels/crf.py", "labels/permutohedral.py"),
@@ -384,7 +368,14 @@ STAGES: dict[str, Stage] = {
         _evaluate,
         lambda config: (),
         lambda config: [asdict(config.refine), asdict(config.label), asdict(config.segment)],
-        ("evaluation.py", "confusion.py", "tag_agreement.py", "labels", "rounds.py"),
+        (
+            "evaluation.py",
+            "confusion.py",
+            "tag_agreement.py",
+            "labels",
+            "rounds.py",
+            "segmenting.py",
+        ),
         reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
         saliency=_scored_by_saliency,

@@ -116,6 +116,10 @@ class RunFolder:
         """Checkpoint, weights and losses of the segmentation network."""
         return self.root / "segmenter"
 
+    def self_training(self, index: int) -> RunFolder:
+        """Labels of a round of self-training; its network and masks if it is not the last."""
+        return RunFolder(self.root / "self_training" / str(index))
+
     @property
     def segmenter_weights(self) -> Path:
         """Weights of the segmentation network."""

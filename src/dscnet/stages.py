@@ -1,6 +1,7 @@
 """What each stage does; files of the run folder in, files of the run folder out.
 
-The stages from maps to labels are in ``labelling.py``.
+The stages from maps to labels are in ``labelling.py``, that from labels to masks is in
+``segmenting.py``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from dscnet.build import (
     build_eval_transform,
     build_model,
     build_objective,
-    build_segmenter,
-    build_segmenter_transform,
     build_train_transform,
     device_of,
     optimiser_settings,
@@ -44,8 +43,7 @@ from dscnet.labels.cam import multi_scale_cam, scaled_photos
 from dscnet.labels.cam_files import coarse_maps, write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.models import PlainCam
-from dscnet.objective import SegmentationObjective
-from dscnet.predictor import Predictor, restore, store
+from dscnet.predictor import restore, store
 from dscnet.run_folder import fresh_folder, write_text
 from dscnet.run_report import write_run_report
 from dscnet.tag_agreement import tag_agreement
@@ -235,37 +233,6 @@ def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
     for indices in by_size.values():
         for start in range(0, len(indices), batch_size):
             yield indices[start : start + batch_size]
-
-
-def train_segmenter(job: Job, resume: bool) -> None:
-    """Train the segmentation network on the pseudo labels, or on true masks."""
-    config, folder = job.config, job.folder
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    model = build_segmenter(config, job.train.num_labels)
-    transform = build_segmenter_transform(config, model.mean, model.std)
-    full = config.segment.supervision == "full"
-    labels = Path(config.segment.labels) if config.segment.labels else folder.labels
-    dataset = PhotoDataset(job.train, transform, mask_dir=None if full else labels, use_masks=full)
-    write_card(folder.segmenter_card, job, model.mean, model.std)
-    optimise(
-        job,
-        model,
-        SegmentationObjective(),
-        dataset,
-        config.segment,
-        folder.segmenter,
-        folder.segmenter / "metrics.csv",
-        resume,
-        [],
-    )
-    store(model, folder.segmenter_weights)
-
-
-def write_masks(job: Job) -> None:
-    """Write the masks of the validation photos, where there are such."""
-    if job.val is not None:
-        fresh_folder(job.folder.masks)
-        Predictor.from_run(job.folder.root).write(job.val, job.folder.masks)
 
 
 def measure(job: Job) -> dict[str, Any]:

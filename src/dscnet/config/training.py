@@ -103,6 +103,8 @@ class SegmentConfig(OptimiserConfig):
         output_stride: Of its trunk, or null.
         supervision: ``pseudo`` (labels of this run) or ``full`` (true masks: the ceiling).
         labels: Folder of pseudo labels made elsewhere; null = the run's own.
+        rounds: Trainings; each after the first learns from labels that the network before makes
+            anew of the photos' tags and the first labels (self-training).
         decoder_channels: Width of DeepLabV3+'s decoder.
         frozen_stages: The stem and this many early stages are not trained.
         crop_size: Side of its training crop, pixels; null = that of ``augment``. So is ``jitter``.
@@ -127,6 +129,7 @@ class SegmentConfig(OptimiserConfig):
     output_stride: int | None = None
     supervision: Literal["pseudo", "full"] = "pseudo"
     labels: str | None = None
+    rounds: int = 1
     decoder_channels: int = 128
     frozen_stages: int = 2
     crop_size: int | None = None

@@ -141,8 +141,30 @@ def label_probabilities(
         return as_probabilities(scores)
     if len(scores) == 1:
         return torch.ones_like(scores)
-    others = (1 - certainty) / (len(scores) - 1)
-    return torch.full_like(scores, others).scatter_(0, scores.argmax(0, keepdim=True), certainty)
+    labels = torch.arange(len(scores))
+    return trusted_labels(scores.argmax(0).numpy(), labels.numpy(), certainty=certainty)
+
+
+def trusted_labels(
+    labels: NDArray[np.integer], present: NDArray[np.integer], *, certainty: float = 0.7
+) -> Tensor:
+    """Probabilities that say what labels say, with some doubt.
+
+    Args:
+        labels: ``(H, W)``.
+        present: The labels that can be, ``(L',)``.
+        certainty: Probability of a pixel's label, the others share the rest; a pixel whose label
+            is not present (255) has them all alike.
+
+    Returns:
+        ``(L', H, W)`` float32, sums to 1.
+    """
+    own = torch.from_numpy(labels == present[:, None, None])
+    if len(present) == 1:
+        return torch.ones(own.shape)
+    others = (1 - certainty) / (len(present) - 1)
+    known = torch.where(own, certainty, others)
+    return torch.where(own.any(0), known, 1 / len(present))
 
 
 def refine_labels(

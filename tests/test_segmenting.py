@@ -1,0 +1,224 @@
+"""Rounds of the segmentation network: self-training on a data set of a few scenes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dscnet import segmenting
+from dscnet.config import AugmentConfig, CamConfig, Config, MethodConfig, SegmentConfig, TrainConfig
+from dscnet.data import open_dataset
+from dscnet.data.scenes import write_scenes
+from dscnet.job import Job
+from dscnet.labels.pseudo_label import read_label, write_label
+from dscnet.pipeline import open_run, run
+from dscnet.predictor import Predictor
+from dscnet.run_folder import RunFolder
+
+
+def settings(data: Path, rounds: int = 2, **segment) -> Config:
+    values = {"epochs": 2, "batch_size": 4, "decoder_channels": 16, "accelerator": "cpu"}
+    values |= {"rounds": rounds, "crf": False, "test_scales": [1.0]}
+    return Config(
+        data=str(data),
+        augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
+        method=MethodConfig(variant="baseline"),
+        train=TrainConfig(epochs=1, batch_size=4, accelerator="cpu"),
+        cam=CamConfig(scales=[1.0], flip=False),
+        segment=SegmentConfig(**(values | segment)),
+    )
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("segmenting") / "scenes"
+    write_scenes(root, num_train=8, num_val=3, size=64, seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def single(scenes, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "single"
+    run(settings(scenes, rounds=1), out, progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def double(scenes, single, tmp_path_factory) -> Path:
+    out = Path(shutil.copytree(single, tmp_path_factory.mktemp("runs") / "double"))
+    run(settings(scenes), out, resume=True, progress=False)
+    return out
+
+
+@pytest.fixture
+def copy(double, tmp_path) -> Path:
+    return Path(shutil.copytree(double, tmp_path / "copy"))
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "segmenter" / "weights.safetensors").read_bytes()
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {file.name: read_label(file).tobytes() for file in folder.glob("*.png")}
+
+
+def test_a_further_round_goes_on_from_the_network_that_is_there(single, double):
+    first = double / "self_training" / "1"
+    assert weights(first) == weights(single)
+    assert weights(double) != weights(single)
+    assert pictures(first / "masks") == pictures(single / "masks")
+    assert len(pictures(double / "self_training" / "2" / "labels")) == 8
+    assert pictures(double / "labels") == pictures(single / "labels"), "those of the maps stay"
+
+
+def test_at_once_or_one_after_the_other_is_the_same(scenes, double, tmp_path):
+    run(settings(scenes), tmp_path / "run", progress=False)
+    assert weights(tmp_path / "run") == weights(double)
+    assert pictures(tmp_path / "run" / "masks") == pictures(double / "masks")
+
+
+def test_each_round_is_measured(double, single):
+    metrics = json.loads((double / "metrics.json").read_text())
+    before = json.loads((single / "metrics.json").read_text())
+    assert [row["round"] for row in metrics["rounds"]] == [1, 2]
+    assert metrics["rounds"][0]["segmenter"] == before["segmenter"]
+    assert metrics["rounds"][0]["pseudo_label"]["miou"] == metrics["pseudo_label"]["miou"]
+    assert metrics["rounds"][1]["segmenter"] == metrics["segmenter"]
+    assert "rounds" not in before
+    assert "Rounds of training" in (double / "report.html").read_text()
+
+
+def test_a_network_learns_from_the_labels_of_its_round(scenes, copy):
+    """Trained on these labels alone it is the same network."""
+    made = copy / "self_training" / "2" / "labels"
+    config = settings(scenes, rounds=1, labels=str(made))
+    run(config, copy.parent / "alone", progress=False, stages=["segment"])
+    assert weights(copy.parent / "alone") == weights(copy)
+
+
+def test_an_unchanged_run_does_nothing_again(copy, scenes):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.*") if path.is_file()}
+    kept = {path: time for path, time in before.items() if path.suffix in (".png", ".safetensors")}
+    run(settings(scenes), copy, resume=True, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.parametrize("change", [{"crf": True}, {"test_scales": [1.0, 1.5]}])
+def test_testing_otherwise_makes_labels_anew_where_they_depend_on_it(copy, scenes, change):
+    first, made = weights(copy / "self_training" / "1"), copy / "self_training" / "2" / "labels"
+    labels, last = pictures(made), weights(copy)
+    run(settings(scenes, **change), copy, resume=True, progress=False)
+    assert weights(copy / "self_training" / "1") == first
+    assert (pictures(made) == labels) == ("crf" in change)
+    assert (weights(copy) == last) == ("crf" in change)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
+    single, double, scenes, tmp_path, monkeypatch, call
+):
+    """Stopped after the labels, in the training and before the weights are stored."""
+    out = Path(shutil.copytree(single, tmp_path / "run"))
+    places = {1: (segmenting, "_train"), 2: (segmenting, "optimise"), 3: (segmenting, "store")}
+    with monkeypatch.context() as patch:
+
+        def stop(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        patch.setattr(*places[call], stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings(scenes), out, resume=True, progress=False)
+    made = out / "self_training" / "2" / "labels"
+    before = {file: file.stat().st_mtime_ns for file in made.glob("*.png")}
+    assert len(before) == 8
+    run(settings(scenes), out, resume=True, progress=False)
+    assert weights(out) == weights(double)
+    assert {file: file.stat().st_mtime_ns for file in before} == before, "made once"
+
+
+class Says:
+    """A network that says of every pixel what it is told."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, probabilities: list[float]) -> None:
+        self.said = torch.tensor(probabilities)
+
+    def probabilities(self, photo: torch.Tensor) -> torch.Tensor:
+        return self.said[:, None, None].expand(-1, *photo.shape[1:])
+
+
+@pytest.fixture
+def tagged_job(scenes, tmp_path) -> Job:
+    return open_run(settings(scenes), RunFolder(tmp_path / "job"), progress=False)
+
+
+def write_first(job: Job, folder: Path, label_of) -> None:
+    folder.mkdir(parents=True)
+    for sample in job.train.samples:
+        labels = np.full((64, 64), label_of(sample), dtype=np.uint8)
+        write_label(folder / f"{sample.image_id}.png", labels)
+
+
+@pytest.mark.parametrize(("background", "wins"), [(0.75, True), (0.6, False)])
+def test_network_and_label_weigh_as_their_probabilities(tagged_job, tmp_path, background, wins):
+    """With one tag, a label trusted with 0.7 gives way to a background of more than 0.7."""
+    job = tagged_job
+    one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
+    assert one_tag
+    write_first(job, tmp_path / "first", lambda sample: (sample.tags or (-1,))[0] + 1)
+    rest = (1 - background) / job.train.num_classes
+    # The classes that the photo is not tagged with say the most; they are not asked.
+    said = [background * rest / (1 - background), *[rest] * job.train.num_classes]
+    segmenting.relabel(job, Says(said), tmp_path / "first", tmp_path / "out")
+    for sample in one_tag:
+        labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
+        assert (labels == (0 if wins else sample.tags[0] + 1)).all()
+
+
+def test_undecided_pixels_are_the_networks(tagged_job, tmp_path):
+    job = tagged_job
+    write_first(job, tmp_path / "first", lambda sample: 255)
+    said = [0.1, *[0.9 / job.train.num_classes] * job.train.num_classes]
+    segmenting.relabel(job, Says(said), tmp_path / "first", tmp_path / "out")
+    for sample in job.train.samples:
+        found = set(np.unique(read_label(tmp_path / "out" / f"{sample.image_id}.png")))
+        assert found <= {tag + 1 for tag in sample.tags} | ({0} if not sample.tags else set())
+
+
+def test_labels_need_no_masks(scenes, single, tmp_path):
+    bare = Path(shutil.copytree(scenes, tmp_path / "bare"))
+    shutil.rmtree(bare / "SegmentationClass")
+    assert all(sample.mask_path is None for sample in open_dataset(bare, "train").samples)
+    job = open_run(settings(scenes), RunFolder(tmp_path / "a"), progress=False)
+    blind = open_run(settings(bare), RunFolder(tmp_path / "b"), progress=False)
+    predictor = Predictor.from_run(single)
+    for each in (job, blind):
+        segmenting.relabel(each, predictor, single / "labels", each.folder.labels)
+    assert pictures(job.folder.labels) == pictures(blind.folder.labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "segment.rounds must be at least 1, got 0"),
+        ({"rounds": 2, "supervision": "full"}, "learns from true masks"),
+    ],
+)
+def test_rounds_that_there_cannot_be_are_refused(scenes, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        run(settings(scenes, **change), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_auxsegnet_has_rounds_of_its_own(scenes, tmp_path):
+    config = settings(scenes)
+    config.model.name = "auxsegnet"
+    with pytest.raises(ValueError, match=r"whose rounds are auxseg\.rounds"):
+        run(config, tmp_path / "run", progress=False)
