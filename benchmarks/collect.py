@@ -22,6 +22,9 @@ from dscnet.settings import dotted_names
 PLACE = ("data", "seed")
 """Settings that say where a run lay and which it was: the row has the seed, the file the data."""
 
+SEGMENTER = ("segment.",)
+"""Settings that a run does not read that ends with its maps or labels."""
+
 
 def main() -> None:
     """One row a run folder; a setting is told where it differs from the commonest value."""
@@ -36,7 +39,10 @@ def main() -> None:
     rows = []
     for path, (settings, metrics) in found.items():
         name, seed = re.fullmatch(r"(.+)-s(\d+)", path.name).groups()
-        different = {k: v for k, v in settings.items() if common[k] != v and k not in PLACE}
+        unread = PLACE if metrics.get("segmenter") else (*PLACE, *SEGMENTER)
+        different = {
+            k: v for k, v in settings.items() if common[k] != v and not k.startswith(unread)
+        }
         rows.append({"variant": name, "seed": int(seed), "settings": different, **metrics})
     first = next(iter(found.values()))[0]
     content = {

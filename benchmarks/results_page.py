@@ -20,7 +20,7 @@ from dscnet.comparison import (
 from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
-AUXSEGNET = "msrc_auxsegnet"
+AUXSEGNET, SELF_TRAINED = "msrc_auxsegnet", "msrc_self_training"
 SWEEPS = {
     "SEAM, `msrc`": (
         "msrc_dscnet",
@@ -106,6 +106,8 @@ def headline() -> list[str]:
             lines.append(f"- {base}: {variant} {gain_text(gains['cam.miou'])}")
     lines += ["", "Segmentation network, trained on the labels, on the photos of val:", ""]
     lines += [*segmenter_table(), ""]
+    lines += ["Self-training, `segment.rounds: 2`: the labels each network learned from, and its"]
+    lines += ["masks of the photos of val:", "", *self_training_table(), ""]
     lines += ["AuxSegNet, `tags + saliency`: its labels of the training photos, and its own branch"]
     lines += ["on the photos of val, by round:", "", *auxsegnet_table(), ""]
     return [*lines, "Every figure: [`docs/results.md`](docs/results.md)."]
@@ -153,6 +155,32 @@ def segmenter_table() -> list[str]:
     bounds = [mean_miou(full), mean_miou(without_bound(full))]
     cells = [percent(bounds[0]), "-", "100 %", percent(bounds[1]), "100 %", str(len(full))]
     return [*lines, "| true masks | " + " | ".join(cells) + " |"]
+
+
+def self_training_table() -> list[str]:
+    """What a second network reaches that learns from labels made anew by the first."""
+    full, rows = results("msrc_ceiling")["rows"], results(SELF_TRAINED)["rows"]
+    gains = gains_of_rounds(rows)
+    lines = [
+        "| | labels | above round 1 | photos of val | above round 1 [95 % interval]"
+        " | of that on true masks | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one, reached in summarise(by_round(rows)).items():
+        above = gains.get(one, {})
+        gain = {name: gain_text(entry) for name, entry in above.items()}
+        own = [row for row in by_round(rows) if row["variant"] == one]
+        cells = [
+            percent(reached["pseudo_label.miou"]),
+            gain_text(gain["pseudo_label.miou"]) if gain else "-",
+            *(
+                percent(reached["segmenter.miou"]),
+                gain_text(gain["segmenter.miou"]) if gain else "-",
+            ),
+            *(share_of(own, full)[1], str(len(own))),
+        ]
+        lines.append(f"| {one} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def auxsegnet_table() -> list[str]:
@@ -264,10 +292,10 @@ def differences(content: dict) -> list[str]:
 
 
 def rounds(rows: list[dict]) -> list[str]:
-    """Markdown of what AuxSegNet's rounds reached, and gained over the first training."""
+    """Markdown of what rounds of training reached, and gained over the first training."""
     lines: list[str] = []
     if own := by_round(rows):
-        title = "Rounds; labels as the next one learns from them, undecided pixels as background:"
+        title = "Rounds; labels with undecided pixels as background:"
         lines += [title, "", table(summarise(own)), ""]
     if gains := gains_of_rounds(rows):
         lines += ["Above round 1, seed by seed:", "", difference_table(gains), ""]

@@ -91,7 +91,10 @@ def test_each_round_is_measured(double, single):
     assert metrics["rounds"][0]["pseudo_label"]["miou"] == metrics["pseudo_label"]["miou"]
     assert metrics["rounds"][1]["segmenter"] == metrics["segmenter"]
     assert "rounds" not in before
-    assert "Rounds of training" in (double / "report.html").read_text()
+    page = (double / "report.html").read_text()
+    assert "Rounds of training" in page
+    assert "Undecided pixels" not in page
+    assert "Rounds of training" not in (single / "report.html").read_text()
 
 
 def test_a_network_learns_from_the_labels_of_its_round(scenes, copy):

@@ -67,9 +67,9 @@ def paired(
 
 
 def by_round(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rounds of AuxSegNet's runs as rows of their own, of variants ``NAME, round N``.
+    """The rounds of runs, AuxSegNet's or self-training's, as rows of their own.
 
-    Runs without rounds give none.
+    Their variants are ``NAME, round N``. Runs without rounds give none.
     """
     return [
         {**one, "variant": f"{row['variant']}, round {one['round']}", "seed": row["seed"]}

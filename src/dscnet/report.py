@@ -94,6 +94,7 @@ def write_report(
         ValueError: If a picture of a row is not of its photo's size.
     """
     sections = {stage: metrics.get(stage) for stage in STAGES}
+    rounds = metrics.get("rounds") or []
     shown = [name for name in PICTURES if any(getattr(row, name) is not None for row in rows)]
     # Without refinement there is nothing missing where it would be.
     due = [name for name in PICTURES if name != "unrefined_label" or metrics.get("refine")]
@@ -103,7 +104,8 @@ def write_report(
         stages=STAGES,
         sections=sections,
         tags=metrics.get("tags") or {},
-        rounds=metrics.get("rounds") or [],
+        rounds=rounds,
+        round_stages=[name for name in STAGES if any(row[name] for row in rounds)],
         class_rows=_class_rows(sections),
         legend=_legend(sections, rows),
         columns=[PICTURES[name] for name in shown],
