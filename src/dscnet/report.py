@@ -95,6 +95,7 @@ def write_report(
     """
     sections = {stage: metrics.get(stage) for stage in STAGES}
     rounds = metrics.get("rounds") or []
+    measured = [name for name in STAGES if any(row[name] for row in rounds)]
     shown = [name for name in PICTURES if any(getattr(row, name) is not None for row in rows)]
     # Without refinement there is nothing missing where it would be.
     due = [name for name in PICTURES if name != "unrefined_label" or metrics.get("refine")]
@@ -105,7 +106,7 @@ def write_report(
         sections=sections,
         tags=metrics.get("tags") or {},
         rounds=rounds,
-        round_stages=[name for name in STAGES if any(row[name] for row in rounds)],
+        round_stages=measured or list(STAGES),
         class_rows=_class_rows(sections),
         legend=_legend(sections, rows),
         columns=[PICTURES[name] for name in shown],

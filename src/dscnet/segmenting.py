@@ -142,8 +142,8 @@ def _make_labels(job: Job, index: int, mark: str) -> None:
         return
     started = time.monotonic()
     # The CRF comes after the product with the labels.
-    fitless = replace(job.config, segment=replace(job.config.segment, crf=False))
-    before = _predictor(fitless, _network_folder(job, index - 1))
+    plain = replace(job.config, segment=replace(job.config.segment, crf=False))
+    before = _predictor(plain, _network_folder(job, index - 1))
     made.start("labels", mark)
     relabel(job, before, _label_folder(job, 1), made.labels)
     made.finish("labels", mark, time.monotonic() - started)
