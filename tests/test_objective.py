@@ -131,6 +131,29 @@ def test_without_sharpness_the_mean_of_the_final_cam_scores_the_tags():
     assert "cls_plain" not in objective(model(batch.image, batch.tags), batch, 1.0).terms
 
 
+@pytest.mark.parametrize("variant", ["M1", "M4"])
+def test_the_groups_take_over_from_the_mean_of_the_final_cam(variant):
+    model, _ = make(variant)
+    batch = make_batch()
+    output = model(batch.image, batch.tags)
+    views = (output, output.second)
+    groups = [view.context.tag_logits for view in views]
+    means = [pooled_logits(view.final_logits, view.size) for view in views]
+    objective = CamObjective(pool_ramp=0.4)
+    for progress, share in ((0.0, 0.0), (0.1, 0.25), (0.3, 0.75), (0.4, 1.0), (1.0, 1.0)):
+        mixed = [share * g + (1 - share) * m for g, m in zip(groups, means, strict=True)]
+        expected = sum(tag_loss(scores, batch.tags) for scores in mixed) / 2
+        torch.testing.assert_close(objective(output, batch, progress).terms["cls"], expected)
+    at_once = CamObjective(pool_ramp=0)(output, batch, 0.0).terms["cls"]
+    torch.testing.assert_close(at_once, sum(tag_loss(g, batch.tags) for g in groups) / 2)
+
+
+@pytest.mark.parametrize("ramp", [-0.1, 1.1])
+def test_a_ramp_outside_training_is_refused(ramp):
+    with pytest.raises(ValueError, match="pool_ramp"):
+        CamObjective(pool_ramp=ramp)
+
+
 def test_plain_cam_has_no_seam_terms():
     model, objective = make("M4", seam=False)
     batch = make_batch()

@@ -111,7 +111,7 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
         group_margin=method.group_margin,
         warmup=method.warmup,
     )
-    return CamObjective(contrast, plain_weight=method.plain_weight)
+    return CamObjective(contrast, plain_weight=method.plain_weight, pool_ramp=method.pool_ramp)
 
 
 def refines_cam(config: Config) -> bool:

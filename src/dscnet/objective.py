@@ -171,21 +171,34 @@ class CamObjective(nn.Module):
         contrast: DSCNet's contrasts; None = baseline.
         plain_weight: Weight of the tag loss on the mean of P, Eq. (1), over the pixels, where the
             context scores the tags: by P~ of Eq. (11), or by its groups.
+        pool_ramp: Share of training, in [0, 1], over which the groups' tag scores take the place
+            of the mean over the pixels.
+
+    Raises:
+        ValueError: If ``pool_ramp`` is out of its range.
     """
 
     def __init__(
-        self, contrast: ContrastObjective | None = None, *, plain_weight: float = 0.4
+        self,
+        contrast: ContrastObjective | None = None,
+        *,
+        plain_weight: float = 0.4,
+        pool_ramp: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0 <= pool_ramp <= 1:
+            raise ValueError(f"pool_ramp must be in [0, 1], got {pool_ramp}")
         self.contrast = contrast
         self.plain_weight = plain_weight
+        self.pool_ramp = pool_ramp
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
         """Losses of one step; ``progress`` is the share of training that is done, in [0, 1]."""
         views = [view for view in (output, output.second) if view is not None]
         size = (batch.image.shape[-2], batch.image.shape[-1])
         sizes = [view.size or size for view in views]
-        final = [_tag_logits(view, size) for view, size in zip(views, sizes, strict=True)]
+        share = 1.0 if self.pool_ramp == 0 else min(progress / self.pool_ramp, 1.0)
+        final = [_tag_logits(view, size, share) for view, size in zip(views, sizes, strict=True)]
         terms = {"cls": _mean_tag_loss(final, batch.tags)}
         weights: dict[str, float] = {}
         plain = [
@@ -257,13 +270,15 @@ def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
     return summed / counted
 
 
-def _tag_logits(view: ModelOutput, size: tuple[int, int]) -> Tensor:
-    """Tag scores of the final CAM: those of the context's groups, or the mean over the pixels."""
-    if view.context is not None and view.context.tag_logits is not None:
-        return view.context.tag_logits
-    if view.tag_logits is not None:
-        return view.tag_logits
-    return pooled_logits(view.final_logits, size)
+def _tag_logits(view: ModelOutput, size: tuple[int, int], share: float) -> Tensor:
+    """Tag scores of the final CAM: the mean over the pixels, or a share of them by the groups."""
+    groups = None if view.context is None else view.context.tag_logits
+    if groups is not None and share == 1:
+        return groups
+    mean = view.tag_logits
+    if mean is None:
+        mean = pooled_logits(view.final_logits, size)
+    return mean if groups is None else torch.lerp(mean.to(groups), groups, share)
 
 
 def _scored_by_context(view: ModelOutput) -> bool:

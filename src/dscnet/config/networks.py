@@ -112,6 +112,8 @@ class MethodConfig:
         smooth: Share of the refined map that its groups' means give, in [0, 1]; with DSCL.
         pool_sharpness: Of the log-sum-exp that pools the groups' mean CAM to tag scores; 0 = the
             mean over the pixels instead.
+        pool_ramp: Share of training over which the groups' tag scores take the place of the mean
+            over the pixels; 0 = they are there from the start.
         row_norm: norm() of Eq. (10): ``softmax`` with the temperature, or ``l1``.
         zero_init: The half of Eq. (11) that reads the context starts at zero.
         residual: The graph convolution adds its input.
@@ -141,6 +143,7 @@ class MethodConfig:
     head: Literal["own", "shared"] = "shared"
     smooth: float = 0.5
     pool_sharpness: float = 1.0
+    pool_ramp: float = 0.5
     row_norm: Literal["softmax", "l1"] = "softmax"
     zero_init: bool = True
     residual: bool = True
