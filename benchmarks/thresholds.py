@@ -18,8 +18,8 @@ from dscnet.data import PhotoSet, open_dataset, read_mask
 from dscnet.evaluation import SWEEP, evaluate_cams
 from dscnet.labelling import load_map, score_counts
 from dscnet.labels.thresholds import CRITERIA, suggested_score
+from dscnet.measuring import truth
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.stages import truth
 
 
 def main() -> None:

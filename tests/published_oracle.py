@@ -58,14 +58,14 @@ def conv(x: Tensor, state: State, name: str, stride: int = 1, dilation: int = 1)
 
 
 def trunk_taps(state: State, image: Tensor, masks: Masks | None = None) -> State:
-    """conv4, conv5 and conv6; ``masks`` stand for channel dropout."""
+    """conv3 to conv6; ``masks`` stand for channel dropout."""
     masks = masks or {}
     taps = {}
     x = conv(image, state, "conv1a")
     for name, stride, (first, second) in BLOCKS:
         a = norm(x, state, f"{name}.bn_branch2a")
-        if name == "b5":
-            taps["conv4"] = a
+        if name in ("b4", "b5"):
+            taps["conv3" if name == "b4" else "conv4"] = a
         shortcut = x
         if f"{name}.conv_branch1.weight" in state:
             shortcut = conv(a, state, f"{name}.conv_branch1", stride)

@@ -135,7 +135,16 @@ def test_the_path_can_average_the_scores_before_and_after_the_affinity() -> None
     assert not torch.allclose(expected, output.seg_logits)
     torch.testing.assert_close(SegmentationPath(model, averaged=True)(image).seg_logits, expected)
     _, saliency = model.dense_scores(image, averaged=True)
-    torch.testing.assert_close(saliency, output.saliency_logits)
+    assert saliency.shape == output.saliency_logits.shape and saliency.min() >= 0
+    assert saliency.max() <= 1
+
+
+def test_saliency_is_a_probability_before_it_is_enlarged() -> None:
+    model, image = make().eval(), make_batch().image
+    *_, features = model.backbone(image)
+    _, (_, scores), _ = model._branches(features, None)
+    expected = functional.interpolate(scores.sigmoid(), image.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(model.dense_scores(image)[1], expected)
 
 
 def test_cross_task_affinity_learns_at_the_rate_of_the_trunk() -> None:

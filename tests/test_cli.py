@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.cli import main, metrics_table
+from dscnet.cli import VERBS, main, metrics_table
 
 
 def test_help_needs_no_torch_and_half_a_second():
@@ -103,6 +103,18 @@ def test_failures_exit_with_one_and_without_traceback(tmp_path, capsys):
     assert not (tmp_path / "run").exists(), "nothing is written before the data is known to be good"
 
 
+def test_unexpected_failures_show_where_only_if_asked(monkeypatch, capsys):
+    def fail(parsed):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(VERBS, "recipes", fail)
+    assert main(["recipes"]) == 1
+    error = capsys.readouterr().err
+    assert error == "error: RuntimeError: out of memory (--debug shows where)\n"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["recipes", "--debug"])
+
+
 def test_recipes_are_listed(capsys):
     assert main(["recipes"]) == 0
     assert "msrc_seam_dscnet" in capsys.readouterr().out
@@ -149,3 +161,11 @@ def test_table_says_what_was_not_measured():
     assert "F1" not in text
     text = metrics_table({"tags": {"map": 0.75, "mask_f1": 0.25}})
     assert [line.split()[-1] for line in text.splitlines()[-2:]] == ["75.0", "25.0"]
+
+
+def test_table_shows_masks_without_a_labelled_pixel():
+    section = {"split": "val", "num_images": 2, "miou": None, "miou_best_bg": None}
+    rounds = [{"round": 1, "cam": None, "pseudo_label": None, "segmenter": section}]
+    text = metrics_table({"segmenter": section, "rounds": rounds})
+    assert text.splitlines()[3].split() == ["segmenter", "val", "2", "-"]
+    assert text.splitlines()[4] == "round 1: segmenter -"

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from dscnet.build import build_segmenter
 from dscnet.config import Config, SegmentConfig
-from dscnet.export import Scores, export
+from dscnet.export import Scores, export, export_coco
+from dscnet.labels.pseudo_label import write_label
 from dscnet.predictor import store
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError
@@ -75,3 +76,17 @@ def test_a_size_that_does_not_fit_is_refused(run_folder, tmp_path):
     folder, _ = run_folder
     with pytest.raises(ValueError, match="multiples of the output stride 16"):
         export(folder.root, tmp_path / "net.onnx", "onnx", (64, 100))
+
+
+def test_masks_as_coco_annotations(run_folder, tmp_path):
+    folder, _ = run_folder
+    with pytest.raises(DscnetError, match="no label PNGs"):
+        export_coco(folder.root, tmp_path / "labels.json")
+    masks = {"one": np.array([[0, 1], [2, 255]], np.uint8), "two": np.zeros((3, 1), np.uint8)}
+    for name, labels in masks.items():
+        write_label(tmp_path / "masks" / f"{name}.png", labels)
+    target = tmp_path / "labels.json"
+    assert "2 photos, 2 masks" in export_coco(folder.root, target, tmp_path / "masks")
+    content = json.loads(target.read_text())
+    assert [image["file_name"] for image in content["images"]] == ["one.png", "two.png"]
+    assert [category["name"] for category in content["categories"]] == ["cat", "dog"]

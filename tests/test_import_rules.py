@@ -54,6 +54,7 @@ TOP = {
     "export",
     "job",
     "labelling",
+    "measuring",
     "pipeline",
     "predictor",
     "rounds",

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from dscnet.data.io import read_saliency
 from dscnet.labels import saliency as saliency_labels
+from dscnet.labels.crf import crf_features, mean_field
 from dscnet.labels.saliency import (
     fit_to_photo,
     fuse_saliency,
@@ -71,9 +73,10 @@ def test_the_stand_in_is_the_strongest_class() -> None:
     assert saliency_from_cam(np.zeros((0, 1, 2))).tolist() == [[0, 0]]
 
 
-def test_refreshed_saliency_is_the_mean_made_binary() -> None:
+def test_refreshed_saliency_is_the_mean_and_binary_where_it_is_cut() -> None:
     predicted, initial = np.array([[0.9, 0.2]]), np.array([[0.2, 0.8]])
-    assert refresh_saliency(predicted, initial, PHOTO).tolist() == [[1, 0]]
+    np.testing.assert_allclose(refresh_saliency(predicted, initial, PHOTO), [[0.55, 0.5]])
+    assert refresh_saliency(predicted, initial, PHOTO, threshold=0.5).tolist() == [[1, 0]]
     assert refresh_saliency(predicted, initial, PHOTO, threshold=0.45).tolist() == [[1, 1]]
 
 
@@ -84,7 +87,8 @@ def test_a_refinement_sees_the_mean_and_the_photo_before_the_cut() -> None:
         seen.append((mean.tolist(), photo is PHOTO))
         return 1 - mean
 
-    labels = refresh_saliency(np.array([[1.0, 0.0]]), np.array([[1.0, 0.5]]), PHOTO, refine=invert)
+    predicted, initial = np.array([[1.0, 0.0]]), np.array([[1.0, 0.5]])
+    labels = refresh_saliency(predicted, initial, PHOTO, refine=invert, threshold=0.5)
     assert seen == [([[1.0, 0.25]], True)] and labels.tolist() == [[0, 1]]
 
 
@@ -96,6 +100,29 @@ def test_a_map_is_fitted_to_the_edges_of_its_photo() -> None:
     mean[:, :7], mean[:, 7], mean[5, 11] = 0.95, 0.4, 0.6
     fitted = fit_to_photo(mean, photo) > 0.5
     np.testing.assert_array_equal(fitted, photo[..., 0] < 100)
+
+
+def test_the_fit_of_a_map_of_zeros_and_ones_is_the_mean_field_of_its_energies() -> None:
+    """Their energies are far above those that the CRF gives small probabilities by default."""
+    generator = np.random.default_rng(0)
+    photo = generator.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    mean = (generator.random((6, 7)) < 0.5).astype(np.float32)
+    both = torch.from_numpy(np.stack([1 - mean, mean])).double()
+    energy = -(both + 1e-8).log() / (1.05 * both.sigmoid())
+    assert energy.max() > 20
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)
+    kernels = [
+        (3.0, exact_kernel(crf_features(pixels, 3.0)).matmul),
+        (5.0, exact_kernel(crf_features(pixels, 60.0, 5.0)).matmul),
+    ]
+    expected = mean_field(energy.float().flatten(1).T, kernels, 1)[:, 1].view(6, 7)
+    np.testing.assert_allclose(fit_to_photo(mean, photo), expected, atol=2e-3)
+
+
+def exact_kernel(features: torch.Tensor) -> torch.Tensor:
+    kernel = (-0.5 * torch.cdist(features, features).square()).exp()
+    root = kernel.sum(1).sqrt()
+    return kernel / (root[:, None] * root)
 
 
 def test_the_energies_of_the_fit_are_the_published_ones(monkeypatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dscnet import stages
+from dscnet import measuring, stages
 from dscnet.checks import check_mask_settings
 from dscnet.config import (
     AuxSegConfig,
@@ -24,12 +24,11 @@ from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
+from dscnet.measuring import measure, truth
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import (
-    measure,
     published_views,
     same_size_batches,
-    truth,
     write_cams,
     write_card,
 )
@@ -126,8 +125,8 @@ def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
     def read_labels(path):
         return alive.watch(np.zeros((2, 2), np.uint8))
 
-    monkeypatch.setattr(stages, "load_map", read_map)
-    monkeypatch.setattr(stages, "read_label", read_labels)
+    monkeypatch.setattr(measuring, "load_map", read_map)
+    monkeypatch.setattr(measuring, "read_label", read_labels)
     monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name in ("cam", "label"))
     job = Job(Config(label=LabelConfig(bg_score=0.4)), RunFolder(tmp_path / "run"), made, None)
     sections = measure(job)

@@ -135,17 +135,26 @@ def build_parser() -> Parser:
     saliency.add_argument("--out", type=str, required=True, help="folder for the maps")
     saliency.add_argument("--model", type=str, default="u2net", help="network, by rembg's name")
     export = add(
-        "export", "a run's segmentation network for use elsewhere, checked against the original"
+        "export", "a run's network or masks for use elsewhere, checked against the original"
     )
     export.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     export.add_argument(
-        "--format", type=Literal["onnx", "safetensors"], default="onnx", help="what to write"
+        "--format",
+        type=Literal["onnx", "safetensors", "coco"],
+        default="onnx",
+        help="the network, or masks as COCO annotations",
     )
     export.add_argument(
         "--size", type=tuple[int, int], default=(320, 320), help="height and width (onnx)"
     )
     export.add_argument(
-        "--out", type=str, required=True, help="file (onnx) or folder (safetensors)"
+        "--masks",
+        type=str | None,
+        default=None,
+        help="folder of label PNGs (coco); without: the run's pseudo labels",
+    )
+    export.add_argument(
+        "--out", type=str, required=True, help="file (onnx, coco) or folder (safetensors)"
     )
     _add_benchmark_verbs(add)
     add("recipes", "list the recipes that come with the package")

@@ -224,8 +224,13 @@ def _do_saliency(parsed: Namespace) -> int:
 
 
 def _do_export(parsed: Namespace) -> int:
-    from dscnet.export import export
+    from dscnet.export import export, export_coco
 
+    if parsed.format == "coco":
+        print(export_coco(parsed.model, Path(parsed.out), parsed.masks))
+        return 0
+    if parsed.masks is not None:
+        raise ValueError(f"--masks goes with --format coco, got --format {parsed.format}")
     height, width = parsed.size
     print(export(parsed.model, Path(parsed.out), parsed.format, (height, width)))
     return 0
@@ -294,14 +299,13 @@ def metrics_table(metrics: dict[str, Any]) -> str:
             lines.append(f"{name:14}not measured")
             continue
         best = section["miou_best_bg"]
-        shown = "" if best is None else f"{100 * best:.1f}"
         lines.append(
             f"{name:14}{section['split'] or '':8}{section['num_images']:>7}"
-            f"{100 * section['miou']:>8.1f}{shown:>9}"
+            f"{_percent(section['miou']):>8}{'' if best is None else _percent(best):>9}"
         )
     for row in metrics.get("rounds", []):
         reached = ", ".join(
-            f"{name} {100 * row[name]['miou']:.1f}"
+            f"{name} {_percent(row[name]['miou'])}"
             for name in ("cam", "pseudo_label", "segmenter")
             if row[name] is not None
         )
@@ -311,6 +315,11 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         if score is not None:
             lines.append(f"{name:29}{100 * score:>8.1f}")
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    """Without a labelled pixel there is no mIoU."""
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -333,9 +342,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         from dscnet.types import DscnetError
 
-        if debug or not isinstance(error, (DscnetError, ValueError, OSError)):
+        if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        expected = isinstance(error, (DscnetError, ValueError, OSError))
+        said = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+        print(f"error: {said}", file=sys.stderr)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""A run's segmentation network for use elsewhere, each export checked against the original."""
+"""A run's network and masks for use elsewhere, each export checked against the original."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dscnet.config import Config
+from dscnet.data import available_splits, open_dataset
+from dscnet.labels.coco import coco_annotations
+from dscnet.labels.mask_files import decode_rle
+from dscnet.labels.pseudo_label import read_label
 from dscnet.models import SegmentationPath
 from dscnet.models.deeplab import DeepLab
 from dscnet.models.segmenter import Segmenter
 from dscnet.predictor import Predictor, store
-from dscnet.types import DscnetError
+from dscnet.run_folder import RunFolder, write_text
+from dscnet.types import BACKGROUND, IGNORE_INDEX, DscnetError
 
 TOLERANCE = 1e-3
 """Largest difference of a score, original against export, that counts as the same network."""
@@ -68,15 +77,69 @@ def export(
     }
     if kind == "safetensors":
         out.mkdir(parents=True, exist_ok=True)
-        store(predictor.model, out / "model.safetensors")
-        (out / "model.json").write_text(json.dumps(card, indent=2) + "\n")
-        return f"{out}: weights and model.json"
+        weights = out / "model.safetensors"
+        store(predictor.model, weights)
+        stored = load_file(weights)
+        for name, value in predictor.model.state_dict().items():
+            if not torch.equal(stored[name], value.cpu()):
+                raise DscnetError(f"{weights}: '{name}' differs from the network's")
+        write_text(out / "model.json", json.dumps(card, indent=2) + "\n")
+        return f"{out}: weights, checked against the original, and model.json"
     assert isinstance(predictor.model, Segmenter | DeepLab | SegmentationPath)
     stride = predictor.model.output_stride
     if any(side < 1 or side % stride for side in size):
         raise ValueError(f"size must be multiples of the output stride {stride}, got {size}")
     difference = _export_onnx(Scores(predictor.model).cpu().eval(), out, card, size)
     return f"{out}: checked against the original, largest difference {difference:.1e}"
+
+
+def export_coco(model: str | Path, out: Path, masks: str | Path | None = None) -> str:
+    """Write masks as one COCO instances file.
+
+    Args:
+        model: Run folder; its photos, where they still are, give the names of the files.
+        out: File.
+        masks: Folder of label PNGs, such as ``dscnet predict`` writes; None = the run's pseudo
+            labels of its training photos.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DscnetError: If the folder holds no masks, or what was written gives other masks.
+    """
+    folder = RunFolder(Path(model))
+    config = folder.read_config()
+    source = folder.labels if masks is None else Path(masks)
+    files = sorted(source.glob("*.png"))
+    if not files:
+        raise DscnetError(f"{source}: no label PNGs; run `dscnet label` or name a folder: --masks")
+    names = _photo_names(config)
+    labels = [(names.get(file.stem, file.name), read_label(file)) for file in files]
+    content = coco_annotations(labels, folder.read_card()["classes"])
+    masks_of: dict[int, NDArray[np.integer]] = {
+        image["id"]: np.zeros((image["height"], image["width"]), np.uint8)
+        for image in content["images"]
+    }
+    for annotation in content["annotations"]:
+        inside = decode_rle(annotation["segmentation"])
+        masks_of[annotation["image_id"]][inside] = annotation["category_id"]
+    for (name, original), got in zip(labels, masks_of.values(), strict=True):
+        if not np.array_equal(got, np.where(original == IGNORE_INDEX, BACKGROUND, original)):
+            raise DscnetError(f"{out}: the masks of {name} differ; nothing was written")
+    write_text(out, json.dumps(content) + "\n")
+    count = len(content["annotations"])
+    return f"{out}: {len(files)} photos, {count} masks, checked against the original"
+
+
+def _photo_names(config: Config) -> dict[str, str]:
+    """File names of the run's photos by id, below the folder that all lie in."""
+    if not config.data or not Path(config.data).exists():
+        return {}
+    splits = {config.train_split, config.val_split} & set(available_splits(config.data))
+    samples = [sample for split in splits for sample in open_dataset(config.data, split).samples]
+    root = os.path.commonpath([sample.image_path.parent for sample in samples])
+    return {s.image_id: s.image_path.relative_to(root).as_posix() for s in samples}
 
 
 def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[int, int]) -> float:

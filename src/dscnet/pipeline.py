@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dscnet import evaluation, labelling
+from dscnet import evaluation, labelling, measuring
 from dscnet import stages as work
 from dscnet.affinities import learned_steps
 from dscnet.checks import check_networks, check_photos, check_settings
@@ -271,7 +271,7 @@ def _segmenter_fingerprint(job: Job, index: int) -> str:
 
 
 def _evaluate(job: Job, resume: bool) -> None:
-    sections = work.measure(job)
+    sections = measuring.measure(job)
     if job.config.has_rounds and job.folder.fingerprint_of("train"):
         sections["rounds"] = measure_rounds(job)
     elif job.config.segment.rounds > 1 and job.folder.fingerprint_of("segment"):
@@ -311,7 +311,7 @@ def _rounds(config: Config) -> list[Any] | None:
 
 def _self_training(config: Config) -> str | None:
     """What further code rounds of the segmentation network depend on."""
-    code = ("segmenting.py", "labels/refine.py", "labels/pseudo_label.py")
+    code = ("labels/refine.py", "labels/pseudo_label.py")
     return fingerprint(code=code) if config.segment.rounds > 1 else None
 
 
@@ -331,27 +331,33 @@ STAGES: dict[str, Stage] = {
             asdict(config.train),
             _rounds(config),
         ],
-        ("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
+        (
+            *("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
+            *("stages.py", "tag_scoring.py"),
+        ),
         saliency=lambda config: config.needs_saliency,
     ),
     "cam": Stage(
         _cam,
         lambda config: ("train",),
         lambda config: asdict(config.cam),
-        ("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
+        (
+            *("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
+            "stages.py",
+        ),
     ),
     "refine": Stage(
         _refine,
         lambda config: _refine_needs(config) if config.refine.steps else (),
         _refine_settings,
-        ("data", "models", "labels", "build.py"),
+        ("data", "models", "labels", "build.py", "labelling.py"),
         saliency=_scored_by_saliency,
     ),
     "label": Stage(
         labelling.label,
         _label_needs,
         lambda config: asdict(config.label),
-        ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
+        ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py", "labelling.py"),
         saliency=_scored_by_saliency,
     ),
     "segment": Stage(
@@ -360,7 +366,7 @@ STAGES: dict[str, Stage] = {
         lambda config: [*_learning(config), asdict(config.segment), _self_training(config)],
         (
             *("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
-            *("labels/crf.py", "labels/permutohedral.py"),
+            *("labels/crf.py", "labels/permutohedral.py", "segmenting.py", "stages.py"),
         ),
         masks=lambda config: config.segment.supervision == "full",
     ),
@@ -369,19 +375,15 @@ STAGES: dict[str, Stage] = {
         lambda config: (),
         lambda config: [asdict(config.refine), asdict(config.label), asdict(config.segment)],
         (
-            "evaluation.py",
-            "confusion.py",
-            "tag_agreement.py",
-            "labels",
-            "rounds.py",
-            "segmenting.py",
+            *("evaluation.py", "confusion.py", "tag_agreement.py", "measuring.py", "labels"),
+            *("labelling.py", "rounds.py", "segmenting.py"),
         ),
         reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
         saliency=_scored_by_saliency,
     ),
     "report": Stage(
-        work.report,
+        measuring.report,
         lambda config: ("evaluate",),
         lambda config: None,
         ("report.py", "run_report.py", "overlay.py", "templates/report.html.j2"),

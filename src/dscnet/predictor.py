@@ -23,7 +23,7 @@ from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import write_label
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
-from dscnet.run_folder import RunFolder
+from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError
 
 TEST_CRF: dict[str, Any] = {
@@ -197,7 +197,7 @@ def predict(photos: str | Path, model: str | Path, out: str | Path) -> list[str]
     photo_set = open_photos(photos)
     target = Path(out)
     failures = predictor.write(photo_set, target / "masks", overlays=target / "overlays")
-    (target / "classes.txt").write_text("\n".join(["background", *predictor.classes]) + "\n")
+    write_text(target / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
     return failures
 
 

@@ -39,11 +39,12 @@ from dscnet.labels.saliency import (
     saliency_from_cam,
     write_saliency,
 )
+from dscnet.measuring import label_pairs, truth
 from dscnet.models import AuxSegNet, PlainCam
 from dscnet.objective import AuxSegObjective
 from dscnet.predictor import Predictor, restore
 from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.stages import label_pairs, learn, truth, write_cams
+from dscnet.stages import learn, write_cams
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 log = logging.getLogger("dscnet")
@@ -204,12 +205,13 @@ def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
     cam_score = _cam_score(job, job.folder.cams)
     for sample in job.train.samples:
         photo = read_image(sample.image_path)
-        _, logits = model.dense_scores(transform(photo, None)[0][None].to(device))
+        _, predicted = model.dense_scores(transform(photo, None)[0][None].to(device))
         saliency = refresh_saliency(
-            logits[0, 0].float().sigmoid().cpu().numpy(),
+            predicted[0, 0].float().cpu().numpy(),
             _read_map(first.saliency / f"{sample.image_id}.png"),
             photo.permute(1, 2, 0).numpy(),
             refine=fit_to_photo if job.config.auxseg.crf else None,
+            threshold=job.config.auxseg.saliency_cut,
         )
         maps, classes = load_map(job.folder.cams, sample.image_id)
         _write_labels(job, sample, maps, classes, saliency, cam_score)

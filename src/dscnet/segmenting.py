@@ -26,10 +26,11 @@ from dscnet.job import Job
 from dscnet.labels.crf import dense_crf
 from dscnet.labels.pseudo_label import read_label, write_label
 from dscnet.labels.refine import as_probabilities, probable_label, trusted_labels
+from dscnet.measuring import label_pairs, truth
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, store
 from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.stages import label_pairs, optimise, truth, write_card
+from dscnet.stages import optimise, write_card
 from dscnet.types import BACKGROUND
 
 log = logging.getLogger("dscnet")

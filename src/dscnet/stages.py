@@ -1,7 +1,7 @@
-"""What each stage does; files of the run folder in, files of the run folder out.
+"""The stages that train the CAM network and make its maps; files of the run folder in and out.
 
 The stages from maps to labels are in ``labelling.py``, that from labels to masks is in
-``segmenting.py``.
+``segmenting.py``, those that measure and report are in ``measuring.py``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from dscnet import evaluation
 from dscnet.build import (
     build_eval_transform,
     build_model,
@@ -35,18 +33,14 @@ from dscnet.data import (
     image_size,
     make_loader,
     read_image,
-    read_mask,
 )
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_map, map_name, refined_labels
+from dscnet.labelling import map_name
 from dscnet.labels.cam import multi_scale_cam, scaled_photos
 from dscnet.labels.cam_files import coarse_maps, write_cam
-from dscnet.labels.pseudo_label import read_label
 from dscnet.models import PlainCam
 from dscnet.predictor import restore, store
 from dscnet.run_folder import fresh_folder, write_text
-from dscnet.run_report import write_run_report
-from dscnet.tag_agreement import tag_agreement
 from dscnet.tag_scoring import tag_criterion, tag_map, tag_matrix
 from dscnet.training import CollapseWatch, KeepBest, TrainingModule, fit, tag_entropy
 
@@ -233,99 +227,3 @@ def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
     for indices in by_size.values():
         for start in range(0, len(indices), batch_size):
             yield indices[start : start + batch_size]
-
-
-def measure(job: Job) -> dict[str, Any]:
-    """Measure every stage against the true masks, where the data set has them.
-
-    Returns:
-        Sections of ``metrics.json``.
-    """
-    config, folder = job.config, job.folder
-    classes = job.train.classes
-    train_masks = truth(job.train)
-    val_masks = truth(job.val)
-    sections: dict[str, Any] = {
-        "cam": None,
-        "pseudo_label": None,
-        "segmenter": None,
-        "tags": {"map": None},
-        "supervision": config.supervision,
-    }
-    measured = train_masks and (folder.fingerprint_of("cam") or folder.fingerprint_of("label"))
-    bg_score = background_score(job) if measured else None
-    if train_masks and bg_score is not None and folder.fingerprint_of("cam"):
-        items = (
-            (*load_map(folder.cams, image_id), read_mask(path).numpy())
-            for image_id, path in train_masks
-        )
-        sections["cam"] = evaluation.evaluate_cams(
-            items, classes, split=config.train_split, bg_score=bg_score
-        )
-    if train_masks and folder.fingerprint_of("label"):
-        pairs = label_pairs(folder.labels, train_masks)
-        sections["pseudo_label"] = evaluation.evaluate_pairs(
-            pairs, classes, split=config.train_split, bg_score=bg_score
-        )
-    if train_masks and config.refine.steps and folder.fingerprint_of("refine"):
-        sections["refine"] = refinement_section(job, train_masks)
-    if val_masks and folder.fingerprint_of("segment"):
-        pairs = label_pairs(folder.masks, val_masks)
-        sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
-    if job.val is not None and folder.fingerprint_of("segment"):
-        masks = (
-            (folder.masks / f"{sample.image_id}.png", sample.tags) for sample in job.val.samples
-        )
-        sections["tags"] |= tag_agreement(
-            # A photo that could not be read has no mask.
-            (read_label(path), tags)
-            for path, tags in masks
-            if tags is not None and path.exists()
-        )
-    if folder.fingerprint_of("train"):
-        sections["tags"]["map"] = json.loads(folder.tag_scores.read_text())["map"]
-    return sections
-
-
-def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
-    """Measure the labels before refinement and after each step: mIoU and times."""
-    folder, classes = job.folder, job.train.classes
-    before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
-    seconds = json.loads(folder.refinement.read_text())
-    steps = []
-    for index, (name, spent) in enumerate(seconds.items()):
-        pairs = (
-            (refined_labels(folder.refined, image_id)[index], read_mask(path).numpy())
-            for image_id, path in masks
-        )
-        after = evaluation.evaluate_pairs(pairs, classes, split=None)
-        step = {"step": name, "seconds": round(spent, 2), "miou": after["miou"]}
-        training = folder.learned / name / "training.json"
-        if training.exists():
-            step |= json.loads(training.read_text())
-        steps.append(step)
-    return {"miou_before": before["miou"], "steps": steps}
-
-
-def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
-    """Ids and true masks of the photos that have one."""
-    if photos is None:
-        return []
-    return [
-        (sample.image_id, sample.mask_path)
-        for sample in photos.samples
-        if sample.mask_path is not None
-    ]
-
-
-def label_pairs(
-    folder: Path, masks: list[tuple[str, Path]]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Written labels beside the true masks."""
-    for image_id, path in masks:
-        yield read_label(folder / f"{image_id}.png"), read_mask(path).numpy()
-
-
-def report(job: Job, resume: bool) -> None:
-    """Write ``report.html``."""
-    write_run_report(job.config, job.folder, job.train, job.val)

@@ -22,7 +22,7 @@ BACKENDS = ("lattice", "exact", "pydensecrf")
 """How the kernels are applied: fast, exactly (small photos), or by the optional package."""
 
 LEAST = 1e-5
-"""Smaller probabilities count as this, so that no label is ruled out beforehand."""
+"""Smaller probabilities count as this by default, so that no label is ruled out beforehand."""
 
 BLOCK = 2**22
 """Entries of an exact kernel that are in memory at once."""
@@ -43,11 +43,12 @@ def dense_crf(
     bilateral_std: float = 50.0,
     color_std: float = 5.0,
     bilateral_weight: float = 10.0,
+    least: float = LEAST,
     backend: Backend = "lattice",
 ) -> Tensor:
     """Marginals of the labels after mean-field inference.
 
-    The unary energy is ``u = -log max(p, 1e-5)``; an iteration is ``q = softmax(-u + sum w K q)``
+    The unary energy is ``u = -log max(p, least)``; an iteration is ``q = softmax(-u + sum w K q)``
     with ``K`` scaled on both sides by the root of its row sums, the pixel itself included: the form
     of the pydensecrf package. The default constants are IRNet's, for labels that are trusted with a
     fixed certainty; SEAM and AffinityNet have a bilateral kernel of 80 pixels and 13 grey values,
@@ -62,6 +63,7 @@ def dense_crf(
         bilateral_std: Standard deviation of the bilateral kernel's positions, pixels.
         color_std: Standard deviation of its colours, on the scale of [0, 255].
         bilateral_weight: Its weight; 0 = off.
+        least: Smaller probabilities count as this, > 0.
         backend: One of ``BACKENDS``. ``exact`` takes time by the square of the number of pixels.
 
     Returns:
@@ -80,7 +82,7 @@ def dense_crf(
     terms = [term for term in terms if term[0]]
     marginals = torch.empty_like(probabilities, dtype=torch.float32)
     for out, prior, photo in zip(marginals, probabilities, photos, strict=True):
-        unary = -prior.float().clamp(min=LEAST).log()
+        unary = -prior.float().clamp(min=least).log()
         if backend == "pydensecrf":
             out[:] = _by_pydensecrf(unary, photo, terms, iterations)
             continue

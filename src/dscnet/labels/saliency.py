@@ -86,9 +86,9 @@ def refresh_saliency(
     photo: NDArray[np.uint8],
     *,
     refine: Refine | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
 ) -> Map:
-    """The saliency label of the next round: the mean of prediction and first map, made binary.
+    """The saliency label of the next round: the mean of prediction and first map.
 
     AuxSegNet averages with the map that it began with, never with the last round's.
 
@@ -97,14 +97,15 @@ def refresh_saliency(
         initial: The saliency map of round 0, ``(H, W)`` in [0, 1].
         photo: ``(H, W, 3)`` uint8, for ``refine``.
         refine: What fits the mean to the photo, published: :func:`fit_to_photo`; None = nothing.
-        threshold: A mean above it stands out, in [0, 1].
+        threshold: Above it a pixel stands out, below it does not, in [0, 1]; None = as published,
+            the map stays one of probabilities.
 
     Returns:
-        ``(H, W)`` in {0, 1}.
+        ``(H, W)`` in [0, 1], with ``threshold`` in {0, 1}.
     """
     mean = (predicted + initial) / 2
     refined = mean if refine is None else refine(mean, photo)
-    return (refined > threshold).astype(np.float32)
+    return refined if threshold is None else (refined > threshold).astype(np.float32)
 
 
 def fit_to_photo(mean: Map, photo: NDArray[np.uint8]) -> Map:
@@ -132,6 +133,8 @@ def fit_to_photo(mean: Map, photo: NDArray[np.uint8]) -> Map:
         bilateral_std=60.0,
         color_std=5.0,
         bilateral_weight=5.0,
+        # The energies' own 1e-8 bounds them.
+        least=torch.finfo(torch.float32).tiny,
     )
     fitted: Map = marginals[0, 1].numpy()
     return fitted

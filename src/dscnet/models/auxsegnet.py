@@ -124,7 +124,7 @@ class AuxSegNet(PlainCam):
         return output
 
     def dense_scores(self, image: Tensor, *, averaged: bool = False) -> tuple[Tensor, Tensor]:
-        """Scores of the two branches alone, of photos ``(B, 3, H, W)``.
+        """What the two branches alone say of photos ``(B, 3, H, W)``, refined by A.
 
         Args:
             image: The photos.
@@ -132,14 +132,15 @@ class AuxSegNet(PlainCam):
                 are trained alike, instead of those after it.
 
         Returns:
-            Segmentation ``(B, L, H, W)`` and saliency ``(B, 1, H, W)``, both refined.
+            Scores of the labels, ``(B, L, H, W)``, and the probability that a pixel stands out,
+            ``(B, 1, H, W)``, made of the scores before they are enlarged, as published.
         """
         *_, features = self.backbone(image)
         (initial, _), (segmentation, saliency), _ = self._branches(features, None)
         if averaged:
             segmentation = (initial + segmentation) / 2
         size = (image.shape[-2], image.shape[-1])
-        return _enlarge(segmentation, size), _enlarge(saliency, size)
+        return _enlarge(segmentation, size), _enlarge(saliency.sigmoid(), size)
 
     def _branches(
         self, features: Tensor, cam: Tensor | None

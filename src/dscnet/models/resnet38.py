@@ -201,16 +201,20 @@ class ResNet38(nn.Module):
             conv4 and conv5, the rectified inputs of ``b5`` and ``b6``, and conv6, the rectified
             output; ``(B, channels[i], ceil(H / 8), ceil(W / 8))`` each.
         """
+        low, mid, high = self._taps(image, ("b5", "b6"))
+        return low, mid, high
+
+    def _taps(self, image: Tensor, blocks: tuple[str, ...]) -> list[Tensor]:
+        """The rectified inputs of the blocks named, in their order, and the rectified output."""
         # Not channels-last as other trunks: in that layout torch 2.15's backward on CPUs corrupts
         # memory at a 1x1 convolution with stride 2 and four channels, and narrow trunks have one.
         x = self.conv1a(image.contiguous())
         taps = []
         for block in self._blocks:
             x, entering = getattr(self, block)(x)
-            if block in ("b5", "b6"):
+            if block in blocks:
                 taps.append(entering)
-        low, mid = taps
-        return low, mid, self.bn7(x).relu_()
+        return [*taps, self.bn7(x).relu_()]
 
     def train(self, mode: bool = True) -> ResNet38:
         """Switch mode; batch normalisation stays in evaluation."""
@@ -274,7 +278,8 @@ def resnet38_taps(state_dict: Mapping[str, Tensor], image: Tensor) -> dict[str, 
         image: Normalised photos, ``(B, 3, H, W)``, of the tensors' dtype and device.
 
     Returns:
-        ``conv4``, ``conv5`` and ``conv6``, as :class:`ResNet38` returns them.
+        ``conv4``, ``conv5`` and ``conv6``, as :class:`ResNet38` returns them, and before them
+        ``conv3``, the rectified input of ``b4``, at stride 4.
 
     Raises:
         DscnetError: If a tensor is missing or has another shape.
@@ -283,9 +288,18 @@ def resnet38_taps(state_dict: Mapping[str, Tensor], image: Tensor) -> dict[str, 
     with torch.device("meta"):
         trunk = ResNet38(width=1.0 if stem is None else len(stem) / _STEM).eval()
     report = match_weights(trunk, state_dict, source="state_dict")
-    tensors = {name: state_dict[name] for name in report.loaded}
-    maps = functional_call(trunk, tensors, (image,))
-    return dict(zip(("conv4", "conv5", "conv6"), maps, strict=True))
+    tensors = {f"trunk.{name}": state_dict[name] for name in report.loaded}
+    maps = functional_call(_Taps(trunk), tensors, (image,))
+    return dict(zip(("conv3", "conv4", "conv5", "conv6"), maps, strict=True))
+
+
+class _Taps(nn.Module):
+    def __init__(self, trunk: ResNet38) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.trunk._taps(image, ("b4", "b5", "b6"))
 
 
 def _read_trunk(weights: str) -> dict[str, Tensor]:

@@ -1,0 +1,76 @@
+"""Label maps as COCO annotations, for labelling tools and other code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscnet.types import BACKGROUND, IGNORE_INDEX
+
+
+def coco_annotations(
+    labels: Iterable[tuple[str, NDArray[np.integer]]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """A COCO instances file: one annotation for each class that a photo shows.
+
+    Label maps do not tell objects of one class apart, so an annotation is what COCO calls a crowd,
+    ``iscrowd: 1``, and its run lengths are plain numbers.
+
+    Args:
+        labels: File name of each photo, and its labels ``(H, W)``: 0 background, c + 1 for class c,
+            255 undecided. Neither background nor undecided pixels are written.
+        classes: Names, without the background; the category of class c has the id c + 1.
+
+    Returns:
+        ``images``, ``annotations`` and ``categories``, plain lists and numbers.
+
+    Raises:
+        ValueError: If a label has no class.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for file_name, labelled in labels:
+        height, width = labelled.shape
+        image_id = len(images) + 1
+        images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        for label in np.unique(labelled).tolist():
+            if label in (BACKGROUND, IGNORE_INDEX):
+                continue
+            if label > len(classes):
+                known = f"there are {len(classes)} classes"
+                raise ValueError(f"{file_name}: label {label}, but {known}")
+            mask = labelled == label
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": label,
+                    "segmentation": encode_rle(mask),
+                    "area": int(mask.sum()),
+                    "bbox": _box(mask),
+                    "iscrowd": 1,
+                }
+            )
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's run lengths of a mask ``(H, W)``: down the columns, zeros first.
+
+    ``mask_files.decode_rle`` reads them.
+    """
+    values = mask.ravel(order="F")
+    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
+    runs = np.diff(edges, prepend=0, append=values.size).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if values[0] else runs}
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    """Left, top, width and height of what is inside."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
