@@ -23,7 +23,7 @@ from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample
 from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.labels.pseudo_label import read_label
+from dscnet.labels.pseudo_label import read_label, write_label
 from dscnet.measuring import measure, truth
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import (
@@ -132,6 +132,25 @@ def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
     sections = measure(job)
     assert sections["cam"]["num_images"] == sections["pseudo_label"]["num_images"] == 49
     assert len(alive.references) == 98 and alive.most <= 2
+
+
+@pytest.mark.parametrize(
+    ("refine", "score"),
+    [
+        (RefineConfig(bg_power=6.0), 0.4),  # not read without steps
+        (RefineConfig(steps=["crf"]), 0.4),
+        (RefineConfig(steps=["crf"], bg_power=6.0), None),
+        (RefineConfig(steps=["irn"]), None),
+    ],
+)
+def test_labels_name_the_background_score_where_it_made_them(tmp_path, monkeypatch, refine, score):
+    made = photos(tmp_path, [(2, 2)] * 2)
+    Image.new("L", (2, 2)).save(made.samples[1].mask_path)
+    config = Config(label=LabelConfig(bg_score=0.4), refine=refine)
+    job = Job(config, RunFolder(tmp_path / "run"), made, None)
+    write_label(job.folder.labels / "1.png", np.zeros((2, 2), np.uint8))
+    monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name == "label")
+    assert measure(job)["pseudo_label"]["bg_score"] == score
 
 
 def masked(folder: Path, **settings) -> Job:
