@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dscnet.comparison import (
@@ -21,9 +21,11 @@ from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
+SEGMENTERS = ("msrc_dscnet_ramp", "msrc_segmenter")
 SELF_TRAINED = ("msrc_self_training_seam", "msrc_self_training")
 SWEEPS = {
     "SEAM, `msrc`": (
+        "msrc_dscnet_ramp",
         "msrc_dscnet",
         "msrc_modules",
         "msrc_modules_more",
@@ -32,13 +34,16 @@ SWEEPS = {
     ),
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
-    "SEAM, `coco20mini`": ("coco20mini_dscnet",),
-    "SEAM, `scenes`": ("scenes_dscnet",),
+    "SEAM, `coco20mini`": ("coco20mini_dscnet_ramp", "coco20mini_dscnet"),
+    "SEAM, `scenes`": ("scenes_dscnet_ramp", "scenes_dscnet"),
 }
-"""Sweeps of the default form by base and data; of a run that two hold, the first counts."""
+"""Sweeps by base and data; of a run that two hold, the first counts."""
 
 BOUND = ("face", "body")
 """MSRC's classes that tags do not tell apart: no training photo has a face without a body."""
+
+EARLIER = ", groups from the start"
+"""Of runs older than `method.pool_ramp` (decision 9)."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -57,16 +62,14 @@ def main() -> None:
         lines += ["", *layout(content)(path.stem, content)]
     for path in sorted((ROOT / "benchmarks" / "results" / "tables").glob("*.md")):
         title, rest = path.read_text().split("\n", 1)
-        lines += ["", f"#{title}", "", f"`{command_of(path)}`", rest.rstrip()]
+        made = json.loads(path.with_suffix(".json").read_text())
+        lines += ["", f"#{title}", "", f"`{made['command']}`", rest.rstrip()]
+        if any(from_the_start(settings) for settings in made["settings"].values()):
+            lines.append("- Ours, DSCNet: groups from the start.")
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(before + "\n".join([BEGIN, *headline(), END]) + rest.split(END)[1])
-
-
-def command_of(table_path: Path) -> str:
-    """What made a table of the paper, from the JSON beside it."""
-    return json.loads(table_path.with_suffix(".json").read_text())["command"]
 
 
 def layout(content: dict) -> Callable[[str, dict], list[str]]:
@@ -103,7 +106,7 @@ def headline() -> list[str]:
     lines = ["Pseudo labels of the training photos:", "", *label_table(), ""]
     lines += ["Above other baselines, `miou`, points [95 % interval] (seeds):", ""]
     for base in list(SWEEPS)[1:]:
-        for variant, gains in paired(rows_of(base), "baseline").items():
+        for variant, gains in paired(distinct(SWEEPS[base]), "baseline").items():
             lines.append(f"- {base}: {variant} {gain_text(gains['cam.miou'])}")
     lines += ["", "Segmentation network, trained on the labels, on the photos of val:", ""]
     lines += [*segmenter_table(), ""]
@@ -116,7 +119,7 @@ def headline() -> list[str]:
 
 def label_table() -> list[str]:
     """MSRC's labels by variant, whole and without the classes that tags do not tell apart."""
-    rows = rows_of(next(iter(SWEEPS)))
+    rows = distinct(next(iter(SWEEPS.values())))
     whole, gains = summarise(rows), paired(rows, "baseline")
     told, told_gains = summarise(without_bound(rows)), paired(without_bound(rows), "baseline")
     lines = [
@@ -124,7 +127,7 @@ def label_table() -> list[str]:
         f" | without {' and '.join(BOUND)} | above baseline | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for variant in VARIANTS:
+    for variant in sorted(whole, key=_place):
         cells = [
             percent(whole[variant]["cam.miou"]),
             gain_of(gains, variant),
@@ -139,14 +142,15 @@ def label_table() -> list[str]:
 
 def segmenter_table() -> list[str]:
     """What networks that learned from tags reach of the one that saw the true masks."""
-    full, rows = results("msrc_ceiling")["rows"], results("msrc_segmenter")["rows"]
+    full = results("msrc_ceiling")["rows"]
+    rows = distinct(SEGMENTERS)
     gains = paired(rows, "baseline")
     lines = [
         f"| labels | `miou` | above baseline [95 % interval] | of that on true masks | without"
         f" {' and '.join(BOUND)} | of that on true masks | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
+    for variant in sorted({row["variant"] for row in rows}, key=_place):
         own = [row for row in rows if row["variant"] == variant]
         reached, share = share_of(own, full)
         gain = gain_text(gains[variant]["segmenter.miou"]) if variant in gains else "-"
@@ -160,7 +164,7 @@ def segmenter_table() -> list[str]:
 
 def self_training_table() -> list[str]:
     """What a second network reaches that learns from labels made anew by the first."""
-    rows = [row for name in SELF_TRAINED for row in results(name)["rows"]]
+    rows = distinct(SELF_TRAINED)
     gains, reached = gains_of_rounds(rows), summarise(by_round(rows))
     told = summarise(without_bound(by_round(rows)))
     lines = [
@@ -184,7 +188,7 @@ def self_training_table() -> list[str]:
 
 def auxsegnet_table() -> list[str]:
     """AuxSegNet's labels by variant, and its branch after each round."""
-    rows = results(AUXSEGNET)["rows"]
+    rows = distinct((AUXSEGNET,))
     whole, rounds = summarise(rows), summarise(by_round(rows))
     gains, told = paired(rows, "baseline"), summarise(without_bound(rows))
     numbers = sorted({one["round"] for row in rows for one in row["rounds"] if one["segmenter"]})
@@ -237,13 +241,26 @@ def without_bound(rows: list[dict]) -> list[dict]:
     return narrowed
 
 
-def rows_of(base: str) -> list[dict]:
-    """The runs of a base's sweeps, each once."""
+def distinct(names: Iterable[str]) -> list[dict]:
+    """The runs of some sweeps, each once; those of the earlier form under a name that says so."""
     found: dict[tuple[str, int], dict] = {}
-    for name in SWEEPS[base]:
-        for row in results(name)["rows"]:
-            found.setdefault((row["variant"], row["seed"]), row)
+    for name in names:
+        content = results(name)
+        ending = EARLIER if from_the_start(content["settings"]) else ""
+        for row in content["rows"]:
+            variant = row["variant"] + ("" if row["variant"] == "baseline" else ending)
+            found.setdefault((variant, row["seed"]), row | {"variant": variant})
     return list(found.values())
+
+
+def from_the_start(settings: dict) -> bool:
+    """Whether a run is older than ``method.pool_ramp``: groups alone scored its tags."""
+    return "pool_ramp" not in settings["method"]
+
+
+def _place(variant: str) -> tuple[bool, int]:
+    """Order of the rows: the earlier form comes last."""
+    return variant.endswith(EARLIER), VARIANTS.index(variant.removesuffix(EARLIER))
 
 
 def results(name: str) -> dict:
@@ -271,6 +288,7 @@ def section(name: str, content: dict) -> list[str]:
         f" {settings['model']['backbone']}, background score {settings['label']['bg_score']}."
         f" {where['processor']}, {where['cpu_threads']} threads, {where['device']};"
         f" torch {where['versions']['torch']}; revision {where['git_revision']}.",
+        *(["DSCNet's variants: groups from the start."] if _has_earlier(content) else []),
         "",
         table(content["summary"]),
         "",
@@ -280,6 +298,11 @@ def section(name: str, content: dict) -> list[str]:
         + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
         + ".",
     ]
+
+
+def _has_earlier(content: dict) -> bool:
+    variants = {row["variant"] for row in content["rows"]} - {"baseline"}
+    return bool(variants) and from_the_start(content["settings"])
 
 
 def differences(content: dict) -> list[str]:
