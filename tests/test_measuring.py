@@ -1,0 +1,64 @@
+"""Tests of ``dscnet.measuring``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dscnet import measuring
+from dscnet.config import (
+    Config,
+    LabelConfig,
+    RefineConfig,
+)
+from dscnet.job import Job
+from dscnet.labels.pseudo_label import write_label
+from dscnet.measuring import measure, truth
+from dscnet.run_folder import RunFolder
+from test_stages import photos
+
+
+def test_truth_is_of_photos_with_a_mask(tmp_path):
+    made = photos(tmp_path, [(4, 4)] * 3)
+    assert [image_id for image_id, _ in truth(made)] == ["1", "2"]
+    assert truth(None) == []
+
+
+def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
+    made = photos(tmp_path, [(2, 2)] * 50)
+    for sample in made.samples:
+        Image.new("L", (2, 2)).save(sample.image_path)
+
+    def read_map(folder, image_id):
+        return alive.watch(np.ones((1, 2, 2))), [0]
+
+    def read_labels(path):
+        return alive.watch(np.zeros((2, 2), np.uint8))
+
+    monkeypatch.setattr(measuring, "load_map", read_map)
+    monkeypatch.setattr(measuring, "read_label", read_labels)
+    monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name in ("cam", "label"))
+    job = Job(Config(label=LabelConfig(bg_score=0.4)), RunFolder(tmp_path / "run"), made, None)
+    sections = measure(job)
+    assert sections["cam"]["num_images"] == sections["pseudo_label"]["num_images"] == 49
+    assert len(alive.references) == 98 and alive.most <= 2
+
+
+@pytest.mark.parametrize(
+    ("refine", "score"),
+    [
+        (RefineConfig(bg_power=6.0), 0.4),  # not read without steps
+        (RefineConfig(steps=["crf"]), 0.4),
+        (RefineConfig(steps=["crf"], bg_power=6.0), None),
+        (RefineConfig(steps=["irn"]), None),
+    ],
+)
+def test_labels_name_the_background_score_where_it_made_them(tmp_path, monkeypatch, refine, score):
+    made = photos(tmp_path, [(2, 2)] * 2)
+    Image.new("L", (2, 2)).save(made.samples[1].mask_path)
+    config = Config(label=LabelConfig(bg_score=0.4), refine=refine)
+    job = Job(config, RunFolder(tmp_path / "run"), made, None)
+    write_label(job.folder.labels / "1.png", np.zeros((2, 2), np.uint8))
+    monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name == "label")
+    assert measure(job)["pseudo_label"]["bg_score"] == score
