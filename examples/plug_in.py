@@ -56,12 +56,15 @@ def main(steps: int = 8, seed: int = 0) -> list[float]:
     contrast = ContrastObjective(photos.num_labels, pgcl_weight=0.1, sgcl_weight=0.1)
     optimizer = torch.optim.SGD([*network.parameters(), *context.parameters()], lr=0.05)
     losses = []
-    for batch in batches:
+    for step, batch in enumerate(batches):
         middle, features, cam_logits = network(batch.image)
         streams = context(features, cam_logits, batch.tags, guide=middle)
         terms = contrast([streams], [streams.cam_logits], batch.tags)
-        # Tags by the groups of the refined map, and a little by the mean of the plain one.
-        loss = F.multilabel_soft_margin_loss(streams.tag_logits, batch.tags) + terms.total
+        # Tags by the refined map: by its mean at first, by its groups from half of training on.
+        mean = streams.cam_logits[:, 1:].mean((2, 3))
+        scores = torch.lerp(mean, streams.tag_logits, min(2 * step / len(batches), 1.0))
+        loss = F.multilabel_soft_margin_loss(scores, batch.tags) + terms.total
+        # And a little by the mean of the plain one.
         loss += 0.4 * F.multilabel_soft_margin_loss(cam_logits[:, 1:].mean((2, 3)), batch.tags)
         optimizer.zero_grad()
         loss.backward()
