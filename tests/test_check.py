@@ -68,13 +68,19 @@ def test_undecodable_photo_is_an_error_and_the_rest_is_checked(good):
     assert "nowhere.jpg" in report.errors[1]
 
 
-@pytest.mark.parametrize("shape", [(31, 48, 3), (48, 31, 3)])
+def test_classes_that_differ_in_case_alone_are_told(good):
+    twins = replace(good, classes=("Cat", "cat"))
+    (warning,) = [line for line in check_dataset(twins).warnings if "case alone" in line]
+    assert warning.startswith("Cat, cat differ")
+
+
+@pytest.mark.parametrize("shape", [(15, 48, 3), (48, 15, 3)])
 def test_small_photo_is_an_error(good, tmp_path, shape):
     path = save(tmp_path / "small.png", np.zeros(shape))
     photo_set = with_sample(good, image_path=path, mask_path=None, saliency_path=None)
     error = only_error(photo_set)
     assert "small.png" in error and f"{shape[1]} x {shape[0]}" in error and "remove" in error
-    assert check_dataset(photo_set, min_size=31).ok
+    assert check_dataset(photo_set, min_size=15).ok
 
 
 @pytest.mark.parametrize("kind", ["mask_path", "saliency_path"])

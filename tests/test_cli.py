@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.cli import VERBS, main, metrics_table
+from dscnet.cli import VERBS, _with_config_file, main, metrics_table
 
 
 def test_help_needs_no_torch_and_half_a_second():
@@ -101,6 +101,23 @@ def test_failures_exit_with_one_and_without_traceback(tmp_path, capsys):
     assert "nowhere" in error
     assert "Traceback" not in error
     assert not (tmp_path / "run").exists(), "nothing is written before the data is known to be good"
+
+
+def test_settings_count_wherever_they_stand_beside_a_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 2}\n")
+    file = str(tmp_path / "mine.yaml")
+    settings = ["--train.epochs", "3", "--out", "x"]
+    for words in ([*settings, "--config", file], [*settings, f"--config={file}"]):
+        assert _with_config_file(["run", *words]) == ["run", "--config", file, *settings]
+
+
+def test_a_run_folder_is_known_by_either_way_of_writing(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    stored = ["--config", str(tmp_path / "config.yaml")]
+    for words in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
+        assert _with_config_file(["cam", *words])[1:3] == stored
+        assert _with_config_file(["run", "--resume", *words])[1:3] == stored
+        assert "--config" not in _with_config_file(["run", *words])
 
 
 def test_unexpected_failures_show_where_only_if_asked(monkeypatch, capsys):

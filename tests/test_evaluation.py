@@ -337,6 +337,14 @@ def test_shared_ids_count_what_is_left_out(tmp_path):
     assert shared_ids(tmp_path / "pred", tmp_path / "gt") == (["a", "sub/b"], 1)
 
 
+def test_folders_that_share_no_name_are_told(tmp_path):
+    for name in ("gt/b.png", "pred/images__b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"images__b\.png and b\.png"):
+        shared_ids(tmp_path / "pred", tmp_path / "gt")
+
+
 def test_pairs_are_not_kept(alive):
     def pairs():
         for _ in range(50):

@@ -110,6 +110,13 @@ def test_class_folders(tmp_path):
     assert "1.jpg" in layout.notes[0] and "separate photos" in layout.notes[0]
 
 
+def test_what_class_folders_do_not_read_is_told(tmp_path):
+    touch(*(tmp_path / name for name in ("cat/1.jpg", "cat/old/2.jpg", "Background/3.jpg")))
+    layout = find_layout(tmp_path)
+    assert tags(layout) == {"Background__3": (), "cat__1": ("cat",)}
+    assert "not read" in layout.notes[0] and "old" in layout.notes[0]
+
+
 def test_class_folders_need_a_class(tmp_path):
     touch(tmp_path / "background/1.jpg")
     with pytest.raises(DataError, match="names no class"):

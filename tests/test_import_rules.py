@@ -50,6 +50,7 @@ TOP = {
     "comparison",
     "config",
     "demo",
+    "dependencies",
     "experiments",
     "export",
     "job",

@@ -406,6 +406,17 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
         ({"segment.test_scales": [0.5, 0.0]}, "scales must be one or more positive numbers"),
         ({"segment.scale_range": [1.5, 0.5]}, "scale_range must be an ascending range above 0"),
         ({"segment.iterations": 0}, "segment.iterations must be at least 1, got 0"),
+        ({"train.epochs": 0}, "train.epochs must be at least 1, got 0"),
+        ({"segment.epochs": -1}, "segment.epochs must be at least 1, got -1"),
+        ({"segment.output_stride": 32}, r"output_stride must be one of \(8, 16\), got 32"),
+        ({"segment.backbone": "no_such_net"}, "no_such_net"),
+        ({"segment.labels": "no/such"}, "segment.labels: no/such is no folder"),
+        ({"label.cams": "no/such"}, "label.cams: no/such is no folder"),
+        ({"label.ignore_band": [0.9, 0.1]}, "label.ignore_band must be two ascending scores"),
+        ({"label.ignore_band": [0.1]}, "label.ignore_band must be two ascending scores"),
+        ({"cam.scales": []}, "scales must be one or more positive numbers"),
+        ({"cam.batch_size": 0}, "cam.batch_size must be at least 1, got 0"),
+        ({"val_split": "vall"}, "val_split: no split 'vall' among train, val"),
         (
             {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M1"},
             "choose model seam",
@@ -426,6 +437,54 @@ def test_settings_that_cannot_work_are_refused_before_training(scenes, tmp_path,
     with pytest.raises((ValueError, DscnetError), match=message):
         run(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_true_masks_that_are_not_there_teach_nothing(scenes, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(scenes, bare, ignore=shutil.ignore_patterns("SegmentationClass"))
+    config = replace_settings(settings(bare), {"segment.supervision": "full"})
+    with pytest.raises(DataError, match="learns from true masks, and no photo has one"):
+        run(config, tmp_path / "run", progress=False)
+
+
+def test_photos_are_not_deleted_with_a_run(scenes, tmp_path):
+    photos = Path(shutil.copytree(scenes, tmp_path / "run" / "photos"))
+    RunFolder(tmp_path / "run").write_config(settings(photos))
+    with pytest.raises(DscnetError, match="--force would delete photos"):
+        run(settings(photos), tmp_path / "run", force=True, progress=False)
+    before = sorted(photos.iterdir())
+    for attempt in (
+        lambda: run(settings(photos), photos, force=True, progress=False),
+        lambda: run_single("train", settings(photos), photos),
+    ):
+        with pytest.raises(DscnetError, match="is the data set"):
+            attempt()
+    assert sorted(photos.iterdir()) == before
+
+
+def test_a_stage_without_what_it_needs_writes_nothing(scenes, tmp_path):
+    with pytest.raises(DscnetError, match="'label' needs what 'cam' makes"):
+        run_single("label", settings(scenes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_are_gone_are_made_again(finished, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    (out / "report.html").unlink()
+    shutil.rmtree(out / "labels")
+    for verb in ("label", "report"):
+        assert main([verb, "--out", str(out)]) == 0
+    assert (out / "report.html").exists() and any((out / "labels").iterdir())
+
+
+def test_a_run_goes_on_from_another_folder(finished, scenes, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    monkeypatch.chdir(scenes.parent)
+    config = settings(Path(scenes.name))
+    run(config, out, resume=True, stages=["report"], progress=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--resume", f"--out={out}"]) == 0
+    assert Path(RunFolder(out).read_config().data) == scenes
 
 
 def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):

@@ -19,11 +19,13 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert not folder.config.exists()
 
 
-def test_force_deletes_runs_only(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DscnetError, match="will not delete"):
-        RunFolder(tmp_path).create(force=True)
-    assert (tmp_path / "thesis.txt").exists()
+@pytest.mark.parametrize("name", ["thesis.txt", "config.yaml"])
+@pytest.mark.parametrize("how", [{"force": True}, {"resume": True}])
+def test_what_is_no_run_is_left_alone(tmp_path, name, how):
+    (tmp_path / name).write_text("years: 3\n")
+    with pytest.raises(DscnetError, match="holds no run.* left alone"):
+        RunFolder(tmp_path).create(**how)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_file_is_no_run_folder(tmp_path):

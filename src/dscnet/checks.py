@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from dscnet.build import build_affinity_net, build_segmenter_transform, refines_cam
+from dscnet.build import (
+    build_affinity_net,
+    build_segmenter,
+    build_segmenter_transform,
+    refines_cam,
+)
 from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import check_dataset
 from dscnet.data.tag_files import first_few
@@ -18,7 +25,7 @@ from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.models.irn import STRIDE
 from dscnet.predictor import check_scales
-from dscnet.types import DataError, DscnetError
+from dscnet.types import IGNORE_INDEX, DataError, DscnetError
 
 log = logging.getLogger("dscnet")
 
@@ -58,6 +65,8 @@ def check_networks(config: Config) -> None:
 def check_settings(job: Job) -> None:
     """Refuse settings of stages that cannot work, before anything is trained."""
     refine, label = job.config.refine, job.config.label
+    _check_numbers(job.config)
+    _check_made_elsewhere(job)
     _check_segmenter(job.config)
     _check_stuff(job)
     refinement_steps(refine.steps)
@@ -99,6 +108,43 @@ def check_settings(job: Job) -> None:
             " probabilities: set one of the two"
         )
     check_affinities(job.config)
+
+
+def _check_numbers(config: Config) -> None:
+    """Refuse numbers that a stage would stumble over long after training began."""
+    check_scales(config.cam.scales)
+    counts = {
+        "cam.batch_size": config.cam.batch_size,
+        **{
+            f"{section}.{name}": getattr(getattr(config, section), name)
+            for section in ("train", "segment")
+            for name in ("epochs", "iterations")
+        },
+    }
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    band = config.label.ignore_band
+    if band is not None and not (len(band) == 2 and 0 <= band[0] <= band[1] <= 1):
+        raise ValueError(f"label.ignore_band must be two ascending scores in [0, 1], got {band}")
+
+
+def _check_made_elsewhere(job: Job) -> None:
+    """Refuse labels and masks that are not there."""
+    config = job.config
+    for name, folder in (
+        ("label.cams", config.label.cams),
+        ("segment.labels", config.segment.labels),
+    ):
+        if folder is not None and not Path(folder).is_dir():
+            raise DataError(f"{name}: {folder} is no folder")
+    if config.segment.supervision == "full" and not any(s.mask_path for s in job.train.samples):
+        raise DataError("segment.supervision: full learns from true masks, and no photo has one")
+    if job.train.num_classes >= IGNORE_INDEX:
+        raise DataError(
+            f"{job.train.name}: {job.train.num_classes} classes, but label images have room for"
+            f" {IGNORE_INDEX - 1} beside background and {IGNORE_INDEX} = ignore"
+        )
 
 
 def _check_stuff(job: Job) -> None:
@@ -157,9 +203,9 @@ def _check_segmenter(config: Config) -> None:
     """Refuse settings of the segmentation network that nothing sees before it is trained."""
     check_scales(config.segment.test_scales)
     build_segmenter_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
-    for name, section in (("train", config.train), ("segment", config.segment)):
-        if section.iterations is not None and section.iterations < 1:
-            raise ValueError(f"{name}.iterations must be at least 1, got {section.iterations}")
+    if not config.own_branch:
+        with torch.device("meta"):
+            build_segmenter(config, 2, pretrained=False)
     _check_rounds(config)
 
 
@@ -215,6 +261,20 @@ def check_mask_settings(job: Job) -> None:
             len(tagged),
             first_few(missing),
         )
+
+
+def check_place(job: Job, *, force: bool) -> None:
+    """Refuse a run folder that is the data set, or that holds photos and would be deleted.
+
+    Raises:
+        DscnetError: The message names both.
+    """
+    root = job.folder.root.resolve()
+    if root == Path(job.config.data).resolve():
+        raise DscnetError(f"{root} is the data set: name another folder for the run")
+    inside = [s.image_path for s in job.train.samples if root in s.image_path.resolve().parents]
+    if force and inside:
+        raise DscnetError(f"{root}: --force would delete photos of the data set, {inside[0]}")
 
 
 def check_photos(job: Job) -> None:

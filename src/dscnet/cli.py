@@ -33,21 +33,28 @@ def _run(arguments: list[str]) -> int:
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:
-    """Recipe names become their files; a stage run alone takes the settings of its run folder."""
-    verb, rest = arguments[0], list(arguments[1:])
+    """Recipe names become their files; a stage run alone takes the settings of its run folder.
+
+    Files come first, so that a setting beside them counts wherever it stands.
+    """
+    verb, *words = arguments
+    named = ("--config=", "--out=")
     rest = [
         part
-        for word in rest
-        for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+        for word in words
+        for part in (word.split("=", 1) if word.startswith(named) else [word])
     ]
-    if "--config" in rest[:-1]:
-        place = rest.index("--config") + 1
-        rest[place] = str(find_recipe(rest[place]))
-    elif (verb in STAGE_VERBS or (verb == "run" and "--resume" in rest)) and "--out" in rest[:-1]:
+    files = []
+    while "--config" in rest[:-1]:
+        place = rest.index("--config")
+        files += ["--config", str(find_recipe(rest[place + 1]))]
+        del rest[place : place + 2]
+    goes_on = verb in STAGE_VERBS or (verb == "run" and "--resume" in rest)
+    if goes_on and not files and "--out" in rest[:-1]:
         stored = Path(rest[rest.index("--out") + 1]) / "config.yaml"
         if stored.is_file():
-            rest = ["--config", str(stored), *rest]
-    return [verb, *rest]
+            files = ["--config", str(stored)]
+    return [verb, *files, *rest]
 
 
 def _settings(parsed: Namespace) -> Config:
@@ -191,7 +198,8 @@ def _do_evaluate(parsed: Namespace) -> int:
 
     pred, gt = Path(parsed.pred), Path(parsed.gt)
     if parsed.ids is not None:
-        ids = Path(parsed.ids).read_text().split()
+        lines = Path(parsed.ids).read_text().splitlines()
+        ids = sorted({line.strip() for line in lines if line.strip()})
     else:
         ids, left_out = shared_ids(pred, gt)
         if left_out:

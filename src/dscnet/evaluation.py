@@ -178,8 +178,16 @@ def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
 
     Returns:
         The ids, sorted, and how many true masks have no prediction.
+
+    Raises:
+        DataError: If both folders hold masks, but none of one name.
     """
     truths, predictions = _label_files(Path(gt_dir)).keys(), _label_files(Path(pred_dir)).keys()
+    if truths and predictions and not truths & predictions:
+        raise DataError(
+            f"{pred_dir} and {gt_dir} hold no masks of one name, but {min(predictions)}.png and"
+            f" {min(truths)}.png: predict the folder of the photos itself, or rename the masks"
+        )
     return sorted(truths & predictions), len(truths - predictions)
 
 

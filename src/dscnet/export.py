@@ -129,14 +129,17 @@ def export_coco(model: str | Path, out: Path, masks: str | Path | None = None) -
             raise DscnetError(f"{out}: the masks of {name} differ; nothing was written")
     write_text(out, json.dumps(content) + "\n")
     count = len(content["annotations"])
-    return f"{out}: {len(files)} photos, {count} masks, checked against the original"
+    strangers = sum(file.stem not in names for file in files)
+    note = f"; {strangers} are no photos of the run and named as their masks" if strangers else ""
+    return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
 
 
 def _photo_names(config: Config) -> dict[str, str]:
     """File names of the run's photos by id, below the folder that all lie in."""
     if not config.data or not Path(config.data).exists():
         return {}
-    splits = {config.train_split, config.val_split} & set(available_splits(config.data))
+    # A data set without splits is one to train on.
+    splits = {config.train_split} | ({config.val_split} & set(available_splits(config.data)))
     samples = [sample for split in splits for sample in open_dataset(config.data, split).samples]
     root = os.path.commonpath([sample.image_path.parent for sample in samples])
     return {s.image_id: s.image_path.relative_to(root).as_posix() for s in samples}

@@ -7,6 +7,7 @@ is not run again; an interrupted training goes on from its last epoch.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +19,20 @@ from typing import Any
 from dscnet import evaluation, labelling, measuring
 from dscnet import stages as work
 from dscnet.affinities import learned_steps
-from dscnet.checks import check_networks, check_photos, check_settings
+from dscnet.checks import check_networks, check_photos, check_place, check_settings
 from dscnet.config import Config, SegmentConfig
 from dscnet.data import available_splits, open_dataset
+from dscnet.dependencies import (
+    label_needs,
+    learning_settings,
+    refine_needs,
+    refine_settings,
+    round_settings,
+    scored_by_saliency,
+    segment_needs,
+    segment_settings,
+)
 from dscnet.job import Job, data_fingerprint
-from dscnet.labels.refine import LEARNED
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
@@ -37,8 +47,12 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     check_networks(config)
     if not config.data:
         raise DataError("no data set was named: --data FOLDER")
+    # A run is resumed and its photos are found from wherever the command is given.
+    config = replace(config, data=os.path.abspath(config.data))
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
+    if splits and config.val_split not in (*splits, Config.val_split):
+        raise DataError(f"val_split: no split '{config.val_split}' among {', '.join(splits)}")
     val = open_dataset(config.data, config.val_split) if config.val_split in splits else None
     job = Job(config, folder, train, val, progress)
     check_settings(job)
@@ -75,8 +89,10 @@ def run(
         raise ValueError(f"stages must be among {', '.join(STAGES)}, got {', '.join(unknown)}")
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
+    config = job.config
     if not (resume and folder.fingerprint_of("train")):
         check_photos(job)
+    check_place(job, force=force)
     folder.create(resume=resume, force=force)
     folder.write_config(config)
     for name in names:
@@ -100,12 +116,14 @@ def run_single(
     """
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
+    check_place(job, force=force)
+    _check_needs(name, job)
     if name == "train":
         check_photos(job)
         folder.create(resume=resume, force=force)
     else:
         folder.create(resume=True)
-    folder.write_config(config)
+    folder.write_config(job.config)
     return run_stage(name, job)
 
 
@@ -116,14 +134,9 @@ def run_stage(name: str, job: Job) -> bool:
         Whether it ran.
     """
     stage, folder = STAGES[name], job.folder
-    for need in stage.needs(job.config):
-        if folder.fingerprint_of(need) is None:
-            raise DscnetError(
-                f"'{name}' needs what '{need}' makes, and {folder.root} does not hold it:"
-                f" run `dscnet {need}` first"
-            )
+    _check_needs(name, job)
     mark = stage_fingerprint(name, job)
-    if folder.is_done(name, mark):
+    if folder.is_done(name, mark) and all(path.exists() for path in stage.makes(job)):
         log.info("%s: up to date", name)
         return False
     resumable = folder.start(name, mark, stale=_downstream(name, job.config))
@@ -133,6 +146,15 @@ def run_stage(name: str, job: Job) -> bool:
     folder.finish(name, mark, time.monotonic() - started)
     log.info("%s: done in %.0f s", name, time.monotonic() - started)
     return True
+
+
+def _check_needs(name: str, job: Job) -> None:
+    for need in STAGES[name].needs(job.config):
+        if job.folder.fingerprint_of(need) is None:
+            raise DscnetError(
+                f"'{name}' needs what '{need}' makes, and {job.folder.root} does not hold it:"
+                f" run `dscnet {need}` first"
+            )
 
 
 def stage_fingerprint(name: str, job: Job) -> str:
@@ -160,6 +182,7 @@ class Stage:
         needs: Stages whose files it reads, given the settings.
         settings: The settings that change what it makes.
         code: Modules and rooms that change what it makes.
+        makes: Files and folders without which it must run again, whatever its mark says.
         reads: Stages whose files it reads where there are any.
         masks: Whether it reads the true masks, given the settings.
         saliency: Whether it reads the saliency maps, given the settings.
@@ -169,6 +192,7 @@ class Stage:
     needs: Callable[[Config], tuple[str, ...]]
     settings: Callable[[Config], Any]
     code: tuple[str, ...]
+    makes: Callable[[Job], tuple[Path, ...]]
     reads: tuple[str, ...] = ()
     masks: Callable[[Config], bool] = lambda config: False
     saliency: Callable[[Config], bool] = lambda config: False
@@ -181,46 +205,6 @@ def _downstream(name: str, config: Config) -> set[str]:
         if stale & {*stage.needs(config), *stage.reads}:
             stale.add(other)
     return stale - {name}
-
-
-def _maps(config: Config) -> tuple[str, ...]:
-    """The stage that makes the maps, unless they come from elsewhere."""
-    return () if config.label.cams else ("cam",)
-
-
-def _refine_needs(config: Config) -> tuple[str, ...]:
-    """The maps, and for a random walk the network whose features it compares or starts from."""
-    starts = [getattr(config, name).start for name in _learned(config)]
-    trunk = "walk" in config.refine.steps or "cam" in starts
-    return (*_maps(config), "train") if trunk else _maps(config)
-
-
-def _learned(config: Config) -> list[str]:
-    """The refinement steps that train a network; their settings have the same names."""
-    return [name for name in config.refine.steps if name in LEARNED]
-
-
-def _refine_settings(config: Config) -> list[Any] | None:
-    """What the refinement depends on; of trained networks where there are any."""
-    if not config.refine.steps:
-        return None
-    label = config.label
-    settings = [asdict(config.refine), label.bg_score, label.cams, _masks_state(config)]
-    if names := _learned(config):
-        networks = {name: asdict(getattr(config, name)) for name in names}
-        code = ("affinities.py", "pair_objective.py", "losses/affinity.py", "training.py")
-        settings += [networks, *_learning(config), fingerprint(code=code)]
-    return settings
-
-
-def _masks_state(config: Config) -> list[Any] | None:
-    """Names, sizes and times of the files of masks made elsewhere, where they are read."""
-    if "masks" not in config.refine.steps or config.refine.masks is None:
-        return None
-    root = Path(config.refine.masks)
-    files = sorted(root.rglob("*")) if root.is_dir() else [root]
-    states = [(file.relative_to(root), file.stat()) for file in files]
-    return [(str(name), state.st_size, state.st_mtime_ns) for name, state in states]
 
 
 def _train(job: Job, resume: bool) -> None:
@@ -279,62 +263,21 @@ def _evaluate(job: Job, resume: bool) -> None:
     evaluation.write_metrics(job.folder.metrics, sections)
 
 
-def _label_needs(config: Config) -> tuple[str, ...]:
-    """Refined probabilities or maps, and AuxSegNet's saliency labels where they count."""
-    scores = ("refine",) if config.refine.steps else _maps(config)
-    return (*scores, "train") if config.label.salient_only else scores
-
-
-def _scored_by_saliency(config: Config) -> bool:
-    return config.label.bg_score == "saliency"
-
-
-def _segment_needs(config: Config) -> tuple[str, ...]:
-    if config.own_branch:
-        return ("train",)
-    made_elsewhere = config.segment.labels or config.segment.supervision == "full"
-    return () if made_elsewhere else ("label",)
-
-
-def _rounds(config: Config) -> list[Any] | None:
-    """What further settings and code rounds of training depend on; None where there are none."""
-    if not config.has_rounds:
-        return None
-    code = (
-        *("rounds.py", "labels/cam.py", "labels/cam_files.py", "labels/saliency.py"),
-        *("labels/pseudo_label.py", "labels/thresholds.py", "labels/crf.py"),
-    )
-    auxseg = asdict(config.auxseg)
-    auxseg.pop("rows")
-    return [auxseg, asdict(config.cam), fingerprint(code=code)]
-
-
-def _self_training(config: Config) -> str | None:
-    """What further code rounds of the segmentation network depend on."""
-    code = ("labels/refine.py", "labels/pseudo_label.py")
-    return fingerprint(code=code) if config.segment.rounds > 1 else None
-
-
-def _learning(config: Config) -> list[Any]:
-    augment = asdict(config.augment)
-    augment.pop("num_workers")
-    return [asdict(config.model), augment]
-
-
 STAGES: dict[str, Stage] = {
     "train": Stage(
         _train,
         lambda config: (),
         lambda config: [
-            *_learning(config),
+            *learning_settings(config),
             asdict(config.method),
             asdict(config.train),
-            _rounds(config),
+            round_settings(config),
         ],
         (
             *("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
             *("stages.py", "tag_scoring.py"),
         ),
+        lambda job: (job.folder.weights, job.folder.tag_scores),
         saliency=lambda config: config.needs_saliency,
     ),
     "cam": Stage(
@@ -345,29 +288,37 @@ STAGES: dict[str, Stage] = {
             *("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
             "stages.py",
         ),
+        lambda job: (job.folder.cams,),
     ),
     "refine": Stage(
         _refine,
-        lambda config: _refine_needs(config) if config.refine.steps else (),
-        _refine_settings,
+        lambda config: refine_needs(config) if config.refine.steps else (),
+        refine_settings,
         ("data", "models", "labels", "build.py", "labelling.py"),
-        saliency=_scored_by_saliency,
+        lambda job: (job.folder.refined,) if job.config.refine.steps else (),
+        saliency=scored_by_saliency,
     ),
     "label": Stage(
         labelling.label,
-        _label_needs,
+        label_needs,
         lambda config: asdict(config.label),
         ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py", "labelling.py"),
-        saliency=_scored_by_saliency,
+        lambda job: (job.folder.labels, job.folder.threshold),
+        saliency=scored_by_saliency,
     ),
     "segment": Stage(
         _segment,
-        _segment_needs,
-        lambda config: [*_learning(config), asdict(config.segment), _self_training(config)],
+        segment_needs,
+        lambda config: [
+            *learning_settings(config),
+            asdict(config.segment),
+            segment_settings(config),
+        ],
         (
             *("data", "models", "training.py", "predictor.py", "objective.py", "build.py"),
             *("labels/crf.py", "labels/permutohedral.py", "segmenting.py", "stages.py"),
         ),
+        lambda job: () if job.config.own_branch else (job.folder.segmenter_weights,),
         masks=lambda config: config.segment.supervision == "full",
     ),
     "evaluate": Stage(
@@ -378,15 +329,17 @@ STAGES: dict[str, Stage] = {
             *("evaluation.py", "confusion.py", "tag_agreement.py", "measuring.py", "labels"),
             *("labelling.py", "rounds.py", "segmenting.py"),
         ),
+        lambda job: (job.folder.metrics,),
         reads=("train", "cam", "refine", "label", "segment"),
         masks=lambda config: True,
-        saliency=_scored_by_saliency,
+        saliency=scored_by_saliency,
     ),
     "report": Stage(
         measuring.report,
         lambda config: ("evaluate",),
         lambda config: None,
         ("report.py", "run_report.py", "overlay.py", "templates/report.html.j2"),
+        lambda job: (job.folder.report,),
         masks=lambda config: True,
     ),
 }

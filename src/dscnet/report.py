@@ -74,6 +74,7 @@ def write_report(
     title: str,
     metrics: Mapping[str, Any],
     rows: Sequence[ReportRow],
+    classes: Sequence[str],
     curves: Mapping[str, Sequence[tuple[float, float]]],
     settings: str,
     notes: Sequence[str],
@@ -86,6 +87,7 @@ def write_report(
         metrics: As ``evaluation.read_metrics`` gives them; numbers that are None are called not
             measured.
         rows: Photos to show, a row each.
+        classes: Names, without the background.
         curves: ``(step, value)`` points of each loss term.
         settings: The settings as text.
         notes: What a reader must know beside the numbers.
@@ -108,7 +110,7 @@ def write_report(
         rounds=rounds,
         round_stages=measured or list(STAGES),
         class_rows=_class_rows(sections),
-        legend=_legend(sections, rows),
+        legend=_legend(classes, rows),
         columns=[PICTURES[name] for name in shown],
         absent=[PICTURES[name] for name in due if name not in shown],
         refinement=metrics.get("refine"),
@@ -220,11 +222,11 @@ def _class_names(sections: Mapping[str, Any]) -> list[str]:
     return next((list(section["iou"]) for section in sections.values() if section), [])
 
 
-def _legend(sections: Mapping[str, Any], rows: Sequence[ReportRow]) -> list[tuple[str, str]]:
+def _legend(classes: Sequence[str], rows: Sequence[ReportRow]) -> list[tuple[str, str]]:
     """Colour and name of each label that a picture shows; background is the photo itself."""
     masks = [mask for row in rows for mask in (row.pseudo_label, row.prediction, row.truth)]
     shown = {int(label) for mask in masks if mask is not None for label in np.unique(mask)}
-    names = dict(enumerate(_class_names(sections))) | {IGNORE_INDEX: "ignored"}
+    names = dict(enumerate(classes, start=1)) | {IGNORE_INDEX: "ignored"}
     labels = sorted(shown - {BACKGROUND})
     return [(_colour(label), names.get(label, f"label {label}")) for label in labels]
 

@@ -158,8 +158,8 @@ class RunFolder:
             force: Delete an existing run and start anew.
 
         Raises:
-            DscnetError: If the folder holds something and neither is said, or ``force`` would
-                delete a folder that is no run.
+            DscnetError: If the folder holds something and neither is said, or what it holds is no
+                run.
         """
         occupied = self.root.is_dir() and any(self.root.iterdir())
         if self.root.exists() and not self.root.is_dir():
@@ -168,11 +168,13 @@ class RunFolder:
             raise DscnetError(
                 f"{self.root} is not empty: --resume goes on, --force deletes it and starts anew"
             )
+        # Somebody's own project may hold a config.yaml too.
+        if occupied and not (self.config.exists() and self.environment.exists()):
+            raise DscnetError(
+                f"{self.root} holds no run (no config.yaml with environment.json): name a folder"
+                " that is empty or does not exist; this one is left alone"
+            )
         if occupied and force:
-            if not self.config.exists():
-                raise DscnetError(
-                    f"{self.root} holds no run (no config.yaml): --force will not delete it"
-                )
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
 

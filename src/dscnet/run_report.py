@@ -40,6 +40,7 @@ def write_run_report(
         title=f"{train.name}: {config.model.name} with DSCNet {config.method.variant}",
         metrics=read_metrics(folder.metrics),
         rows=rows,
+        classes=train.classes,
         curves=curves,
         settings=folder.config.read_text(),
         notes=_notes(config, folder, train),

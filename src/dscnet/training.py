@@ -245,8 +245,8 @@ class CollapseWatch(Callback):
         """Tell the user."""
         if self.collapsed:
             log.warning(
-                "the network has learned nothing from the tags: '%s' ended near %.3f, what guessing"
-                " their frequency reaches. Lower train.lr, or train longer.",
+                "the network has learned nothing from the tags: '%s' did not end below %.3f, what"
+                " guessing their frequency reaches. Lower train.lr, or train longer.",
                 self.term,
                 self.floor,
             )
@@ -378,6 +378,11 @@ def fit(
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
         # Lightning's own use of a torch function that newer versions call deprecated.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
+        try:
+            trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
+        except SystemExit:
+            # Lightning leaves the program when it is interrupted.
+            if not trainer.interrupted:
+                raise
     if trainer.interrupted:
         raise KeyboardInterrupt

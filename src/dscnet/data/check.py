@@ -48,7 +48,7 @@ class CheckReport:
 
 
 def check_dataset(
-    photo_set: PhotoSet, *, min_size: int = 32, need_saliency: bool = False
+    photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
 ) -> CheckReport:
     """Open every file of a data set and say what cannot be used.
 
@@ -57,7 +57,7 @@ def check_dataset(
 
     Args:
         photo_set: The data set; the tags of photos whose tags are unknown are not checked.
-        min_size: Least height and width of a photo, pixels.
+        min_size: Least height and width of a photo, pixels: the stride of the network's last map.
         need_saliency: Whether a photo without saliency map is an error.
     """
     report = CheckReport()
@@ -159,14 +159,18 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
     for name, count in zip(photo_set.classes, counts, strict=True):
         if count == 0 and trains:
             report.errors.append(
-                f"{photo_set.name}: no photo carries {name!r}; tag some or remove it from "
-                "classes.txt"
+                f"{photo_set.name}: no photo carries {name!r}; tag some or leave it out of the "
+                "classes: in classes.txt, which may be added, or where the data set lists them"
             )
         if count == len(tagged) and trains:
             report.warnings.append(
                 f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
                 "without it"
             )
+    for name in photo_set.classes:
+        twins = [other for other in photo_set.classes if other.lower() == name.lower()]
+        if len(twins) > 1 and name == twins[0]:
+            report.warnings.append(f"{first_few(twins)} differ in case alone and are two classes")
     if trains:
         report.warnings += _never_alone(photo_set.classes, tagged)
     pairs = zip(photo_set.classes, counts, strict=True)

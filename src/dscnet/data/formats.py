@@ -201,9 +201,10 @@ def _folders(root: Path) -> Layout:
     entries: list[TagEntry] = []
     file_names: Counter[str] = Counter()
     classes = []
+    nested: list[Path] = []
     for folder in _class_folders(root):
         found = photos_in(folder)
-        negative = folder.name in NEGATIVE_FOLDERS
+        negative = folder.name.lower() in NEGATIVE_FOLDERS
         if found and not negative:
             classes.append(folder.name)
         for stem, path in found.items():
@@ -212,6 +213,7 @@ def _folders(root: Path) -> Layout:
             names = () if negative else (folder.name,)
             entries.append(TagEntry(image_id, names, str(path)))
             file_names[path.name] += 1
+        nested += [p for p in folder.iterdir() if p.is_dir() and any(map(is_photo, p.iterdir()))]
     shared = sorted(name for name, count in file_names.items() if count > 1)
     notes = []
     if shared:
@@ -220,6 +222,9 @@ def _folders(root: Path) -> Layout:
             f"photos of one tag each ({first_few(shared)}); for photos with several tags use "
             "images/ and tags.csv"
         )
+    if nested:
+        places = first_few([str(path) for path in nested])
+        notes.append(f"photos in sub-folders of a class folder are not read: {places}")
     return Layout(
         name=root.resolve().name,
         photos=photos_by_id(photos),
