@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import dscnet.affinities as affinities
 import dscnet.training as training
-from dscnet import pipeline
+from dscnet import dependencies
 from dscnet.build import build_affinity_net, build_boundary_net, build_model
 from dscnet.checks import check_affinities
 from dscnet.cli import main
@@ -149,20 +149,20 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
 
 def test_only_the_steps_asked_for_count_in_fingerprints(scenes, cams):
     config = settings(scenes, cams)
-    assert pipeline._refine_settings(config) is None
+    assert dependencies.refine_settings(config) is None
     config.refine.steps = ["pamr"]
     plain = [asdict(config.refine), config.label.bg_score, config.label.cams, None]
-    assert pipeline._refine_settings(config) == plain
-    assert pipeline._refine_needs(config) == ()
+    assert dependencies.refine_settings(config) == plain
+    assert dependencies.refine_needs(config) == ()
     config.refine.steps = ["affinity"]
-    before = pipeline._refine_settings(config)
+    before = dependencies.refine_settings(config)
     config.irn.beta = 3.0
-    assert pipeline._refine_settings(config) == before
+    assert dependencies.refine_settings(config) == before
     config.affinity.beta = 3.0
-    assert pipeline._refine_settings(config) != before
-    assert pipeline._refine_needs(config) == ()
+    assert dependencies.refine_settings(config) != before
+    assert dependencies.refine_needs(config) == ()
     config.affinity.start = "cam"
-    assert pipeline._refine_needs(config) == ("train",)
+    assert dependencies.refine_needs(config) == ("train",)
 
 
 def test_training_starts_from_the_trunk_of_the_cam_network(scenes, cams, tmp_path, monkeypatch):
