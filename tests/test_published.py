@@ -402,3 +402,9 @@ def test_the_pages_settings_are_settings() -> None:
         with torch.device("meta"):
             build_model(config, 20)
         assert optimiser_settings(config.train)["momentum"] == config.train.weight_decay
+
+
+def test_a_published_file_has_the_ending_of_what_it_holds(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        write_published(seam(num_classes=4), tmp_path / "seam.pth")
+    assert list(tmp_path.iterdir()) == []

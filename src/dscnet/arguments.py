@@ -127,7 +127,9 @@ def build_parser() -> Parser:
         "--out", type=str | None, default=None, help="measure this run folder instead"
     )
     predict = add("predict", "masks for new photos, no tags, no ground truth")
-    predict.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    predict.add_argument(
+        "photos", type=str, nargs="+", metavar="PHOTOS", help="folders of photos, or photos"
+    )
     predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
     saliency = add("saliency", "saliency maps for photos, by a ready-made network (rembg)")

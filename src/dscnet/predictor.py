@@ -187,14 +187,21 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return tuple(scales)
 
 
-def predict(photos: str | Path, model: str | Path, out: str | Path) -> list[str]:
-    """Masks for a folder of photos: ``OUT/masks``, ``OUT/overlays`` and ``OUT/classes.txt``.
+def predict(
+    photos: str | Path | Sequence[str | Path], model: str | Path, out: str | Path
+) -> list[str]:
+    """Masks for photos: ``OUT/masks``, ``OUT/overlays`` and ``OUT/classes.txt``.
+
+    Args:
+        photos: A folder or a photo, or several of them.
+        model: Run folder of a trained network.
+        out: Folder to write to.
 
     Returns:
         What went wrong, a line a photo.
     """
     predictor = Predictor.from_run(model)
-    photo_set = open_photos(photos)
+    photo_set = open_photos(*([photos] if isinstance(photos, str | Path) else photos))
     target = Path(out)
     failures = predictor.write(photo_set, target / "masks", overlays=target / "overlays")
     write_text(target / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,28 +120,31 @@ def available_splits(path: str | Path) -> tuple[str, ...]:
     return tuple(sorted(find_layout(Path(path)).splits))
 
 
-def open_photos(folder: str | Path) -> PhotoSet:
-    """Collect photos whose tags are unknown, from a folder and its sub-folders or a single file.
+def open_photos(*places: str | Path) -> PhotoSet:
+    """Collect photos whose tags are unknown, from folders and their sub-folders or single files.
 
     A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``.
 
     Raises:
-        DataError: If there is no photo, or two photos have the same id.
+        DataError: If a place holds no photo, or two photos have the same id.
     """
-    root = Path(folder)
+    photos = photos_by_id(pair for place in places for pair in _photos_at(Path(place)))
+    samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
+    return PhotoSet(Path(places[0]).resolve().stem, (), samples)
+
+
+def _photos_at(root: Path) -> Iterator[tuple[str, Path]]:
     if root.is_file() and is_photo(root):
-        return PhotoSet(root.stem, (), (Sample(root.stem, root),))
+        yield root.stem, root
+        return
     if not root.is_dir():
         raise DataError(f"{root}: no such folder or photo; check the path")
     found = sorted(path for path in root.rglob("*") if path.is_file() and is_photo(path))
     if not found:
         endings = ", ".join(IMAGE_SUFFIXES)
         raise DataError(f"{root}: no photo found; photos are files ending in {endings}")
-    photos = photos_by_id(
-        (join_id(*path.relative_to(root).with_suffix("").parts), path) for path in found
-    )
-    samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
-    return PhotoSet(root.resolve().name, (), samples)
+    for path in found:
+        yield join_id(*path.relative_to(root).with_suffix("").parts), path
 
 
 def _classes_from(entries: Sequence[TagEntry], layout: Layout) -> tuple[str, ...]:

@@ -110,12 +110,14 @@ def write_published(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: As for :func:`published_state`.
-        path: The file; replaced if it exists.
+        path: The file, ending in ``.safetensors``; replaced if it exists.
 
     Raises:
-        ValueError: As for :func:`published_state`.
+        ValueError: As for :func:`published_state`, or if the file ends otherwise.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {path}")
     state = {
         name: values.detach().cpu().contiguous() for name, values in published_state(model).items()
     }
