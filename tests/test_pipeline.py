@@ -470,11 +470,15 @@ def test_a_stage_without_what_it_needs_writes_nothing(scenes, tmp_path):
 
 def test_files_that_are_gone_are_made_again(finished, tmp_path):
     out = Path(shutil.copytree(finished, tmp_path / "run"))
+    label = next((out / "labels").iterdir())
+    before = label.read_bytes()
     (out / "report.html").unlink()
     shutil.rmtree(out / "labels")
+    made = RunFolder(out).fingerprint_of("segment")
     for verb in ("label", "report"):
         assert main([verb, "--out", str(out)]) == 0
-    assert (out / "report.html").exists() and any((out / "labels").iterdir())
+    assert (out / "report.html").exists() and label.read_bytes() == before
+    assert RunFolder(out).fingerprint_of("segment") == made is not None
 
 
 def test_a_run_goes_on_from_another_folder(finished, scenes, tmp_path, monkeypatch):

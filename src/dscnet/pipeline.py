@@ -136,10 +136,13 @@ def run_stage(name: str, job: Job) -> bool:
     stage, folder = STAGES[name], job.folder
     _check_needs(name, job)
     mark = stage_fingerprint(name, job)
-    if folder.is_done(name, mark) and all(path.exists() for path in stage.makes(job)):
+    done = folder.is_done(name, mark)
+    if done and all(path.exists() for path in stage.makes(job)):
         log.info("%s: up to date", name)
         return False
-    resumable = folder.start(name, mark, stale=_downstream(name, job.config))
+    # Files that were lost come out as they were: what was made of them stays.
+    stale = set() if done else _downstream(name, job.config)
+    resumable = folder.start(name, mark, stale=stale)
     started = time.monotonic()
     log.info("%s ...", name)
     stage.work(job, resumable)
