@@ -34,8 +34,12 @@ SWEEPS = {
     ),
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
-    "SEAM, `coco20mini`": ("coco20mini_dscnet_ramp", "coco20mini_dscnet"),
-    "SEAM, `scenes`": ("scenes_dscnet_ramp", "scenes_dscnet"),
+    "SEAM, `coco20mini`": (
+        "coco20mini_dscnet_ramp",
+        "coco20mini_dscnet_ramp_more",
+        "coco20mini_dscnet",
+    ),
+    "SEAM, `scenes`": ("scenes_dscnet",),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
@@ -260,7 +264,7 @@ def from_the_start(settings: dict) -> bool:
 
 def _place(variant: str) -> tuple[bool, int]:
     """Order of the rows: the earlier form comes last."""
-    return variant.endswith(EARLIER), VARIANTS.index(variant.removesuffix(EARLIER))
+    return variant.endswith(EARLIER), list(VARIANTS).index(variant.removesuffix(EARLIER))
 
 
 def results(name: str) -> dict:
