@@ -29,9 +29,12 @@ def refinement(content: dict[str, Any]) -> list[str]:
     for row in content["rows"]:
         trusted = row["refine.certainty"]
         start = "scores" if trusted is None else f"labels, certainty {trusted}"
+        if row["refine.bg_power"] is not None:
+            start += f", background power {row['refine.bg_power']:g}"
         steps = row["cpu_seconds_per_photo"].items()
         seconds = ", ".join(f"{name} {value:.2f}" for name, value in steps) or "-"
-        name = f"{content['data']} {row['run']} | {start} | {row['refinement']}"
+        settings = "".join(f", `{key}: {value}`" for key, value in row.get("settings", {}).items())
+        name = f"{content['data']} {row['run']} | {start} | {row['refinement']}{settings}"
         lines.append(f"| {name} | {100 * row['miou']:.1f} | {seconds} | {row['num_images']} |")
     return [*lines, "", made_by(content)]
 

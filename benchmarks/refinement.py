@@ -2,6 +2,7 @@
 
 python benchmarks/refinement.py --run runs/x --json benchmarks/results/labels/NAME.json
     [--refinements none pamr crf walk walk+crf] [--every 4] [--certainty null] [--bg_power 4]
+    [--set affinity.log_steps=3]
 
 Refinements that the JSON already holds are not measured again.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from dscnet.affinities import learned_steps
 from dscnet.data import open_dataset, read_image, read_mask
@@ -43,15 +45,18 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="measure every n-th photo only")
     parser.add_argument("--certainty", default="0.7", help="as refine.certainty; null = scores")
     parser.add_argument("--bg_power", type=float, default=None, help="as refine.bg_power")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings")
     options = parser.parse_args()
     certainty = None if options.certainty == "null" else float(options.certainty)
     start = {"refine.certainty": certainty, "refine.bg_power": options.bg_power}
     folder = RunFolder(options.run)
-    config = replace_settings(folder.read_config(), start)
+    changed = {name: yaml.safe_load(value) for name, value in (s.split("=") for s in options.set)}
+    config = replace_settings(folder.read_config(), start | changed)
     photos = open_dataset(config.data, config.train_split)
     rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
     for name in options.refinements:
         measured = {"run": options.run.name, "refinement": name, "every": options.every, **start}
+        measured["settings"] = changed
         if any(measured.items() <= row.items() for row in rows):
             print(f"{name}: measured before")
             continue
