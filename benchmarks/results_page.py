@@ -37,6 +37,7 @@ SWEEPS = {
     "SEAM, `coco20mini`": (
         "coco20mini_dscnet_ramp",
         "coco20mini_dscnet_ramp_more",
+        "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
     "SEAM, `scenes`": ("scenes_dscnet",),
@@ -47,7 +48,7 @@ BOUND = ("face", "body")
 """MSRC's classes that tags do not tell apart: no training photo has a face without a body."""
 
 EARLIER = ", groups from the start"
-"""Of runs older than `method.pool_ramp` (decision 9)."""
+"""Of variants without `method.pool_ramp` (decision 9)."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -258,8 +259,8 @@ def distinct(names: Iterable[str]) -> list[dict]:
 
 
 def from_the_start(settings: dict) -> bool:
-    """Whether a run is older than ``method.pool_ramp``: groups alone scored its tags."""
-    return "pool_ramp" not in settings["method"]
+    """Whether groups alone scored the tags; so did they before there was ``method.pool_ramp``."""
+    return not settings["method"].get("pool_ramp")
 
 
 def _place(variant: str) -> tuple[bool, int]:
