@@ -481,6 +481,17 @@ def test_files_that_are_gone_are_made_again(finished, tmp_path):
     assert RunFolder(out).fingerprint_of("segment") == made is not None
 
 
+def test_exported_masks_name_the_photos_of_the_run(finished, scenes, tmp_path, capsys):
+    target = tmp_path / "labels.json"
+    argv = ["export", "--format", "coco", "--model", str(finished), "--out", str(target)]
+    assert main(argv) == 0
+    assert "no photos of the run" not in capsys.readouterr().out
+    content = json.loads(target.read_text())
+    names = [sample.image_path.name for sample in open_dataset(scenes, "train").samples]
+    assert [image["file_name"] for image in content["images"]] == names
+    assert main([*argv[:-2], "--out", str(tmp_path / "val.json"), "--masks", "nowhere"]) == 1
+
+
 def test_a_run_goes_on_from_another_folder(finished, scenes, tmp_path, monkeypatch):
     out = Path(shutil.copytree(finished, tmp_path / "run"))
     monkeypatch.chdir(scenes.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,23 +116,29 @@ def export_coco(model: str | Path, out: Path, masks: str | Path | None = None) -
     if not files:
         raise DscnetError(f"{source}: no label PNGs; run `dscnet label` or name a folder: --masks")
     names = _photo_names(config)
-    labels = [(names.get(file.stem, file.name), read_label(file)) for file in files]
+    labels = ((names.get(file.stem, file.name), read_label(file)) for file in files)
     content = coco_annotations(labels, folder.read_card()["classes"])
-    masks_of: dict[int, NDArray[np.integer]] = {
-        image["id"]: np.zeros((image["height"], image["width"]), np.uint8)
-        for image in content["images"]
-    }
-    for annotation in content["annotations"]:
-        inside = decode_rle(annotation["segmentation"])
-        masks_of[annotation["image_id"]][inside] = annotation["category_id"]
-    for (name, original), got in zip(labels, masks_of.values(), strict=True):
+    for file, got in zip(files, _decoded(content), strict=True):
+        original = read_label(file)
         if not np.array_equal(got, np.where(original == IGNORE_INDEX, BACKGROUND, original)):
-            raise DscnetError(f"{out}: the masks of {name} differ; nothing was written")
+            raise DscnetError(f"{out}: the masks of {file} differ; nothing was written")
     write_text(out, json.dumps(content) + "\n")
     count = len(content["annotations"])
     strangers = sum(file.stem not in names for file in files)
     note = f"; {strangers} are no photos of the run and named as their masks" if strangers else ""
     return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
+
+
+def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
+    """Labels of each photo as its annotations give them."""
+    of_photo: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        of_photo[annotation["image_id"]].append(annotation)
+    for image in content["images"]:
+        labels = np.full((image["height"], image["width"]), BACKGROUND, np.uint8)
+        for annotation in of_photo[image["id"]]:
+            labels[decode_rle(annotation["segmentation"])] = annotation["category_id"]
+        yield labels
 
 
 def _photo_names(config: Config) -> dict[str, str]:
