@@ -52,7 +52,7 @@ def measure(job: Job) -> dict[str, Any]:
             pairs,
             classes,
             split=config.train_split,
-            bg_score=bg_score if _sets_background(config) else None,
+            bg_score=bg_score if _uses_bg_score(config) else None,
         )
     if train_masks and config.refine.steps and folder.fingerprint_of("refine"):
         sections["refine"] = refinement_section(job, train_masks)
@@ -74,7 +74,7 @@ def measure(job: Job) -> dict[str, Any]:
     return sections
 
 
-def _sets_background(config: Config) -> bool:
+def _uses_bg_score(config: Config) -> bool:
     """Whether the labels' background is that of ``label.bg_score``, and not of a refinement."""
     refine = config.refine
     return not refine.steps or (refine.bg_power is None and "irn" not in refine.steps)
