@@ -50,6 +50,19 @@ def test_a_variant_builds_what_it_needs(variant, semantic, fuse):
     assert (objective.pgcl, objective.sgcl) == (variant != "M2", variant != "M1")
 
 
+@pytest.mark.parametrize("name", ["seam", "cam", "auxsegnet"])
+def test_a_smaller_start_changes_the_classifier_alone(name):
+    states = []
+    for gain in (1.0, 0.25):
+        settings = config("M4", name=name)
+        settings.model.classifier_gain = gain
+        torch.manual_seed(0)
+        states.append(build_model(settings, 3).state_dict())
+    first, second = states
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value * (0.25 if key == "classifier.weight" else 1))
+
+
 def test_plain_cam_takes_the_same_settings():
     model = build_model(config("M4", name="cam"), 3)
     assert type(model) is PlainCam

@@ -415,6 +415,7 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
         ({"label.ignore_band": [0.9, 0.1]}, "label.ignore_band must be two ascending scores"),
         ({"label.ignore_band": [0.1]}, "label.ignore_band must be two ascending scores"),
         ({"cam.scales": []}, "scales must be one or more positive numbers"),
+        ({"model.classifier_gain": -1.0}, "model.classifier_gain must be at least 0, got -1.0"),
         ({"cam.batch_size": 0}, "cam.batch_size must be at least 1, got 0"),
         ({"val_split": "vall"}, "val_split: no split 'vall' among train, val"),
         (

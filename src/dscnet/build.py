@@ -86,6 +86,8 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
             "grid_pooling": config.auxseg.grid_pooling,
         }
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
+    with torch.no_grad():
+        network.classifier.weight.mul_(model.classifier_gain)
     # Last, so that all variants of a seed start from the same baseline.
     network.context = build_context(method, backbone.channels[-1], num_classes + 1)
     return network

@@ -124,6 +124,10 @@ def _check_numbers(config: Config) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    if config.model.classifier_gain < 0:
+        raise ValueError(
+            f"model.classifier_gain must be at least 0, got {config.model.classifier_gain}"
+        )
     band = config.label.ignore_band
     if band is not None and not (len(band) == 2 and 0 <= band[0] <= band[1] <= 1):
         raise ValueError(f"label.ignore_band must be two ascending scores in [0, 1], got {band}")

@@ -42,6 +42,8 @@ class ModelConfig:
         frozen_stages: The stem and this many early stages are not trained. For ``resnet38`` 1 is
             AuxSegNet's ``conv1a``, and 2 is SEAM's ``conv1a`` and ``b2``.
         view_scale: Size of SEAM's second view relative to the crop (published: 0.3 of 448).
+        classifier_gain: The classifier starts at Xavier's weights times this, >= 0 (published: 1).
+            A smaller one leaves less to unlearn where training is short.
     """
 
     name: str = "seam"
@@ -50,6 +52,7 @@ class ModelConfig:
     weights: str = "packaged"
     frozen_stages: int = 2
     view_scale: float = 0.5
+    classifier_gain: float = 1.0
 
 
 @dataclass
