@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 
 import dscnet.affinities as affinities
 import dscnet.training as training
-from dscnet import dependencies
 from dscnet.build import build_affinity_net, build_boundary_net, build_model
 from dscnet.checks import check_affinities
 from dscnet.cli import main
@@ -145,24 +143,6 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     lines = [(root / "affinity/affinity/metrics.csv").read_text() for root in (finished, out)]
     assert lines[0] == lines[1]
-
-
-def test_only_the_steps_asked_for_count_in_fingerprints(scenes, cams):
-    config = settings(scenes, cams)
-    assert dependencies.refine_settings(config) is None
-    config.refine.steps = ["pamr"]
-    plain = [asdict(config.refine), config.label.bg_score, config.label.cams, None]
-    assert dependencies.refine_settings(config) == plain
-    assert dependencies.refine_needs(config) == ()
-    config.refine.steps = ["affinity"]
-    before = dependencies.refine_settings(config)
-    config.irn.beta = 3.0
-    assert dependencies.refine_settings(config) == before
-    config.affinity.beta = 3.0
-    assert dependencies.refine_settings(config) != before
-    assert dependencies.refine_needs(config) == ()
-    config.affinity.start = "cam"
-    assert dependencies.refine_needs(config) == ("train",)
 
 
 def test_training_starts_from_the_trunk_of_the_cam_network(scenes, cams, tmp_path, monkeypatch):
