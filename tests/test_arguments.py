@@ -36,3 +36,17 @@ def test_a_wrong_setting_in_a_file_names_the_right_one(tmp_path, capsys):
     file.write_text("train: {lrr: 1}\n")
     assert main(["run", "--config", str(file), "--data", "x", "--out", "y"]) == 2
     assert "did you mean --train.lr?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "seed: [\n"])
+def test_a_file_without_settings_is_named(tmp_path, text, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    assert main(["run", "--config", str(file), "--data", "x", "--out", "y"]) != 0
+    assert "settings.yaml" in capsys.readouterr().err
+
+
+def test_a_shortened_name_is_refused(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    assert main(["run", "--data", "x", "--out", str(tmp_path / "run"), "--forc"]) == 2
+    assert "did you mean --force?" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dscnet.config import Config
-from dscnet.recipes import find_recipe, list_recipes, summary
+from dscnet.recipes import find_recipe, list_recipes, read_config, summary
 from dscnet.settings import from_dict, replace_settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -17,14 +17,13 @@ def test_every_recipe_is_a_valid_config_with_a_header():
     recipes = list_recipes()
     assert {"demo", "msrc_seam_dscnet", "msrc_auxsegnet", "msrc_auxsegnet_dscnet"} <= set(recipes)
     for path in recipes.values():
-        from_dict(Config, yaml.safe_load(path.read_text()))
+        read_config(path)
         assert path.read_text().startswith("# ")
         assert len(summary(path)) > 10
 
 
 def test_the_defaults_are_the_settings_that_were_measured():
-    recipe = yaml.safe_load(find_recipe("msrc_seam_dscnet").read_text())
-    measured = from_dict(Config, recipe)
+    measured = read_config(find_recipe("msrc_seam_dscnet"))
     # The passes depend on the number of photos: for MSRC's 354 they come to about as many.
     passes = {"train.epochs": None, "segment.epochs": None}
     assert replace_settings(measured, passes) == Config()

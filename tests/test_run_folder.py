@@ -51,6 +51,14 @@ def test_a_foreign_config_is_refused(tmp_path):
         folder.read_config()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_broken_record_is_named(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    folder.stages.write_text(text)
+    with pytest.raises(DscnetError, match=r"stages\.json.* run the stage .* again"):
+        folder.seconds()
+
+
 def test_stage_records(tmp_path):
     folder = RunFolder(tmp_path)
     assert not folder.start("train", "a")

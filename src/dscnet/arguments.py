@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import metadata
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -25,7 +25,11 @@ STAGE_VERBS = {
 
 
 class Parser(ArgumentParser):
-    """Names the nearest right setting or verb when a wrong one is given."""
+    """Takes names in full alone, and says the nearest right one when a wrong one is given."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # By argparse's own rule `--forc` would delete a run.
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one readable line and exit with 2."""

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from dscnet.arguments import STAGE_VERBS, build_parser
 from dscnet.config import Config
-from dscnet.recipes import find_recipe, list_recipes, summary
+from dscnet.recipes import find_recipe, list_recipes, read_mapping, summary
 from dscnet.settings import dotted_settings, from_dict, path_name, to_dict
 from dscnet.tables.specs import BASES, TABLES, table_spec, unknown_table
 
@@ -47,7 +47,9 @@ def _with_config_file(arguments: list[str]) -> list[str]:
     files = []
     while "--config" in rest[:-1]:
         place = rest.index("--config")
-        files += ["--config", str(find_recipe(rest[place + 1]))]
+        file = find_recipe(rest[place + 1])
+        read_mapping(file)  # its own messages name the file, the parser's do not
+        files += ["--config", str(file)]
         del rest[place : place + 2]
     goes_on = verb in STAGE_VERBS or (verb == "run" and "--resume" in rest)
     if goes_on and not files and "--out" in rest[:-1]:

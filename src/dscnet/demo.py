@@ -7,14 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dscnet.config import Config
 from dscnet.data.scenes import write_scenes
 from dscnet.pipeline import run
-from dscnet.recipes import find_recipe
+from dscnet.recipes import find_recipe, read_config
 from dscnet.run_folder import RunFolder
-from dscnet.settings import from_dict
 
 log = logging.getLogger("dscnet")
 
@@ -37,7 +33,7 @@ def demo(
     """
     folder = RunFolder(Path(out))
     scenes = folder.root / "scenes"
-    config = from_dict(Config, yaml.safe_load(find_recipe("demo").read_text()))
+    config = read_config(find_recipe("demo"))
     config.data, config.seed = os.fspath(scenes), seed
     folder.create(force=force)
     # Before the scenes, so that --force knows a demo that was interrupted for a run.

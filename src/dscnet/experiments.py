@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from dscnet import evaluation
 from dscnet.comparison import (
     by_round,
@@ -26,6 +24,7 @@ from dscnet.data import open_dataset, read_mask
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
 from dscnet.pipeline import run
+from dscnet.recipes import read_mapping
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import dotted_settings, replace_settings, shown, to_dict
 from dscnet.types import DscnetError
@@ -196,15 +195,11 @@ def read_variants(path: Path) -> dict[str, dict[str, Any]]:
     """Read a YAML file of variants, ``NAME: {DOTTED_SETTING: VALUE}``; the first is the base.
 
     Raises:
-        DscnetError: If the file is not of this form.
+        ValueError: If the file is not of this form.
     """
-    content = yaml.safe_load(path.read_text())
-    if (
-        not content
-        or not isinstance(content, dict)
-        or not all(isinstance(settings, dict) for settings in content.values())
-    ):
-        raise DscnetError(f"{path}: not a mapping of names to dotted settings")
+    content = read_mapping(path)
+    if not content or not all(isinstance(settings, dict) for settings in content.values()):
+        raise ValueError(f"{path}: not a mapping of names to dotted settings")
     return {str(name): settings for name, settings in content.items()}
 
 

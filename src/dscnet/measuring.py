@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dscnet.data import PhotoSet, read_mask
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map, refined_labels
 from dscnet.labels.pseudo_label import read_label
+from dscnet.run_folder import read_record
 from dscnet.run_report import write_run_report
 from dscnet.tag_agreement import tag_agreement
 
@@ -70,7 +70,7 @@ def measure(job: Job) -> dict[str, Any]:
             if tags is not None and path.exists()
         )
     if folder.fingerprint_of("train"):
-        sections["tags"]["map"] = json.loads(folder.tag_scores.read_text())["map"]
+        sections["tags"]["map"] = read_record(folder.tag_scores)["map"]
     return sections
 
 
@@ -84,7 +84,7 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
     """Measure the labels before refinement and after each step: mIoU and times."""
     folder, classes = job.folder, job.train.classes
     before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
-    seconds = json.loads(folder.refinement.read_text())
+    seconds = read_record(folder.refinement)
     steps = []
     for index, (name, spent) in enumerate(seconds.items()):
         pairs = (
@@ -95,7 +95,7 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
         step = {"step": name, "seconds": round(spent, 2), "miou": after["miou"]}
         training = folder.learned / name / "training.json"
         if training.exists():
-            step |= json.loads(training.read_text())
+            step |= read_record(training)
         steps.append(step)
     return {"miou_before": before["miou"], "steps": steps}
 

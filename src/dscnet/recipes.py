@@ -1,8 +1,14 @@
-"""The recipes that come with the package: settings whose results are known."""
+"""Settings files, and the recipes that come with the package: settings whose results are known."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dscnet.config import Config
+from dscnet.settings import from_dict
 
 _PACKAGE = Path(__file__).parent
 FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
@@ -28,6 +34,34 @@ def find_recipe(name: str) -> Path:
     if path.stem in recipes:
         return recipes[path.stem]
     raise ValueError(f"{name} is neither a file nor a recipe; recipes: {', '.join(recipes)}")
+
+
+def read_config(path: Path) -> Config:
+    """Read a file of settings; those it does not name have their defaults.
+
+    Raises:
+        ValueError: If it holds none, or one that does not exist; the message names the file.
+    """
+    values = read_mapping(path)
+    try:
+        return from_dict(Config, values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings or of variants.
+
+    Raises:
+        ValueError: If it is no mapping of names; the message names the file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not valid YAML ({error}); repair it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected 'name: value' lines; it holds none")
+    return content
 
 
 def summary(path: Path) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from dscnet.config import Config
-from dscnet.labels.files import whole_file
-from dscnet.settings import from_dict, to_dict
+from dscnet.labels.files import read_json, whole_file
+from dscnet.recipes import read_config
+from dscnet.settings import to_dict
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")
@@ -193,9 +194,9 @@ class RunFolder:
         if not self.config.exists():
             raise DscnetError(f"{self.root} holds no run: no config.yaml in it")
         try:
-            return from_dict(Config, yaml.safe_load(self.config.read_text()))
-        except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise DscnetError(f"{self.config}: {error}") from error
+            return read_config(self.config)
+        except ValueError as error:
+            raise DscnetError(str(error)) from error
 
     def read_card(self) -> dict[str, Any]:
         """What ``model.json`` says: class names, photo normalisation, data-set name."""
@@ -203,13 +204,13 @@ class RunFolder:
             raise DscnetError(
                 f"{self.root} holds no trained network: no {self.model_card.name} in it"
             )
-        return dict(json.loads(self.model_card.read_text()))
+        return read_record(self.model_card)
 
     def read_segmenter_card(self) -> dict[str, Any]:
         """The same of the segmentation network; earlier versions wrote one for both networks."""
         if not self.segmenter_card.exists():
             return self.read_card()
-        return dict(json.loads(self.segmenter_card.read_text()))
+        return read_record(self.segmenter_card)
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage has finished with exactly these inputs, settings and code."""
@@ -249,7 +250,7 @@ class RunFolder:
     def _records(self) -> dict[str, dict[str, Any]]:
         if not self.stages.exists():
             return {}
-        return dict(json.loads(self.stages.read_text()))
+        return read_record(self.stages)
 
 
 def fingerprint(*parts: Any, code: tuple[str, ...] = ()) -> str:
@@ -309,6 +310,19 @@ def fresh_folder(path: Path) -> None:
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read one of the run's JSON files.
+
+    Raises:
+        DscnetError: If it is missing or no JSON object.
+    """
+    remedy = "remove it and run the stage that wrote it again"
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        raise DscnetError(f"{path}: holds no JSON object; {remedy}")
+    return content
 
 
 def write_text(path: Path, text: str) -> None:

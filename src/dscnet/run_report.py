@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.predictor import Predictor
 from dscnet.report import ReportRow, write_report
-from dscnet.run_folder import RunFolder
+from dscnet.run_folder import RunFolder, read_record
 
 NUM_TRAIN_ROWS, NUM_VAL_ROWS = 12, 12
 
@@ -114,7 +113,7 @@ def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
 
 def _epoch_note(folder: RunFolder) -> list[str]:
     """Which epoch's weights of the CAM network count, where a score chose them."""
-    scores = json.loads(folder.tag_scores.read_text()) if folder.tag_scores.exists() else {}
+    scores = read_record(folder.tag_scores) if folder.tag_scores.exists() else {}
     if "kept_epoch" not in scores:
         return []
     epochs, kept, criterion = len(scores["scores"]), scores["kept_epoch"], scores["criterion"]
@@ -125,5 +124,5 @@ def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
     """How the background score was chosen, where the maps chose it."""
     if not isinstance(config.label.bg_score, str) or not folder.threshold.exists():
         return []
-    used = json.loads(folder.threshold.read_text())["used"]
+    used = read_record(folder.threshold)["used"]
     return [f"Background score {used} by criterion '{config.label.bg_score}', without masks."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dscnet.labels.external_masks import Mask
+from dscnet.labels.files import read_json
 from dscnet.types import DataError, DscnetError
 
 Size = tuple[int, int]
 
 PLANE_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's names of images with one whole number a pixel."""
+
+_REMEDY = "export the masks anew"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class ExternalMasks:
         elif source.suffix == ".png":
             yield _Stored(str(source), _plane_size(source), partial(_segments, source))
         else:
-            yield from _encoded(_annotations(_read_json(source), source), str(source))
+            yield from _encoded(_annotations(read_json(source, _REMEDY), source), str(source))
 
     def _source(self, image_id: str) -> Path | None:
         folder = self.path / image_id
@@ -191,14 +193,7 @@ def _decoded(segmentation: Mapping[str, Any], place: str) -> Iterator[Mask]:
     try:
         yield decode_rle(segmentation)
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{place}: cannot be decoded ({error}); export the masks anew") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is no readable JSON ({error}); export the masks anew") from error
+        raise DataError(f"{place}: cannot be decoded ({error}); {_REMEDY}") from error
 
 
 def _annotations(content: Any, path: Path) -> list[Mapping[str, Any]]:
@@ -206,13 +201,13 @@ def _annotations(content: Any, path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise DataError(
             f"{path}: must hold a list of COCO annotations, or an object with one under"
-            f" 'annotations', got {type(content).__name__}; export the masks anew"
+            f" 'annotations', got {type(content).__name__}; {_REMEDY}"
         )
     return found
 
 
 def _annotations_by_photo(path: Path) -> dict[str, list[Mapping[str, Any]]]:
-    content = _read_json(path)
+    content = read_json(path, _REMEDY)
     images = content.get("images", []) if isinstance(content, dict) else []
     try:
         names = {image["id"]: _photo_id(image["file_name"]) for image in images}
@@ -270,4 +265,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 )
             yield image
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise DataError(f"{path}: cannot be decoded ({error}); export the masks anew") from error
+        raise DataError(f"{path}: cannot be decoded ({error}); {_REMEDY}") from error

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dscnet.config import Config
 from dscnet.evaluation import read_metrics
 from dscnet.experiments import GridRun, of_seed
+from dscnet.recipes import read_config
 from dscnet.run_folder import RunFolder
-from dscnet.settings import dotted_settings, from_dict, replace_settings, to_dict
+from dscnet.settings import dotted_settings, replace_settings, to_dict
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
 
@@ -93,7 +92,7 @@ class Cell:
 
 def read_recipe(path: Path, settings: Mapping[str, Any]) -> Config:
     """Settings of a recipe's file, with dotted ones replaced."""
-    return replace_settings(from_dict(Config, yaml.safe_load(path.read_text())), settings)
+    return replace_settings(read_config(path), settings)
 
 
 def plan(request: Request) -> list[Cell]:
