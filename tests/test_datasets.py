@@ -178,6 +178,8 @@ def test_photos_without_tags(tmp_path):
     assert open_photos(tmp_path / "b.jpg") == PhotoSet("b", (), (Sample("b", tmp_path / "b.jpg"),))
     together = open_photos(tmp_path / "trip", tmp_path / "b.jpg", tmp_path / "a.png")
     assert tags(together) == {"a": None, "b": None, "day 1__a": None}
+    apart = open_photos(tmp_path, apart_from=[tmp_path / "trip", tmp_path / "absent"])
+    assert tags(apart) == {"a": None, "b": None}
 
 
 def test_photos_that_cannot_be_collected(tmp_path):

@@ -716,11 +716,12 @@ def test_predict_on_a_folder_of_photos(finished, scenes, tmp_path, capsys):
     for path in source:
         shutil.copy(path, photos)
     Image.new("L", (50, 41), 128).save(photos / "grey.png")
-    out = tmp_path / "out"
-    assert main(["predict", str(photos), "--model", str(finished), "--out", str(out)]) == 0
-    assert sorted(path.stem for path in (out / "masks").glob("*.png")) == sorted(
-        ["grey", *(p.stem for p in source)]
-    )
+    out = photos / "out"
+    for _ in ("once", "and again, now with its own masks among the photos"):
+        assert main(["predict", str(photos), "--model", str(finished), "--out", str(out)]) == 0
+        assert sorted(path.stem for path in (out / "masks").glob("*.png")) == sorted(
+            ["grey", *(p.stem for p in source)]
+        )
     with Image.open(out / "masks" / "grey.png") as mask:
         assert (mask.mode, mask.size) == ("P", (50, 41))
     (photos / "broken.jpg").write_bytes(b"no photo")

@@ -201,10 +201,12 @@ def predict(
         What went wrong, a line a photo.
     """
     predictor = Predictor.from_run(model)
-    photo_set = open_photos(*([photos] if isinstance(photos, str | Path) else photos))
-    target = Path(out)
-    failures = predictor.write(photo_set, target / "masks", overlays=target / "overlays")
-    write_text(target / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
+    places = [photos] if isinstance(photos, str | Path) else photos
+    masks, overlays = Path(out) / "masks", Path(out) / "overlays"
+    # They may lie among the photos, from an earlier call.
+    photo_set = open_photos(*places, apart_from=(masks, overlays))
+    failures = predictor.write(photo_set, masks, overlays=overlays)
+    write_text(Path(out) / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
     return failures
 
 

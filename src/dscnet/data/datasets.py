@@ -120,26 +120,37 @@ def available_splits(path: str | Path) -> tuple[str, ...]:
     return tuple(sorted(find_layout(Path(path)).splits))
 
 
-def open_photos(*places: str | Path) -> PhotoSet:
+def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSet:
     """Collect photos whose tags are unknown, from folders and their sub-folders or single files.
 
     A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``.
 
+    Args:
+        places: Folders or photos.
+        apart_from: Folders whose pictures are none of these photos, such as masks made of them.
+
     Raises:
         DataError: If a place holds no photo, or two photos have the same id.
     """
-    photos = photos_by_id(pair for place in places for pair in _photos_at(Path(place)))
+    photos = photos_by_id(pair for place in places for pair in _photos_at(Path(place), apart_from))
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
     return PhotoSet(Path(places[0]).resolve().stem, (), samples)
 
 
-def _photos_at(root: Path) -> Iterator[tuple[str, Path]]:
+def _photos_at(root: Path, apart_from: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     if root.is_file() and is_photo(root):
         yield root.stem, root
         return
     if not root.is_dir():
         raise DataError(f"{root}: no such folder or photo; check the path")
-    found = sorted(path for path in root.rglob("*") if path.is_file() and is_photo(path))
+    left_out = [folder.resolve() for folder in apart_from]
+    found = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and is_photo(path)
+        and not any(path.resolve().is_relative_to(folder) for folder in left_out)
+    ]
     if not found:
         endings = ", ".join(IMAGE_SUFFIXES)
         raise DataError(f"{root}: no photo found; photos are files ending in {endings}")
