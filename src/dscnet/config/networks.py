@@ -52,7 +52,7 @@ class ModelConfig:
     weights: str = "packaged"
     frozen_stages: int = 2
     view_scale: float = 0.5
-    classifier_gain: float = 1.0
+    classifier_gain: float = 0.1
 
 
 @dataclass
