@@ -21,10 +21,11 @@ from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
-SEGMENTERS = ("msrc_dscnet_ramp", "msrc_segmenter")
+SEGMENTERS = ("msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
 SELF_TRAINED = ("msrc_self_training_seam", "msrc_self_training")
 SWEEPS = {
     "SEAM, `msrc`": (
+        "msrc_seam",
         "msrc_dscnet_ramp",
         "msrc_dscnet",
         "msrc_modules",
@@ -40,7 +41,7 @@ SWEEPS = {
         "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
-    "SEAM, `scenes`": ("scenes_dscnet",),
+    "SEAM, `scenes`": ("scenes_seam", "scenes_dscnet"),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
@@ -49,6 +50,9 @@ BOUND = ("face", "body")
 
 EARLIER = ", groups from the start"
 """Of variants without `method.pool_ramp` (decision 9)."""
+
+PUBLISHED = ", published start"
+"""Of SEAM's and plain CAM's runs with `model.classifier_gain` 1 (decision 10)."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -69,8 +73,8 @@ def main() -> None:
         title, rest = path.read_text().split("\n", 1)
         made = json.loads(path.with_suffix(".json").read_text())
         lines += ["", f"#{title}", "", f"`{made['command']}`", rest.rstrip()]
-        if any(from_the_start(settings) for settings in made["settings"].values()):
-            lines.append("- Ours, DSCNet: groups from the start.")
+        for form in forms(made["settings"].values()):
+            lines.append(f"- Ours: {form}.")
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
@@ -111,7 +115,7 @@ def headline() -> list[str]:
     lines = ["Pseudo labels of the training photos:", "", *label_table(), ""]
     lines += ["Above other baselines, `miou`, points [95 % interval] (seeds):", ""]
     for base in list(SWEEPS)[1:]:
-        for variant, gains in paired(distinct(SWEEPS[base]), "baseline").items():
+        for variant, gains in above_baseline(distinct(SWEEPS[base])).items():
             lines.append(f"- {base}: {variant} {gain_text(gains['cam.miou'])}")
     lines += ["", "Segmentation network, trained on the labels, on the photos of val:", ""]
     lines += [*segmenter_table(), ""]
@@ -125,8 +129,8 @@ def headline() -> list[str]:
 def label_table() -> list[str]:
     """MSRC's labels by variant, whole and without the classes that tags do not tell apart."""
     rows = distinct(next(iter(SWEEPS.values())))
-    whole, gains = summarise(rows), paired(rows, "baseline")
-    told, told_gains = summarise(without_bound(rows)), paired(without_bound(rows), "baseline")
+    whole, gains = summarise(rows), above_baseline(rows)
+    told, told_gains = summarise(without_bound(rows)), above_baseline(without_bound(rows))
     lines = [
         "| | `miou` | above baseline [95 % interval] | best background score (chosen with masks)"
         f" | without {' and '.join(BOUND)} | above baseline | seeds |",
@@ -149,7 +153,7 @@ def segmenter_table() -> list[str]:
     """What networks that learned from tags reach of the one that saw the true masks."""
     full = results("msrc_ceiling")["rows"]
     rows = distinct(SEGMENTERS)
-    gains = paired(rows, "baseline")
+    gains = above_baseline(rows)
     lines = [
         f"| labels | `miou` | above baseline [95 % interval] | of that on true masks | without"
         f" {' and '.join(BOUND)} | of that on true masks | seeds |",
@@ -195,7 +199,7 @@ def auxsegnet_table() -> list[str]:
     """AuxSegNet's labels by variant, and its branch after each round."""
     rows = distinct((AUXSEGNET,))
     whole, rounds = summarise(rows), summarise(by_round(rows))
-    gains, told = paired(rows, "baseline"), summarise(without_bound(rows))
+    gains, told = above_baseline(rows), summarise(without_bound(rows))
     numbers = sorted({one["round"] for row in rows for one in row["rounds"] if one["segmenter"]})
     heads = [
         "labels",
@@ -247,15 +251,30 @@ def without_bound(rows: list[dict]) -> list[dict]:
 
 
 def distinct(names: Iterable[str]) -> list[dict]:
-    """The runs of some sweeps, each once; those of the earlier form under a name that says so."""
+    """The runs of some sweeps, each once; those of earlier forms under a name that says so."""
     found: dict[tuple[str, int], dict] = {}
     for name in names:
         content = results(name)
-        ending = EARLIER if from_the_start(content["settings"]) else ""
         for row in content["rows"]:
-            variant = row["variant"] + ("" if row["variant"] == "baseline" else ending)
+            variant = row["variant"] + ending(row["variant"], content["settings"])
             found.setdefault((variant, row["seed"]), row | {"variant": variant})
     return list(found.values())
+
+
+def ending(variant: str, settings: dict) -> str:
+    """What the name of a run of an earlier form ends in; AuxSegNet's recipe starts as published."""
+    groups = EARLIER if variant != "baseline" and from_the_start(settings) else ""
+    other = settings["model"]["name"] != "auxsegnet" and published_start(settings)
+    return groups + (PUBLISHED if other else "")
+
+
+def above_baseline(rows: list[dict]) -> dict:
+    """How far each variant lies above the baseline of the same start, as ``paired`` says it."""
+    gains = {}
+    for start in ("", PUBLISHED):
+        same = [row for row in rows if row["variant"].endswith(PUBLISHED) == bool(start)]
+        gains |= paired(same, f"baseline{start}")
+    return gains
 
 
 def from_the_start(settings: dict) -> bool:
@@ -263,9 +282,26 @@ def from_the_start(settings: dict) -> bool:
     return not settings["method"].get("pool_ramp")
 
 
-def _place(variant: str) -> tuple[bool, int]:
-    """Order of the rows: the earlier form comes last."""
-    return variant.endswith(EARLIER), list(VARIANTS).index(variant.removesuffix(EARLIER))
+def published_start(settings: dict) -> bool:
+    """Whether the classifier started as published, as before ``model.classifier_gain``."""
+    return settings["model"].get("classifier_gain", 1) == 1
+
+
+def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
+    """What is said of runs of these settings, DSCNet's among them, if they are of earlier forms."""
+    made = list(made)
+    said = []
+    if dscnet and any(from_the_start(settings) for settings in made):
+        said.append("DSCNet's groups score the tags from the start")
+    if any(published_start(settings) for settings in made):
+        said.append("the classifier starts as published")
+    return said
+
+
+def _place(variant: str) -> tuple[bool, bool, int]:
+    """Order of the rows: earlier forms come last."""
+    name = variant.split(",")[0]
+    return variant.endswith(PUBLISHED), EARLIER in variant, list(VARIANTS).index(name)
 
 
 def results(name: str) -> dict:
@@ -293,7 +329,7 @@ def section(name: str, content: dict) -> list[str]:
         f" {settings['model']['backbone']}, background score {settings['label']['bg_score']}."
         f" {where['processor']}, {where['cpu_threads']} threads, {where['device']};"
         f" torch {where['versions']['torch']}; revision {where['git_revision']}.",
-        *(["DSCNet's variants: groups from the start."] if _has_earlier(content) else []),
+        *([f"Here {' and '.join(said)}."] if (said := _forms_of(content)) else []),
         "",
         table(content["summary"]),
         "",
@@ -305,9 +341,9 @@ def section(name: str, content: dict) -> list[str]:
     ]
 
 
-def _has_earlier(content: dict) -> bool:
+def _forms_of(content: dict) -> list[str]:
     variants = {row["variant"] for row in content["rows"]} - {"baseline"}
-    return bool(variants) and from_the_start(content["settings"])
+    return forms([content["settings"]], dscnet=bool(variants))
 
 
 def differences(content: dict) -> list[str]:
