@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "tag_agreement": {"types"},
     "report": {"types", "palette", "overlay", "labels.pseudo_label", "labels.files"},
     "prepare": {"types", "data", "confusion", "labels.pseudo_label", "labels.files"},
-    "recipes": set(),
+    "recipes": {"config", "settings"},
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
@@ -58,6 +58,7 @@ TOP = {
     "measuring",
     "pipeline",
     "predictor",
+    "recipes",
     "rounds",
     "run_folder",
     "run_report",

@@ -42,7 +42,7 @@ def settings(data: Path, **changes) -> Config:
     values = {
         "data": str(data),
         "augment": AugmentConfig(crop_size=64, long_side=[64, 96]),
-        "model": ModelConfig(name="auxsegnet"),
+        "model": ModelConfig(name="auxsegnet", classifier_gain=1.0),
         "auxseg": AuxSegConfig(rounds=2, branch_channels=16),
         "method": MethodConfig(variant="baseline", warmup=0.0),
         "train": TrainConfig(epochs=2, batch_size=4, lr=0.002, accelerator="cpu"),
