@@ -164,9 +164,7 @@ def test_every_variant_trains_on_it(variant: str, num_classes: int) -> None:
     model, batch = make(num_classes, variant).train(), make_batch(num_classes)
     contrast = None
     if variant != "baseline":
-        contrast = ContrastObjective(
-            num_classes + 1, pgcl=variant != "M2", sgcl=variant != "M1", memory_size=4
-        )
+        contrast = ContrastObjective(num_classes + 1, pgcl=variant != "M2", sgcl=variant != "M1")
     objective = AuxSegObjective(CamObjective(contrast))
     terms = objective(model(batch.image, batch.tags), batch, 1.0)
     expected = {"cls", "seg", "sal"}

@@ -170,6 +170,7 @@ def test_all_variants_of_a_seed_start_from_one_baseline():
 def test_the_groups_smooth_the_refined_map(name):
     settings = config("M4", name=name)
     settings.method.starts, settings.method.num_groups = "cam", None
+    settings.method.recall = 0.0
     image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     outputs = []
@@ -190,10 +191,37 @@ def test_the_groups_smooth_the_refined_map(name):
     torch.testing.assert_close(smooth.cam_refined, smooth.context.smooth(expected, 0.5))
 
 
-def test_a_share_outside_0_to_1_is_refused():
+@pytest.mark.parametrize("name", ["seam", "cam"])
+def test_the_memory_has_its_share_of_the_refined_map(name):
+    settings = config("M4", name=name)
+    settings.method.starts, settings.method.num_groups = "cam", None
+    settings.method.smooth = 0.0
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    model = build_model(settings, 3)
+    model.context.memory.push(torch.rand(8, settings.method.embedding_dim), torch.arange(8) % 4)
+    with torch.no_grad():
+        recalling = model.eval()(image, tags)
+        model.recall = 0.0
+        plain = model(image, tags)
+    before = plain.cam_refined
+    if name == "cam":
+        before = plain.final_logits.relu()
+        before[:, 0] = 0
+        before = before / (before.amax((2, 3), keepdim=True) + 1e-5)
+    recalled = recalling.context.recalled
+    expected = (1 - settings.method.recall) * before + settings.method.recall * recalled
+    torch.testing.assert_close(recalling.cam_refined, expected)
+    torch.testing.assert_close(recalled.sum(1), torch.ones_like(recalled[:, 0]))
+    assert recalled[1, [1, 3]].eq(0).all(), "labels that the photo does not have"
+    assert model.train()(image, tags).context.recalled is None
+
+
+@pytest.mark.parametrize("share", ["smooth", "recall"])
+def test_a_share_outside_0_to_1_is_refused(share):
     settings = config("M4")
-    settings.method.smooth = 1.5
-    with pytest.raises(ValueError, match="smooth must be in"):
+    setattr(settings.method, share, 1.5)
+    with pytest.raises(ValueError, match=f"{share} must be in"):
         build_model(settings, 3)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dscnet.context import GroupMemory
 
@@ -86,3 +88,30 @@ def test_wrong_pushes(embeddings, categories, message):
 def test_wrong_sizes():
     with pytest.raises(ValueError, match="size=-1"):
         GroupMemory(num_labels=3, size=-1, dim=4)
+
+
+def test_recall_against_loops(generator):
+    memory = GroupMemory(num_labels=4, size=3, dim=5)
+    memory.push(torch.randn(9, 5, generator=generator), torch.tensor([0, 1, 1, 3, 0, 0, 0, 3, 1]))
+    pixels = F.normalize(torch.randn(2, 6, 5, generator=generator), dim=-1)
+    present = torch.tensor([[True, True, True, False], [True, False, False, True]])
+    recalled = memory.recall(pixels, present, temperature=0.3)
+    held, labels = memory.contents()
+    for photo, of_photo in enumerate(pixels):
+        # Label 2 is tagged, but the memory has not seen it yet.
+        known = [label for label in range(4) if present[photo, label] and label != 2]
+        for pixel, of_pixel in enumerate(of_photo):
+            likeness = {
+                label: math.exp(
+                    float(F.cosine_similarity(of_pixel, held[labels == label].mean(0), dim=0)) / 0.3
+                )
+                for label in known
+            }
+            for label in range(4):
+                expected = likeness.get(label, 0.0) / sum(likeness.values())
+                assert recalled[photo, pixel, label].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_empty_memory_recalls_nothing():
+    memory = GroupMemory(num_labels=2, size=1, dim=2)
+    assert memory.recall(torch.ones(1, 3, 2), torch.ones(1, 2, dtype=torch.bool), 0.1).sum() == 0

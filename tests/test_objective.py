@@ -41,6 +41,7 @@ def make(variant: str, *, seam: bool = True, num_classes: int = 3, pool_sharpnes
             fuse=variant == "M4",
             embedding_dim=5,
             pool_sharpness=pool_sharpness,
+            memory_size=4,
         )
     model = (
         Seam(trunk, num_classes, view_scale=0.5, context=context)
@@ -51,10 +52,8 @@ def make(variant: str, *, seam: bool = True, num_classes: int = 3, pool_sharpnes
     if variant != "baseline":
         contrast = ContrastObjective(
             num_classes + 1,
-            embedding_dim=5,
             pgcl=variant in ("M1", "M3", "M4"),
             sgcl=variant in ("M2", "M3", "M4"),
-            memory_size=4,
             **options,
         )
     objective = CamObjective(contrast)
@@ -171,10 +170,10 @@ def test_contrast_waits_for_the_warm_up():
     output = model(batch.image, batch.tags)
     early = objective(output, batch, 0.49)
     assert early.terms["pgcl"].item() == early.terms["sgcl"].item() == 0
-    assert len(objective.contrast.memory.contents()[1]) == 0
+    assert len(model.context.memory.contents()[1]) == 0
     late = objective(output, batch, 0.5)
     assert late.terms["sgcl"].item() > 0
-    assert len(objective.contrast.memory.contents()[1]) > 0
+    assert len(model.context.memory.contents()[1]) > 0
 
 
 def test_memory_fills_in_training_only():
@@ -183,14 +182,14 @@ def test_memory_fills_in_training_only():
     output = model(batch.image, batch.tags)
     objective.eval()
     objective(output, batch, 1.0)
-    assert len(objective.contrast.memory.contents()[1]) == 0
+    assert len(model.context.memory.contents()[1]) == 0
 
 
 def test_a_photo_finds_its_positive_in_its_other_view():
     """One photo, two views, no memory: without the second view there is no positive and no term."""
     torch.manual_seed(0)
-    context = DualStreamContext(8, 3, semantic=False, fuse=False, embedding_dim=5)
-    objective = ContrastObjective(3, embedding_dim=5, sgcl=False, memory_size=0)
+    context = DualStreamContext(8, 3, semantic=False, fuse=False, embedding_dim=5, memory_size=0)
+    objective = ContrastObjective(3, sgcl=False)
     features, cam = torch.randn(1, 8, 1, 1).repeat(1, 1, 4, 4), torch.zeros(1, 3, 4, 4)
     features[..., 2:] = -features[..., 2:]
     cam[:, 1, :, :2] = 1.0
@@ -205,7 +204,7 @@ def test_pixel_contrast_takes_the_place_of_the_groups():
     batch = make_batch()
     terms = objective(model(batch.image, batch.tags), batch, 1.0)
     assert terms.terms["pgcl"].item() > 0
-    assert len(objective.contrast.memory.contents()[1]) == 0
+    assert len(model.context.memory.contents()[1]) == 0
 
 
 def test_contrast_reaches_the_backbone():

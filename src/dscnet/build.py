@@ -57,6 +57,7 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         dropout=DROPOUT,
         bg_score=method.bg_score,
         pool_sharpness=method.pool_sharpness,
+        memory_size=method.memory_size,
     )
 
 
@@ -74,6 +75,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         "dropout": DROPOUT,
         "group_by": method.group_by,
         "smooth": method.smooth,
+        "recall": method.recall,
     }
     if model.name == "seam":
         options["view_scale"] = model.view_scale
@@ -99,14 +101,12 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
         return CamObjective()
     contrast = ContrastObjective(
         num_labels,
-        embedding_dim=method.embedding_dim,
         pgcl=method.pgcl,
         sgcl=method.sgcl,
         contrast=method.contrast,
         pgcl_weight=method.pgcl_weight,
         sgcl_weight=method.sgcl_weight,
         temperature=method.temperature,
-        memory_size=method.memory_size,
         bg_score=method.bg_score,
         hard_targets=method.hard_targets,
         group_rule=method.group_rule,
@@ -118,7 +118,9 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
 
 def refines_cam(config: Config) -> bool:
     """Whether the CAM network gives a refined map beside the plain one."""
-    return config.model.name == "seam" or (config.method.dscl and config.method.smooth > 0)
+    method = config.method
+    recalls = method.recall > 0 and method.memory_size > 0
+    return config.model.name == "seam" or (method.dscl and (method.smooth > 0 or recalls))
 
 
 def build_features(

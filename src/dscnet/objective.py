@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from dscnet.context import (
     ContextOutput,
-    GroupMemory,
     group_categories,
     normalise_cam,
     present_labels,
@@ -33,18 +32,16 @@ class ContrastObjective(nn.Module):
     """PGCL and SGCL, Eq. (7) and (9), on what a ``DualStreamContext`` computed.
 
     The pseudo labels that steer both are made from the CAM it is given (Eq. 2, or Eq. 12 when that
-    is DSCL's), never with a gradient.
+    is DSCL's), never with a gradient. In training the groups go into the context's memory.
 
     Args:
         num_labels: Classes with background, L.
-        embedding_dim: Channels of the context's embeddings.
         pgcl: Whether to contrast groups (Eq. 7).
         sgcl: Whether to contrast groups with categories (Eq. 9).
         contrast: ``groups``, or ``pixels`` for Eq. (3) in the place of Eq. (7).
         pgcl_weight: Weight alpha of Eq. (13).
         sgcl_weight: Weight beta of Eq. (13).
         temperature: Divides the cosine similarity.
-        memory_size: Past groups kept a category, 0 = off.
         bg_score: Background score of the pseudo labels.
         group_rule: How a group gets its category, one of ``context.RULES``.
         group_margin: Groups whose category leads the next by less give no term of Eq. (7).
@@ -56,14 +53,12 @@ class ContrastObjective(nn.Module):
         self,
         num_labels: int,
         *,
-        embedding_dim: int = 128,
         pgcl: bool = True,
         sgcl: bool = True,
         contrast: Literal["groups", "pixels"] = "groups",
         pgcl_weight: float = 0.1,
         sgcl_weight: float = 0.1,
         temperature: float = 0.1,
-        memory_size: int = 64,
         bg_score: float = 0.25,
         group_rule: str = "mean_cam",
         group_margin: float = 0.0,
@@ -81,7 +76,6 @@ class ContrastObjective(nn.Module):
         self.group_rule, self.group_margin = group_rule, group_margin
         self.hard_targets, self.warmup = hard_targets, warmup
         self.weights = {"pgcl": pgcl_weight, "sgcl": sgcl_weight}
-        self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
 
     def forward(
         self,
@@ -145,16 +139,17 @@ class ContrastObjective(nn.Module):
             for index, category in enumerate(categories)
         ]
         flat = torch.cat([category.flatten() for category in categories])
+        memory = views[0].memory
         loss = group_contrast(
             embeddings,
             flat,
             torch.cat([source.flatten() for source in sources]),
             temperature=self.temperature,
-            memory=self.memory.contents(),
+            memory=None if memory is None else memory.contents(),
         )
-        if self.training:
+        if self.training and memory is not None:
             known = flat >= 0
-            self.memory.push(embeddings[known].detach(), flat[known])
+            memory.push(embeddings[known].detach(), flat[known])
         return loss
 
     def _semantic_term(self, view: ContextOutput, labels: Tensor) -> Tensor:

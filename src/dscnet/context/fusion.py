@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscnet.context.categories import normalise_cam, predicted_labels, present_labels
+from dscnet.context.memory import GroupMemory
 from dscnet.context.numerics import full_precision, unit
 from dscnet.context.pixel_groups import (
     PixelGroups,
@@ -47,6 +48,9 @@ class ContextOutput:
         cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
         tag_logits: Tag scores that the groups of the final CAM give, ``(B, C)``; None where they
             are left to the mean over pixels.
+        recalled: What the memory says of each pixel, ``(B, L, h, w)`` in [0, 1], see
+            ``GroupMemory.recall``; None in training, without fusion, and of an empty memory.
+        memory: The context's past groups, which the contrast reads and fills.
     """
 
     embeddings: Tensor
@@ -56,6 +60,8 @@ class ContextOutput:
     pointing: Tensor | None = None
     cam_logits: Tensor | None = None
     tag_logits: Tensor | None = None
+    recalled: Tensor | None = None
+    memory: GroupMemory | None = None
 
     def smooth(self, maps: Tensor, share: float) -> Tensor:
         """Replace a share of each pixel's scores by those of the groups that it points to.
@@ -113,6 +119,7 @@ class DualStreamContext(nn.Module):
         bg_score: Background of the CAM that guides the groups, in [0, 1].
         pool_sharpness: Of the pooling of the final CAM over the groups to tag scores, see
             ``pixel_groups.pool_groups``; 0 = no such scores.
+        memory_size: Past groups kept a category, 0 = off. The contrast fills the memory.
 
     Raises:
         ValueError: If an option is unknown or two do not fit together.
@@ -140,6 +147,7 @@ class DualStreamContext(nn.Module):
         dropout: float = 0.0,
         bg_score: float = 0.2,
         pool_sharpness: float = 1.0,
+        memory_size: int = 64,
     ) -> None:
         super().__init__()
         check_grouping(grouping, starts, num_groups)
@@ -164,6 +172,7 @@ class DualStreamContext(nn.Module):
         self.temperature = temperature
         self.bg_score = bg_score
         self.pool_sharpness = pool_sharpness
+        self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
         self.projection = nn.Conv2d(in_channels, embedding_dim, 1, bias=False)
         self.graph: SemanticGraph | None = None
         self.expand: nn.Linear | None = None
@@ -225,7 +234,9 @@ class DualStreamContext(nn.Module):
             generator=generator,
         )
         embeddings = self.embed(features)
-        output = ContextOutput(embeddings, groups, unit(group_mean(embeddings, groups)))
+        output = ContextOutput(
+            embeddings, groups, unit(group_mean(embeddings, groups)), memory=self.memory
+        )
         if self.graph is not None:
             relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
             output.semantic_logits = relations.logits
@@ -236,6 +247,9 @@ class DualStreamContext(nn.Module):
         if self.pool_sharpness > 0:
             final = cam_logits if output.cam_logits is None else output.cam_logits
             output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
+        if self.fuse and not self.training and self.memory.pushed.any():
+            recalled = self.memory.recall(embeddings, present, self.temperature)
+            output.recalled = recalled.mT.reshape(cam_logits.shape)
         return output
 
     def embed(self, features: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Past groups of every category, the positives that a small batch lacks."""
+"""Past groups of every category: positives that a small batch lacks, and what it is like."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from dscnet.context.numerics import full_precision, unit
 
 
 class GroupMemory(nn.Module):
@@ -73,3 +75,27 @@ class GroupMemory(nn.Module):
         slots = torch.arange(self.size, device=self.pushed.device)
         filled = slots < self.pushed[:, None]
         return self.embeddings[filled], filled.nonzero()[:, 0]
+
+    @torch.no_grad()
+    @full_precision
+    def recall(self, embeddings: Tensor, present: Tensor, temperature: float) -> Tensor:
+        """How much each pixel resembles what the memory holds of each label of its photo.
+
+        A softmax over these labels of the cosine between the pixel and the mean of the label's
+        groups. Background, which no CAM scores, is one of them.
+
+        Args:
+            embeddings: Of pixels, unit vectors ``(B, N, E)``.
+            present: Labels of each photo, ``(B, L)`` bool.
+            temperature: Divides the cosine, > 0.
+
+        Returns:
+            ``(B, N, L)``, rows that sum to 1 over the labels that are present and held; zero where
+            there is none.
+        """
+        centres = unit(self.embeddings.sum(1))
+        known = (present & (self.pushed > 0))[:, None]
+        likeness = embeddings.to(centres) @ centres.mT / temperature
+        # Not -inf: a photo none of whose labels is held would become nan.
+        lowest = torch.finfo(likeness.dtype).min
+        return likeness.masked_fill(~known, lowest).softmax(-1) * known

@@ -68,6 +68,7 @@ class AuxSegNet(PlainCam):
         context: As for :class:`PlainCam`.
         group_by: As for :class:`PlainCam`.
         smooth: As for :class:`PlainCam`; before the affinity refines the CAM.
+        recall: As for :class:`PlainCam`; before the affinity too.
         dropout: As for :class:`PlainCam`.
     """
 
@@ -87,6 +88,7 @@ class AuxSegNet(PlainCam):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
+        recall: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
@@ -95,6 +97,7 @@ class AuxSegNet(PlainCam):
             context=context,
             group_by=group_by,
             smooth=smooth,
+            recall=recall,
             dropout=dropout,
         )
         self.segmentation, self.saliency = (

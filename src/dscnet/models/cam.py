@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dscnet.context import normalise_cam
+from dscnet.context import ContextOutput, normalise_cam
 from dscnet.models.heads import resize
 from dscnet.types import ModelOutput
 
@@ -32,11 +32,13 @@ class PlainCam(nn.Module):
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
+        recall: Share of the refined map that the context's memory gives in inference, in [0, 1];
+            see ``ContextOutput.recalled``.
         dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
 
     Raises:
-        ValueError: If ``num_classes`` is below 1, ``group_by`` is unknown or ``smooth`` is outside
-            [0, 1].
+        ValueError: If ``num_classes`` is below 1, ``group_by`` is unknown or ``smooth`` or
+            ``recall`` is outside [0, 1].
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class PlainCam(nn.Module):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
+        recall: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if not 0 <= smooth <= 1:
-            raise ValueError(f"smooth must be in [0, 1], got {smooth}")
+        for name, share in (("smooth", smooth), ("recall", recall)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {share}")
         if group_by not in TAPS:
             raise ValueError(f"group_by must be one of {', '.join(TAPS)}, got {group_by!r}")
         if num_classes < 1:
@@ -63,7 +67,7 @@ class PlainCam(nn.Module):
         nn.init.xavier_uniform_(self.classifier.weight)
         self.context = context
         self.group_by = TAPS.index(group_by)
-        self.smooth = smooth
+        self.smooth, self.recall = smooth, recall
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos.
@@ -87,13 +91,21 @@ class PlainCam(nn.Module):
         if self.context is not None and (self.training or self.context.fuse):
             output.context = self.context(high, cam_logits, tags, guide=taps[self.group_by])
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
-        if self.smooth and output.context is not None and output.context.pointing is not None:
-            refined = output.cam_refined
-            if refined is None:
-                every = torch.ones_like(cam_logits[:, 1:, 0, 0])
-                refined = normalise_cam(output.final_logits, every, bg_score=0.0)
-            output.cam_refined = output.context.smooth(refined, self.smooth)
+        context = output.context
+        if (self.smooth or self.recall) and context is not None and context.pointing is not None:
+            output.cam_refined = self._refine_by_context(output, context)
         return output
+
+    def _refine_by_context(self, output: ModelOutput, context: ContextOutput) -> Tensor:
+        """The refined map, a share of it from the context's groups and its memory."""
+        refined = output.cam_refined
+        if refined is None:
+            every = torch.ones_like(output.final_logits[:, 1:, 0, 0])
+            refined = normalise_cam(output.final_logits, every, bg_score=0.0)
+        refined = context.smooth(refined, self.smooth)
+        if context.recalled is None:
+            return refined
+        return torch.lerp(refined, context.recalled.to(refined), self.recall)
 
     def refine(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor | None:
         """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none of its own."""

@@ -31,6 +31,7 @@ class Seam(PlainCam):
         context: As for :class:`PlainCam`; runs on both views.
         group_by: As for :class:`PlainCam`.
         smooth: As for :class:`PlainCam`.
+        recall: As for :class:`PlainCam`.
         dropout: As for :class:`PlainCam`; drawn anew for each view.
 
     Raises:
@@ -46,6 +47,7 @@ class Seam(PlainCam):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
+        recall: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
@@ -54,6 +56,7 @@ class Seam(PlainCam):
             context=context,
             group_by=group_by,
             smooth=smooth,
+            recall=recall,
             dropout=dropout,
         )
         if view_scale <= 0:
