@@ -209,8 +209,10 @@ def test_the_memory_has_its_share_of_the_refined_map(name):
         before = plain.final_logits.relu()
         before[:, 0] = 0
         before = before / (before.amax((2, 3), keepdim=True) + 1e-5)
+    low, high = before.amin((2, 3), keepdim=True), before.amax((2, 3), keepdim=True)
+    stretched = (before - low) / (high - low).clamp(min=1e-5)
     recalled = recalling.context.recalled
-    expected = (1 - settings.method.recall) * before + settings.method.recall * recalled
+    expected = (1 - settings.method.recall) * stretched + settings.method.recall * recalled
     torch.testing.assert_close(recalling.cam_refined, expected)
     torch.testing.assert_close(recalled.sum(1), torch.ones_like(recalled[:, 0]))
     assert recalled[1, [1, 3]].eq(0).all(), "labels that the photo does not have"

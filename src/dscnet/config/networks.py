@@ -150,7 +150,7 @@ class MethodConfig:
     fusion: Literal["groups", "categories"] = "groups"
     head: Literal["own", "shared"] = "shared"
     smooth: float = 0.5
-    recall: float = 0.3
+    recall: float = 0.15
     pool_sharpness: float = 1.0
     pool_ramp: float = 0.5
     row_norm: Literal["softmax", "l1"] = "softmax"

@@ -86,6 +86,25 @@ class ContextOutput:
         smoothed = (self.pointing.to(means) @ means).mT.reshape(maps.shape)
         return torch.lerp(maps, smoothed.to(maps), share)
 
+    def recall(self, maps: Tensor, share: float) -> Tensor:
+        """Replace a share of each pixel's scores by what the memory says of the pixel.
+
+        [Reading] the text has no such step. The scores are stretched to [0, 1] before: a refined
+        map may cover a small part of it, and the memory would have more than its share.
+
+        Args:
+            maps: Scores of the same pixels, ``(B, L, h, w)``.
+            share: In [0, 1]; 0 changes nothing.
+
+        Returns:
+            ``(B, L, h, w)`` in [0, 1]; ``maps`` where there is nothing to recall.
+        """
+        if share == 0 or self.recalled is None:
+            return maps
+        low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+        stretched = (maps - low) / (high - low).clamp_min(1e-5)
+        return torch.lerp(stretched, self.recalled.to(maps), share)
+
 
 class DualStreamContext(nn.Module):
     """Group the pixels, relate the groups to categories, and refine the CAM with both.

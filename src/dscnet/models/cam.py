@@ -33,7 +33,7 @@ class PlainCam(nn.Module):
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
         recall: Share of the refined map that the context's memory gives in inference, in [0, 1];
-            see ``ContextOutput.recalled``.
+            see ``ContextOutput.recall``.
         dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
 
     Raises:
@@ -102,10 +102,7 @@ class PlainCam(nn.Module):
         if refined is None:
             every = torch.ones_like(output.final_logits[:, 1:, 0, 0])
             refined = normalise_cam(output.final_logits, every, bg_score=0.0)
-        refined = context.smooth(refined, self.smooth)
-        if context.recalled is None:
-            return refined
-        return torch.lerp(refined, context.recalled.to(refined), self.recall)
+        return context.recall(context.smooth(refined, self.smooth), self.recall)
 
     def refine(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor | None:
         """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none of its own."""
