@@ -21,10 +21,11 @@ from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
-SEGMENTERS = ("msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
+SEGMENTERS = ("msrc_memory", "msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
 SELF_TRAINED = ("msrc_self_training_seam", "msrc_self_training")
 SWEEPS = {
     "SEAM, `msrc`": (
+        "msrc_memory",
         "msrc_seam",
         "msrc_dscnet_ramp",
         "msrc_dscnet",
@@ -36,12 +37,13 @@ SWEEPS = {
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": (
+        "coco20mini_memory",
         "coco20mini_dscnet_ramp",
         "coco20mini_dscnet_ramp_more",
         "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
-    "SEAM, `scenes`": ("scenes_seam", "scenes_dscnet"),
+    "SEAM, `scenes`": ("scenes_memory", "scenes_seam", "scenes_dscnet"),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
@@ -53,6 +55,9 @@ EARLIER = ", groups from the start"
 
 PUBLISHED = ", published start"
 """Of SEAM's and plain CAM's runs with `model.classifier_gain` 1 (decision 10)."""
+
+UNRECALLED = ", without memory"
+"""Of M4 without `method.recall` (decision 11), where no other mark says that it is earlier."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -265,7 +270,8 @@ def ending(variant: str, settings: dict) -> str:
     """What the name of a run of an earlier form ends in; AuxSegNet's recipe starts as published."""
     groups = EARLIER if variant != "baseline" and from_the_start(settings) else ""
     other = settings["model"]["name"] != "auxsegnet" and published_start(settings)
-    return groups + (PUBLISHED if other else "")
+    marks = groups + (PUBLISHED if other else "")
+    return marks or (UNRECALLED if variant == "M4" and unrecalled(settings) else "")
 
 
 def above_baseline(rows: list[dict]) -> dict:
@@ -287,21 +293,28 @@ def published_start(settings: dict) -> bool:
     return settings["model"].get("classifier_gain", 1) == 1
 
 
+def unrecalled(settings: dict) -> bool:
+    """Whether the memory has no share of M4's maps, as before there was ``method.recall``."""
+    return not settings["method"].get("recall")
+
+
 def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
     """What is said of runs of these settings, DSCNet's among them, if they are of earlier forms."""
     made = list(made)
     said = []
     if dscnet and any(from_the_start(settings) for settings in made):
         said.append("DSCNet's groups score the tags from the start")
+    if dscnet and any(unrecalled(settings) for settings in made):
+        said.append("the memory has no share of M4's maps")
     if any(published_start(settings) for settings in made):
         said.append("the classifier starts as published")
     return said
 
 
-def _place(variant: str) -> tuple[bool, bool, int]:
+def _place(variant: str) -> tuple[bool, bool, int, bool]:
     """Order of the rows: earlier forms come last."""
-    name = variant.split(",")[0]
-    return variant.endswith(PUBLISHED), EARLIER in variant, list(VARIANTS).index(name)
+    place = list(VARIANTS).index(variant.split(",")[0])
+    return variant.endswith(PUBLISHED), EARLIER in variant, place, UNRECALLED in variant
 
 
 def results(name: str) -> dict:
