@@ -139,6 +139,17 @@ def test_a_changed_setting_runs_what_it_changes(copy, scenes):
     assert RunFolder(copy).fingerprint_of("segment") is None, "it learned from other labels"
 
 
+def test_another_share_of_the_memory_makes_maps_and_does_not_train_again(copy, scenes):
+    config = settings(scenes)
+    config.method.recall = 0.5
+    before = {path.name: read_cam(path)[0]["refined"] for path in (copy / "cams").iterdir()}
+    assert not run_single("train", config, copy, resume=True)
+    assert run_single("cam", config, copy)
+    after = {path.name: read_cam(path)[0]["refined"] for path in (copy / "cams").iterdir()}
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name]).any() for name in before)
+
+
 def test_another_way_of_testing_does_not_train_again(copy, scenes):
     config, weights = settings(scenes), copy / "segmenter" / "weights.safetensors"
     before = weights.stat().st_mtime_ns

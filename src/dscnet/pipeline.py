@@ -20,7 +20,7 @@ from dscnet import evaluation, labelling, measuring
 from dscnet import stages as work
 from dscnet.affinities import learned_steps
 from dscnet.checks import check_networks, check_photos, check_place, check_settings
-from dscnet.config import Config, SegmentConfig
+from dscnet.config import Config, MethodConfig, SegmentConfig
 from dscnet.data import available_splits, open_dataset
 from dscnet.dependencies import (
     label_needs,
@@ -210,6 +210,12 @@ def _downstream(name: str, config: Config) -> set[str]:
     return stale - {name}
 
 
+def _learned(config: Config) -> MethodConfig:
+    # The memory's share of the maps is taken after training, except between rounds.
+    method = config.method
+    return method if config.has_rounds else replace(method, recall=MethodConfig.recall)
+
+
 def _train(job: Job, resume: bool) -> None:
     if job.config.has_rounds:
         train_rounds(job, _round_fingerprint(job))
@@ -272,7 +278,7 @@ STAGES: dict[str, Stage] = {
         lambda config: (),
         lambda config: [
             *learning_settings(config),
-            asdict(config.method),
+            asdict(_learned(config)),
             asdict(config.train),
             round_settings(config),
         ],
@@ -286,7 +292,7 @@ STAGES: dict[str, Stage] = {
     "cam": Stage(
         _cam,
         lambda config: ("train",),
-        lambda config: asdict(config.cam),
+        lambda config: [asdict(config.cam), config.method.recall],
         (
             *("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
             "stages.py",
