@@ -21,11 +21,12 @@ from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
-SEGMENTERS = ("msrc_memory", "msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
+SEGMENTERS = ("msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
 SELF_TRAINED = ("msrc_self_training_seam", "msrc_self_training")
 SWEEPS = {
     "SEAM, `msrc`": (
         "msrc_memory",
+        "msrc_memory_off",
         "msrc_seam",
         "msrc_dscnet_ramp",
         "msrc_dscnet",
