@@ -166,13 +166,24 @@ def test_all_variants_of_a_seed_start_from_one_baseline():
         assert all(torch.equal(value, other[name]) for name, value in states[0].items())
 
 
+def tagged_photos():
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    return image, torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+
+
+def normalised(cam_logits):
+    """Foreground divided by its maximum over the photo; no background."""
+    positive = cam_logits.relu()
+    positive[:, 0] = 0
+    return positive / (positive.amax((2, 3), keepdim=True) + 1e-5)
+
+
 @pytest.mark.parametrize("name", ["seam", "cam"])
 def test_the_groups_smooth_the_refined_map(name):
     settings = config("M4", name=name)
     settings.method.starts, settings.method.num_groups = "cam", None
     settings.method.recall = 0.0
-    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    image, tags = tagged_photos()
     outputs = []
     for share in (0.0, 0.5):
         torch.manual_seed(0)
@@ -182,9 +193,7 @@ def test_the_groups_smooth_the_refined_map(name):
     assert torch.equal(rough.final_logits, smooth.final_logits)
     if name == "cam":
         assert rough.cam_refined is None
-        expected = rough.final_logits.relu()
-        expected[:, 0] = 0
-        expected = expected / (expected.amax((2, 3), keepdim=True) + 1e-5)
+        expected = normalised(rough.final_logits)
     else:
         expected = rough.cam_refined
     assert (smooth.cam_refined - expected).abs().max() > 1e-6
@@ -196,19 +205,14 @@ def test_the_memory_has_its_share_of_the_refined_map(name):
     settings = config("M4", name=name)
     settings.method.starts, settings.method.num_groups = "cam", None
     settings.method.smooth = 0.0
-    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    image, tags = tagged_photos()
     model = build_model(settings, 3)
     model.context.memory.push(torch.rand(8, settings.method.embedding_dim), torch.arange(8) % 4)
     with torch.no_grad():
         recalling = model.eval()(image, tags)
         model.recall = 0.0
         plain = model(image, tags)
-    before = plain.cam_refined
-    if name == "cam":
-        before = plain.final_logits.relu()
-        before[:, 0] = 0
-        before = before / (before.amax((2, 3), keepdim=True) + 1e-5)
+    before = normalised(plain.final_logits) if name == "cam" else plain.cam_refined
     low, high = before.amin((2, 3), keepdim=True), before.amax((2, 3), keepdim=True)
     stretched = (before - low) / (high - low).clamp(min=1e-5)
     recalled = recalling.context.recalled
