@@ -39,12 +39,13 @@ SWEEPS = {
     "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": (
         "coco20mini_memory",
+        "coco20mini_memory_off",
         "coco20mini_dscnet_ramp",
         "coco20mini_dscnet_ramp_more",
         "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
-    "SEAM, `scenes`": ("scenes_memory", "scenes_seam", "scenes_dscnet"),
+    "SEAM, `scenes`": ("scenes_memory", "scenes_dscnet"),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
