@@ -1,4 +1,4 @@
-"""Dense CRF: agreement with pydensecrf2 on real photos, error of the fast filter, CPU time.
+"""Dense CRF: agreement with pydensecrf2 on real photos, error of the fast filter, time.
 
 python benchmarks/crf.py --data ../shared/data/msrc --json benchmarks/results/labels/crf.json
 
@@ -35,6 +35,7 @@ KERNELS: dict[str, dict[str, float]] = {
     "80 pixels, 13 grey values": {"bilateral_std": 80.0, "color_std": 13.0},
 }
 BACKENDS = ["lattice", *(["pydensecrf"] if importlib.util.find_spec("pydensecrf") else [])]
+Work = Callable[[], Any]
 ITERATIONS = 10
 LABELS = 21
 
@@ -57,8 +58,15 @@ def main() -> None:
         "environment": environment(0),
         "agreement": {name: agreement(starts, kernel) for name, kernel in KERNELS.items()},
         "exact": {name: exact_error(starts, kernel) for name, kernel in KERNELS.items()},
-        "cpu_seconds_375x500": times(),
+        "cpu_seconds_375x500": times(torch.device("cpu"), cpu_seconds),
+        "gpu_seconds_375x500": {},
     }
+    if torch.cuda.is_available():
+        gpu = torch.device("cuda")
+        content["gpu_seconds_375x500"] = times(gpu, gpu_seconds)
+        content["gpu_against_cpu"] = {
+            name: device_difference(starts, kernel, gpu) for name, kernel in KERNELS.items()
+        }
     write_text(options.json, json.dumps(content, indent=1) + "\n")
     print(json.dumps(content, indent=1))
 
@@ -131,30 +139,57 @@ def share_alike(one: Tensor, other: Tensor) -> float:
     return float((one.argmax(1) == other.argmax(1)).float().mean())
 
 
-def times() -> dict[str, float]:
-    """Best of five, one thread, 21 labels on a photo of smooth colours with a little noise."""
+def device_difference(
+    starts: list[tuple[Tensor, Tensor]], kernel: dict[str, float], device: torch.device
+) -> dict[str, float]:
+    """How far the marginals on a device are from those on the CPU."""
+    shares, difference = [], 0.0
+    for start, photo in starts:
+        here = run(start, photo, "lattice", kernel)
+        there = run(start.to(device), photo.to(device), "lattice", kernel).cpu()
+        shares.append(share_alike(here, there))
+        difference = max(difference, float((here - there).abs().max()))
+    return {
+        "photos": len(shares),
+        "mean": sum(shares) / len(shares),
+        "worst_photo": min(shares),
+        "largest_difference_of_marginals": difference,
+    }
+
+
+def times(device: torch.device, seconds: Callable[[Work], float]) -> dict[str, float]:
+    """Best of five, 21 labels on a photo of smooth colours with a little noise."""
     made = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3 + LABELS, 12, 16, generator=made)
     smooth = F.interpolate(coarse, (375, 500), mode="bicubic").clamp(0, 1)
     photo = 255 * smooth[:, :3] + 3 * torch.randn(1, 3, 375, 500, generator=made)
-    photo = photo.clamp(0, 255).to(torch.uint8)
-    start = (3 * smooth[:, 3:]).softmax(1)
-    features = torch.rand(1, 112, 47, 63, generator=made)
-    works: dict[str, Callable[[], Any]] = {
+    photo = photo.clamp(0, 255).to(torch.uint8).to(device)
+    start = (3 * smooth[:, 3:]).softmax(1).to(device)
+    features = torch.rand(1, 112, 47, 63, generator=made).to(device)
+    works: dict[str, Work] = {
         f"{backend}, {name}": lambda b=backend, k=kernel: run(start, photo, b, k)
         for name, kernel in KERNELS.items()
-        for backend in BACKENDS
+        for backend in (BACKENDS if device.type == "cpu" else BACKENDS[:1])
     }
     works["pamr"] = lambda: pamr(start, photo)
     works["walk, 47 x 63 cells, 112 channels"] = lambda: random_walk(start, features)
-    return {name: min(cpu_seconds(work) for _ in range(5)) for name, work in works.items()}
+    return {name: min(seconds(work) for _ in range(5)) for name, work in works.items()}
 
 
-def cpu_seconds(work: Callable[[], Any]) -> float:
+def cpu_seconds(work: Work) -> float:
     """CPU time of one call."""
     started = time.process_time()
     work()
     return round(time.process_time() - started, 3)
+
+
+def gpu_seconds(work: Work) -> float:
+    """Time from the call until the GPU is done with it."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return round(time.perf_counter() - started, 5)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """Time a training step (forward, losses, backward) of the baseline and DSCNet, and its contrast.
 
 python benchmarks/step_time.py --json benchmarks/results/step_time.json
+
+On a GPU, the paper's network at its size from random weights:
+
+python benchmarks/step_time.py --config voc12_seam_dscnet --num-classes 20 \\
+    --set '{model.weights: none, train.precision: bf16-mixed}' --json FILE
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import json
 import statistics
 from pathlib import Path
 
+import torch
 import yaml
 
 from dscnet.config import Config
@@ -32,13 +38,21 @@ def main() -> None:
     parser.add_argument("--config", default="msrc_seam_dscnet")
     parser.add_argument("--num-classes", type=int, default=17)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--set", type=yaml.safe_load, default={}, help="{dotted.setting: value}")
+    parser.add_argument("--deterministic", action="store_true", help="torch's exact repeatability")
     options = parser.parse_args()
+    torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
     recipe = from_dict(Config, yaml.safe_load(find_recipe(options.config).read_text()))
+    recipe = replace_settings(recipe, options.set)
     batch = random_batch(recipe, options.num_classes)
-    steps = {
-        name: training_step(replace_settings(recipe, settings), batch, options.num_classes)
-        for name, settings in (VARIANTS | PIXELS).items()
-    }
+    steps, memory = {}, {}
+    for name, settings in (VARIANTS | PIXELS).items():
+        config = replace_settings(recipe, settings)
+        held = start_gpu_peak()
+        steps[name] = training_step(config, batch, options.num_classes)
+        steps[name]()
+        if torch.cuda.is_available():
+            memory[name] = round((torch.cuda.max_memory_allocated() - held) / 2**30, 2)
     contrasts = {
         name: contrast_step(replace_settings(recipe, settings), batch, options.num_classes)
         for name, settings in CONTRASTS.items()
@@ -54,13 +68,24 @@ def main() -> None:
         "photos": recipe.train.batch_size,
         "crop": recipe.augment.crop_size,
         "backbone": recipe.model.backbone,
+        "precision": recipe.train.precision,
+        "deterministic": options.deterministic,
         "environment": environment(recipe.seed),
+        "gpu_peak_gib": memory,
         "median_seconds": medians,
         "seconds": seconds,
         "contrast_median_seconds": medians_of(alone),
         "contrast_seconds": alone,
     }
     write_text(options.json, json.dumps(content, indent=1) + "\n")
+
+
+def start_gpu_peak() -> int:
+    """Forget the most memory so far; bytes that are held now."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def medians_of(seconds: dict[str, list[float]]) -> dict[str, float]:

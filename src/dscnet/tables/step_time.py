@@ -17,6 +17,9 @@ from dscnet.types import Batch, ModelOutput
 
 Step = Callable[[], None]
 
+PRECISIONS = {"32": None, "bf16-mixed": torch.bfloat16}
+"""Lightning's names of what a step computes in, and the type that autocast then takes."""
+
 
 def take_turns(steps: Mapping[str, Step], count: int) -> dict[str, list[float]]:
     """Seconds of each step, ``count`` values each, after one that is not counted.
@@ -60,7 +63,17 @@ def random_batch(config: Config, num_classes: int) -> Batch:
 
 
 def training_step(config: Config, batch: Batch, num_classes: int) -> Step:
-    """A training step but for the optimiser, in float32; the contrasts are on."""
+    """A training step but for the optimiser, at ``train.precision``; the contrasts are on.
+
+    Raises:
+        ValueError: If the precision is none of ``PRECISIONS``.
+    """
+    if config.train.precision not in PRECISIONS:
+        raise ValueError(
+            f"train.precision must be one of {', '.join(PRECISIONS)} to be timed,"
+            f" got {config.train.precision}"
+        )
+    dtype = PRECISIONS[config.train.precision]
     model, cam_objective = _networks(config, batch, num_classes)
     objective: nn.Module = cam_objective
     if config.has_rounds:
@@ -68,13 +81,15 @@ def training_step(config: Config, batch: Batch, num_classes: int) -> Step:
 
     def step() -> None:
         model.zero_grad()
-        objective(model(batch.image, batch.tags), batch, 1.0).total.backward()
+        with torch.autocast(batch.image.device.type, dtype, enabled=dtype is not None):
+            total = objective(model(batch.image, batch.tags), batch, 1.0).total
+        total.backward()
 
     return step
 
 
 def contrast_step(config: Config, batch: Batch, num_classes: int) -> Step:
-    """The contrast alone, forward and backward, on features that are there.
+    """The contrast alone, forward and backward, on features that are there, in float32.
 
     It has what its kind needs: embeddings and Eq. (3) with ``method.contrast: pixels``; embeddings,
     clustering and Eq. (7) with ``groups``.
