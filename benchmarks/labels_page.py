@@ -88,6 +88,28 @@ def crf(content: dict[str, Any]) -> list[str]:
     times = content["cpu_seconds_375x500"].items()
     lines += ["", "| 375 x 500 pixels, 21 labels, one thread | CPU seconds, best of five |"]
     lines += ["|---|---|", *(f"| {name} | {value:.2f} |" for name, value in times)]
+    return [*lines, "", made_by(content), *crf_on_gpu()]
+
+
+def crf_on_gpu() -> list[str]:
+    """Times on a GPU beside those of the same machine's CPU, and what differs."""
+    path = RESULTS / "crf_gpu.json"
+    if not path.exists():
+        return ["", "On a GPU: not run."]
+    content = json.loads(path.read_text())
+    here = content["cpu_seconds_375x500"]
+    rows = [
+        f"| {name} | {here[name]:.3f} | {value:.4f} | {here[name] / value:.0f} |"
+        for name, value in content["gpu_seconds_375x500"].items()
+    ]
+    lines = ["", f"The same photo on {content['environment']['device']}, and one thread beside it:"]
+    lines += ["", "| | CPU seconds | GPU seconds | times faster |", "|---|---|---|---|", *rows, ""]
+    for name, found in content["gpu_against_cpu"].items():
+        lines.append(
+            f"- Kernel of {name}: {100 * found['mean']:.4f} % of the pixels of {found['photos']}"
+            f" photos get the same label on both; largest difference of a marginal"
+            f" {found['largest_difference_of_marginals']:.1e}."
+        )
     return [*lines, "", made_by(content)]
 
 

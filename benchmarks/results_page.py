@@ -432,17 +432,24 @@ def step_times(name: str, content: dict) -> list[str]:
     """Markdown of the benchmark of single steps."""
     where = content["environment"]
     seconds = content["median_seconds"]
-    rows = [f"| {v} | {s:.2f} | {s / seconds['baseline']:.2f} |" for v, s in seconds.items()]
+    gib = content.get("gpu_peak_gib", {})
+    columns = ["variant", "seconds", "of the baseline", *(["GPU memory, GiB"] if gib else [])]
+    rows = [
+        f"| {v} | {s:.3f} | {s / seconds['baseline']:.2f} |" + (f" {gib[v]:.1f} |" if gib else "")
+        for v, s in seconds.items()
+    ]
     groups, pixels = content["contrast_median_seconds"].values()
+    ways = ["precision " + content.get("precision", "32")]
+    ways += ["repeating exactly"] if content.get("deterministic") else []
     return [
         f"## {name}",
         "",
         f"Seconds a training step of {content['photos']} photos, crop {content['crop']},"
-        f" {content['backbone']}, median; {where['processor']}, {where['cpu_threads']} threads,"
-        f" {where['device']}; torch {where['versions']['torch']}.",
+        f" {content['backbone']}, {', '.join(ways)}, median; {where['processor']},"
+        f" {where['cpu_threads']} threads, {where['device']}; torch {where['versions']['torch']}.",
         "",
-        "| variant | seconds | of the baseline |",
-        "|---|---|---|",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
         *rows,
         "",
         f"The contrast of M1 alone, forward and backward: of groups {groups:.3f} s, of pixels"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dscnet.context import kmeans
+from dscnet.context import clustering, kmeans
 
 
 def naive_kmeans(points, centres, max_iter=50):
@@ -78,12 +78,21 @@ def test_random_starts_find_separate_clusters_and_repeat_with_their_seed(generat
     assert len(set(zip(truth.tolist(), first[0].tolist(), strict=True))) == 4
 
 
-def test_restarts_keep_the_best_of_each_image(generator):
+def test_restarts_keep_the_best_of_each_image(generator, monkeypatch):
     points = torch.randn(6, 30, 2, generator=generator)
     counts = torch.full((6,), 5)
-    single = torch.Generator().manual_seed(1)
-    runs = [kmeans(points, counts, restarts=1, generator=single) for _ in range(4)]
+    drawn = []
+    draw = clustering._plus_plus
+
+    def noted(*arguments):
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(clustering, "_plus_plus", noted)
     best = kmeans(points, counts, restarts=4, generator=torch.Generator().manual_seed(1))
+    (starts,) = drawn
+    assert starts.shape == (6, 4, 5, 2)
+    runs = [kmeans(points, counts, starts=one) for one in starts.unbind(1)]
     for b in range(6):
         options = [inertia(points[b], ids[b]) for ids in runs]
         assert inertia(points[b], best[b]) == pytest.approx(min(options), rel=1e-5)

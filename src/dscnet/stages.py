@@ -136,6 +136,8 @@ def optimise(
         clip=settings.clip,
         precision=settings.precision,
         accelerator=settings.accelerator,
+        # It costs nothing on a CPU, and much on a GPU.
+        deterministic=settings.deterministic or device_of(settings.accelerator).type == "cpu",
         resume=resume,
         callbacks=callbacks,
         progress=job.progress,

@@ -327,6 +327,7 @@ def fit(
     clip: float = 0.0,
     precision: str = "32",
     accelerator: str = "auto",
+    deterministic: bool = True,
     resume: bool = False,
     callbacks: Iterable[Callback] = (),
     progress: bool = True,
@@ -344,6 +345,7 @@ def fit(
         clip: Upper bound of the gradient norm; 0 = none.
         precision: As Lightning names it.
         accelerator: As Lightning names it.
+        deterministic: Whether operations repeat exactly, where torch can.
         resume: Go on from ``folder/last.ckpt`` where there is one.
         callbacks: Further Lightning callbacks.
         progress: Show a progress bar.
@@ -366,7 +368,7 @@ def fit(
         enable_progress_bar=progress,
         enable_model_summary=False,
         default_root_dir=folder,
-        deterministic="warn",
+        deterministic="warn" if deterministic else False,
     )
     last = folder / "last.ckpt"
     resumed = str(last) if resume and last.exists() else None
@@ -378,6 +380,8 @@ def fit(
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
         # Lightning's own use of a torch function that newer versions call deprecated.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        # Where torch has no exact repeat, the usual operation is meant.
+        warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
         try:
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
         except SystemExit:

@@ -32,6 +32,8 @@ class OptimiserConfig:
         clip: Upper bound of the gradient norm; 0 = none.
         precision: Lightning precision, e.g. ``32``, ``bf16-mixed``.
         accelerator: ``auto``, ``cpu``, ``gpu`` ...
+        deterministic: On a GPU, compute in ways that give the same numbers every time, where torch
+            has them: a step may take twice as long. On a CPU it always does.
     """
 
     usual_epochs: ClassVar[int] = 10
@@ -54,6 +56,7 @@ class OptimiserConfig:
     clip: float = 10.0
     precision: str = "32"
     accelerator: str = "auto"
+    deterministic: bool = False
     iterations: int | None = None
 
     def steps(self, steps_a_pass: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dscnet.context.numerics import full_precision
 
@@ -43,65 +42,66 @@ def kmeans(
     _check(points, num_groups, starts, restarts, max_iter)
     size = int(num_groups.max())
     allowed = torch.arange(size, device=points.device) < num_groups[:, None]
+    if starts is None:
+        centres = _plus_plus(points, size, restarts, generator)
+    else:
+        centres = starts.to(points)[:, None, :size]
+    ids, inertia = _lloyd(points, centres, allowed, max_iter)
+    rows = torch.arange(len(points), device=points.device)
+    return ids[rows, inertia.argmin(1)]
+
+
+def _lloyd(points: Tensor, starts: Tensor, allowed: Tensor, max_iter: int) -> tuple[Tensor, Tensor]:
+    """Assignments ``(B, R, N)`` and inertia ``(B, R)`` from R sets of centres, ``(B, R, K, D)``.
+
+    All sets move at once: on a GPU many small steps would cost more than what they compute.
+    """
+    _, restarts, size, _ = starts.shape
+    slots = torch.arange(size, device=points.device)[:, None]
     squared_norms = points.pow(2).sum(-1)[:, None]
-    if starts is not None:
-        centres = starts.to(points)[:, :size]
-        return _lloyd(points, squared_norms, centres, allowed, max_iter)[0]
-
-    best_ids, best_inertia = None, None
-    for _ in range(restarts):
-        centres = _plus_plus(points, size, generator)
-        ids, inertia = _lloyd(points, squared_norms, centres, allowed, max_iter)
-        if best_ids is None or best_inertia is None:
-            best_ids, best_inertia = ids, inertia
-        else:
-            best_ids = torch.where((inertia < best_inertia)[:, None], ids, best_ids)
-            best_inertia = torch.minimum(inertia, best_inertia)
-    assert best_ids is not None
-    return best_ids
-
-
-def _lloyd(
-    points: Tensor, squared_norms: Tensor, centres: Tensor, allowed: Tensor, max_iter: int
-) -> tuple[Tensor, Tensor]:
-    """Assignments ``(B, N)`` and inertia ``(B,)`` from given first centres."""
+    forbidden = ~allowed.repeat(1, restarts)
+    centres = starts.flatten(1, 2)
     ids: Tensor | None = None
     for _ in range(max_iter):
-        offsets = centres.pow(2).sum(-1).masked_fill(~allowed, torch.inf)[..., None]
+        offsets = centres.pow(2).sum(-1).masked_fill(forbidden, torch.inf)[..., None]
         # One row a group: fast whether the points lie pixel by pixel or channel by channel.
         distances = torch.baddbmm(squared_norms + offsets, centres, points.mT, alpha=-2)
-        nearest, new_ids = distances.min(1)
+        nearest, new_ids = distances.unflatten(1, (restarts, size)).min(2)
         if ids is not None and torch.equal(ids, new_ids):
             break
         ids = new_ids
-        members = F.one_hot(ids, centres.shape[1]).to(points)
-        counts = members.sum(1)[..., None]
-        centres = torch.where(counts > 0, members.mT @ points / counts.clamp_min(1), centres)
+        members = (ids[:, :, None] == slots).flatten(1, 2).to(points)
+        counts = members.sum(2, keepdim=True)
+        centres = torch.where(counts > 0, members @ points / counts.clamp_min(1), centres)
     assert ids is not None
     return ids, nearest.sum(-1)
 
 
-def _plus_plus(points: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
-    """Draw ``(B, size, D)`` centres, each in proportion to the squared distance to those before.
+def _plus_plus(
+    points: Tensor, size: int, restarts: int, generator: torch.Generator | None
+) -> Tensor:
+    """Draw ``(B, R, size, D)`` centres, each in proportion to its squared distance to those before.
 
     The masked images simply ignore their last centres: the first k of a draw are a draw of k.
     """
     batch, num_points, _ = points.shape
     device = points.device if generator is None else generator.device
-    rows = torch.arange(batch, device=points.device)
-    weights = torch.ones_like(points[..., 0])
+    rows = torch.arange(batch, device=points.device)[:, None]
+    weights = points.new_ones(batch, restarts, num_points)
     nearest = torch.full_like(weights, torch.inf)
     centres = []
     for _ in range(size):
         cumulative = weights.cumsum(-1)
-        draw = torch.rand(batch, 1, generator=generator, device=device).to(points)
-        index = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)
-        centre = points[rows, index.squeeze(1).clamp_max(num_points - 1)]
+        draw = torch.rand(batch, restarts, 1, generator=generator, device=device).to(points)
+        index = torch.searchsorted(cumulative, draw * cumulative[..., -1:], right=True)
+        centre = points[rows, index.squeeze(2).clamp_max(num_points - 1)]
         centres.append(centre)
-        nearest = torch.minimum(nearest, (points - centre[:, None]).pow(2).sum(-1))
+        # By differences: a point that is a centre is at distance 0, and is not drawn again.
+        distance = torch.cdist(centre, points, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = torch.minimum(nearest, distance.square())
         # Where every point is already a centre any further one will do: it stays empty.
         weights = torch.where(nearest.sum(-1, keepdim=True) > 0, nearest, torch.ones_like(nearest))
-    return torch.stack(centres, dim=1)
+    return torch.stack(centres, dim=2)
 
 
 def _check(
