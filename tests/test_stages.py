@@ -43,6 +43,22 @@ def test_batches_hold_photos_of_one_size_each_once(tmp_path):
     assert list(same_size_batches(made, 2)) == [[0, 2], [3], [1, 4]]
 
 
+def optimise(folder: Path, settings: TrainConfig) -> None:
+    """A training on five photos."""
+    made = photos(folder, [(4, 4)] * 5)
+    stages.optimise(
+        Job(Config(), RunFolder(folder / "run"), made, None),
+        nn.Conv2d(3, 2, 1),
+        lambda output, batch, progress: None,
+        PhotoDataset(made, EvalTransform((0.5,) * 3, (0.5,) * 3)),
+        settings,
+        folder / "checkpoints",
+        folder / "metrics.csv",
+        False,
+        [],
+    )
+
+
 @pytest.mark.parametrize(
     ("iterations", "epochs", "steps"),
     [(None, 7, 14), (1, 1, 1), (4, 2, 4), (5, 3, 5), (20, 10, 20)],
@@ -55,19 +71,22 @@ def test_iterations_take_the_place_of_epochs(tmp_path, monkeypatch, iterations, 
         "fit",
         lambda module, loader, *, epochs, **rest: taken.append((epochs, module.total_steps)),
     )
-    made = photos(tmp_path, [(4, 4)] * 5)
-    stages.optimise(
-        Job(Config(), RunFolder(tmp_path / "run"), made, None),
-        nn.Conv2d(3, 2, 1),
-        lambda output, batch, progress: None,
-        PhotoDataset(made, EvalTransform((0.5,) * 3, (0.5,) * 3)),
-        TrainConfig(epochs=7, batch_size=2, iterations=iterations),
-        tmp_path / "checkpoints",
-        tmp_path / "metrics.csv",
-        False,
-        [],
-    )
+    optimise(tmp_path, TrainConfig(epochs=7, batch_size=2, iterations=iterations))
     assert taken == [(epochs, steps)]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "exact"),
+    [("cpu", False, True), ("cuda", False, False), ("cuda", True, True)],
+)
+def test_a_gpu_repeats_exactly_where_it_is_asked_to(tmp_path, monkeypatch, device, asked, exact):
+    taken = []
+    monkeypatch.setattr(stages, "device_of", lambda accelerator: torch.device(device))
+    monkeypatch.setattr(
+        stages, "fit", lambda *arguments, deterministic, **rest: taken.append(deterministic)
+    )
+    optimise(tmp_path, TrainConfig(batch_size=2, deterministic=asked))
+    assert taken == [exact]
 
 
 def test_a_fresh_folder_is_empty(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,6 +56,7 @@ def train(
     resume: bool = False,
     workers: int = 0,
     callbacks=(),
+    deterministic: bool = True,
     **options,
 ):
     torch.manual_seed(0)
@@ -76,6 +78,7 @@ def train(
         log_path=folder / "metrics.csv",
         clip=1.0,
         accelerator="cpu",
+        deterministic=deterministic,
         resume=resume,
         callbacks=callbacks,
         progress=False,
@@ -114,6 +117,18 @@ def test_same_seed_same_weights_for_any_number_of_workers(photos, tmp_path):
     one = train(photos, tmp_path / "a", 1).model.state_dict()
     two = train(photos, tmp_path / "b", 1, workers=2).model.state_dict()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_operations_repeat_exactly_as_asked(photos, tmp_path, exact):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, *rest):
+            seen.append(torch.are_deterministic_algorithms_enabled())
+
+    train(photos, tmp_path, 1, callbacks=[Watch()], deterministic=exact)
+    assert seen == [exact] * 3
 
 
 def test_learning_rate_is_poly(photos, tmp_path):
