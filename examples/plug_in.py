@@ -53,7 +53,7 @@ def main(steps: int = 8, seed: int = 0) -> list[float]:
     # --8<-- DSCNet begins
     network = YourNetwork(photos.num_classes)
     context = DualStreamContext(48, photos.num_labels, semantic=True, fuse=True)
-    contrast = ContrastObjective(photos.num_labels, pgcl_weight=0.1, sgcl_weight=0.1)
+    contrast = ContrastObjective(photos.num_labels, pgcl_weight=0.3, sgcl_weight=0.1)
     optimizer = torch.optim.SGD([*network.parameters(), *context.parameters()], lr=0.05)
     losses = []
     for step, batch in enumerate(batches):

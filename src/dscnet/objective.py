@@ -56,7 +56,7 @@ class ContrastObjective(nn.Module):
         pgcl: bool = True,
         sgcl: bool = True,
         contrast: Literal["groups", "pixels"] = "groups",
-        pgcl_weight: float = 0.1,
+        pgcl_weight: float = 0.3,
         sgcl_weight: float = 0.1,
         temperature: float = 0.1,
         bg_score: float = 0.25,

@@ -138,7 +138,7 @@ class MethodConfig:
     """
 
     variant: Variant = "M4"
-    pgcl_weight: float = 0.1
+    pgcl_weight: float = 0.3
     sgcl_weight: float = 0.1
     contrast: Literal["groups", "pixels"] = "groups"
     group_by: Literal["early", "middle", "last"] = "middle"

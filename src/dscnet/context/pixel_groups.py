@@ -40,12 +40,16 @@ class PixelGroups:
 
     def one_hot(self) -> Tensor:
         """Membership, ``(B, N, K)`` float32."""
-        return F.one_hot(self.ids, self.num_groups).float()
+        return self._members
 
     @cached_property
     def counts(self) -> Tensor:
         """Pixels of each group, ``(B, K)`` float32."""
         return self.one_hot().sum(1)
+
+    @cached_property
+    def _members(self) -> Tensor:
+        return F.one_hot(self.ids, self.num_groups).float()
 
     @cached_property
     def valid(self) -> Tensor:
