@@ -17,14 +17,17 @@ from dscnet.comparison import (
     summarise,
     table,
 )
+from dscnet.config import MethodConfig
 from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
-SEGMENTERS = ("msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
+SEGMENTERS = ("msrc_gpu", "msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
 SELF_TRAINED = ("msrc_self_training_seam", "msrc_self_training")
 SWEEPS = {
     "SEAM, `msrc`": (
+        "msrc_gpu",
+        "msrc_pgcl",
         "msrc_memory",
         "msrc_memory_off",
         "msrc_seam",
@@ -38,6 +41,7 @@ SWEEPS = {
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": (
+        "coco20mini_pgcl",
         "coco20mini_memory",
         "coco20mini_memory_off",
         "coco20mini_dscnet_ramp",
@@ -45,7 +49,7 @@ SWEEPS = {
         "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
-    "SEAM, `scenes`": ("scenes_memory", "scenes_dscnet"),
+    "SEAM, `scenes`": ("scenes_pgcl", "scenes_memory", "scenes_dscnet"),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
@@ -61,6 +65,13 @@ PUBLISHED = ", published start"
 UNRECALLED = ", without memory"
 """Of M4 without `method.recall` (decision 11), where no other mark says that it is earlier."""
 
+WEIGHT, CONTRASTS = MethodConfig().pgcl_weight, ("M1", "M3", "M4")
+LIGHTER = ", PGCL at 0.1"
+"""Of runs with that `method.pgcl_weight` (decision 13), where no other mark says it."""
+
+ON_GPU = ", on a GPU"
+"""Of runs there: a seed draws other numbers."""
+
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -72,6 +83,18 @@ def main() -> None:
         "Written by `python benchmarks/results_page.py` from `benchmarks/results/*.json`; percent,",
         "mean ± standard deviation (seeds). `miou_best_bg` is at the best background score",
         "of a sweep, chosen with masks; `miou` is at the recipe's, which no mask of photos chose.",
+        "",
+        "## MSRC, the present form and those before",
+        "",
+        *label_table(earlier=True),
+        "",
+        "Segmentation networks on val:",
+        "",
+        *segmenter_table(earlier=True),
+        "",
+        "## Above the baseline, the present form and those before",
+        "",
+        *gain_list(SWEEPS, earlier=True),
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text())
@@ -121,9 +144,7 @@ def headline() -> list[str]:
     """The README's tables: pseudo labels of the variants, and the segmentation network."""
     lines = ["Pseudo labels of the training photos:", "", *label_table(), ""]
     lines += ["Above other baselines, `miou`, points [95 % interval] (seeds):", ""]
-    for base in list(SWEEPS)[1:]:
-        for variant, gains in above_baseline(distinct(SWEEPS[base])).items():
-            lines.append(f"- {base}: {variant} {gain_text(gains['cam.miou'])}")
+    lines += gain_list(list(SWEEPS)[1:])
     lines += ["", "Segmentation network, trained on the labels, on the photos of val:", ""]
     lines += [*segmenter_table(), ""]
     lines += ["Self-training, `segment.rounds: 2`: the labels each network learned from, and its"]
@@ -133,9 +154,20 @@ def headline() -> list[str]:
     return [*lines, "Every figure: [`docs/results.md`](docs/results.md)."]
 
 
-def label_table() -> list[str]:
+def gain_list(bases: Iterable[str], *, earlier: bool = False) -> list[str]:
+    """How far each base's variants lie above it: a line each, of earlier forms where asked."""
+    lines = []
+    for base in bases:
+        gains = above_baseline(distinct(SWEEPS[base]))
+        present = gains if earlier else ({v: g for v, g in gains.items() if of_now(v)} or gains)
+        for variant, measures in present.items():
+            lines.append(f"- {base}: {variant} {gain_text(measures['cam.miou'])}")
+    return lines
+
+
+def label_table(*, earlier: bool = False) -> list[str]:
     """MSRC's labels by variant, whole and without the classes that tags do not tell apart."""
-    rows = distinct(next(iter(SWEEPS.values())))
+    rows = shown_rows(next(iter(SWEEPS.values())), earlier)
     whole, gains = summarise(rows), above_baseline(rows)
     told, told_gains = summarise(without_bound(rows)), above_baseline(without_bound(rows))
     lines = [
@@ -156,10 +188,10 @@ def label_table() -> list[str]:
     return lines
 
 
-def segmenter_table() -> list[str]:
+def segmenter_table(*, earlier: bool = False) -> list[str]:
     """What networks that learned from tags reach of the one that saw the true masks."""
     full = results("msrc_ceiling")["rows"]
-    rows = distinct(SEGMENTERS)
+    rows = shown_rows(SEGMENTERS, earlier)
     gains = above_baseline(rows)
     lines = [
         f"| labels | `miou` | above baseline [95 % interval] | of that on true masks | without"
@@ -257,6 +289,17 @@ def without_bound(rows: list[dict]) -> list[dict]:
     return narrowed
 
 
+def shown_rows(names: Iterable[str], earlier: bool) -> list[dict]:
+    """The runs of some sweeps, those of earlier forms only where asked or where no other is."""
+    rows = distinct(names)
+    return rows if earlier else [row for row in rows if of_now(row["variant"])]
+
+
+def of_now(variant: str) -> bool:
+    """Whether a name has no mark of an earlier form."""
+    return not any(mark in variant for mark in (EARLIER, PUBLISHED, UNRECALLED, LIGHTER))
+
+
 def distinct(names: Iterable[str]) -> list[dict]:
     """The runs of some sweeps, each once; those of earlier forms under a name that says so."""
     found: dict[tuple[str, int], dict] = {}
@@ -264,6 +307,7 @@ def distinct(names: Iterable[str]) -> list[dict]:
         content = results(name)
         for row in content["rows"]:
             variant = row["variant"] + ending(row["variant"], content["settings"])
+            variant += ON_GPU if content["environment"]["device"] != "cpu" else ""
             found.setdefault((variant, row["seed"]), row | {"variant": variant})
     return list(found.values())
 
@@ -273,15 +317,26 @@ def ending(variant: str, settings: dict) -> str:
     groups = EARLIER if variant != "baseline" and from_the_start(settings) else ""
     other = settings["model"]["name"] != "auxsegnet" and published_start(settings)
     marks = groups + (PUBLISHED if other else "")
-    return marks or (UNRECALLED if variant == "M4" and unrecalled(settings) else "")
+    if variant == "M4" and unrecalled(settings):
+        marks = marks or UNRECALLED
+    weighs_less = variant in CONTRASTS and settings["method"]["pgcl_weight"] < WEIGHT
+    return marks or (LIGHTER if weighs_less else "")
 
 
 def above_baseline(rows: list[dict]) -> dict:
-    """How far each variant lies above the baseline of the same start, as ``paired`` says it."""
+    """How far each variant lies above its own baseline, as ``paired`` says it.
+
+    That is the one of the same start, and on a GPU the one there.
+    """
+    kinds = (ON_GPU, PUBLISHED)
     gains = {}
-    for start in ("", PUBLISHED):
-        same = [row for row in rows if row["variant"].endswith(PUBLISHED) == bool(start)]
-        gains |= paired(same, f"baseline{start}")
+    for kind in ("", *kinds):
+        same = [
+            row
+            for row in rows
+            if [row["variant"].endswith(k) for k in kinds] == [k == kind for k in kinds]
+        ]
+        gains |= paired(same, f"baseline{kind}")
     return gains
 
 
@@ -313,10 +368,16 @@ def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
     return said
 
 
-def _place(variant: str) -> tuple[bool, bool, int, bool]:
+def _place(variant: str) -> tuple[bool, bool, bool, int, bool]:
     """Order of the rows: earlier forms come last."""
     place = list(VARIANTS).index(variant.split(",")[0])
-    return variant.endswith(PUBLISHED), EARLIER in variant, place, UNRECALLED in variant
+    return (
+        variant.endswith(PUBLISHED),
+        EARLIER in variant,
+        variant.endswith(ON_GPU),
+        place,
+        UNRECALLED in variant or LIGHTER in variant,
+    )
 
 
 def results(name: str) -> dict:
