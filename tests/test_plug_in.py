@@ -17,10 +17,11 @@ def load():
 
 
 def test_the_example_trains():
-    losses = load().main(steps=8)
-    assert len(losses) == 8
+    # Long enough to fall below the first step, whose contrast had no memory to compare with.
+    losses = load().main(steps=32)
+    assert len(losses) == 32
     assert all(math.isfinite(value) for value in losses)
-    assert losses[-1] < losses[0]
+    assert max(losses[-4:]) < losses[0]
 
 
 def test_plugging_in_takes_less_than_twenty_lines():

@@ -220,12 +220,12 @@ def test_a_shard_writes_runs_and_no_table(tmp_path, monkeypatch):
 
 
 def test_a_point_of_figure_6_that_is_the_recipes_own_is_its_m4(tmp_path):
-    cells = plan(request(tmp_path, "figure6", weights=(0.1, 0.6), seeds=[5]))
+    cells = plan(request(tmp_path, "figure6", weights=(0.1, 0.3), seeds=[5]))
     folders = {cell.variant: cell.run.folder for cell in cells if cell.base == "seam"}
-    assert folders["M4-a0.1-b0.1"] == tmp_path / "a" / "M4-s5"
-    assert folders["M4-a0.1-b0.6"] == tmp_path / "a" / "M4-a0.1-b0.6-s5"
-    settings = next(c.run.config.method for c in cells if c.variant == "M4-a0.1-b0.6")
-    assert (settings.pgcl_weight, settings.sgcl_weight) == (0.1, 0.6)
+    assert folders["M4-a0.3-b0.1"] == tmp_path / "a" / "M4-s5"
+    assert folders["M4-a0.1-b0.3"] == tmp_path / "a" / "M4-a0.1-b0.3-s5"
+    settings = next(c.run.config.method for c in cells if c.variant == "M4-a0.1-b0.3")
+    assert (settings.pgcl_weight, settings.sgcl_weight) == (0.1, 0.3)
 
 
 def test_the_segmentation_network_is_trained_only_where_it_is_looked_at(tmp_path):
