@@ -66,7 +66,7 @@ def _lloyd(points: Tensor, starts: Tensor, allowed: Tensor, max_iter: int) -> tu
         offsets = centres.pow(2).sum(-1).masked_fill(forbidden, torch.inf)[..., None]
         # One row a group: fast whether the points lie pixel by pixel or channel by channel.
         distances = torch.baddbmm(squared_norms + offsets, centres, points.mT, alpha=-2)
-        nearest, new_ids = distances.unflatten(1, (restarts, size)).min(2)
+        nearest, new_ids = distances.reshape(len(points), restarts, size, -1).min(2)
         if ids is not None and torch.equal(ids, new_ids):
             break
         ids = new_ids
