@@ -229,7 +229,7 @@ CRITERIA: dict[str, Callable[[ScoreCounts], float | None]] = {
 }
 """Criteria by name."""
 
-DEFAULT = "tags"
+DEFAULT = "class_otsu"
 """The criterion of ``auto``."""
 
 
