@@ -9,6 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "labels"
 PAGE = ROOT / "docs" / "labels.md"
+PHOTOS = ("coco20mini", "msrc")
 
 
 def main() -> None:
@@ -40,23 +41,41 @@ def refinement(content: dict[str, Any]) -> list[str]:
 
 
 def thresholds(content: dict[str, Any]) -> list[str]:
-    """Points that each criterion loses, a row a run."""
+    """The most that each criterion loses, a row a data set and form of the network."""
     names = list(dict.fromkeys(name for row in content["rows"] for name in row["bg_score"]))
-    lines = [f"| run | best score | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
-    for row in content["rows"]:
-        cells = [cell(row, name) for name in names]
-        best = f"{row['best_bg_score']:.2f}"
-        lines.append(f"| {row['data']} {row['run']} | {best} | {' | '.join(cells)} |")
-    worst = [max(row["lost"].get(name, 0.0) for row in content["rows"]) for name in names]
-    shown = " | ".join(f"**{100 * value:.2f}**" for value in worst)
-    return [*lines, f"| **largest loss** | | {shown} |", "", made_by(content)]
+    lines = [
+        f"| data | networks | seeds | best score | {' | '.join(names)} |",
+        "|" + "---|" * (len(names) + 4),
+    ]
+    for (data, form), rows in grouped(content["rows"]).items():
+        best = "to ".join(f"{value:.2f} " for value in edges(rows)).strip()
+        cells = " | ".join(largest_loss(rows, name) for name in names)
+        lines.append(f"| {data} | {form} | {len(rows)} | {best} | {cells} |")
+    for kind, own in {"photos": PHOTOS, "drawn scenes": ("scenes",)}.items():
+        rows = [row for row in content["rows"] if row["data"] in own]
+        cells = " | ".join(f"**{largest_loss(rows, name)}**" for name in names)
+        lines.append(f"| **all {kind}** | | {len(rows)} | | {cells} |")
+    return [*lines, "", made_by(content)]
 
 
-def cell(row: dict[str, Any], name: str) -> str:
-    """The score that a criterion chose and what it loses."""
-    if name not in row["lost"]:
-        return "-"
-    return f"{row['bg_score'][name]:.2f}: {100 * row['lost'][name]:.2f}"
+def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows by data and by the name of their run without its seed."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["run"].rsplit("-s", 1)[0]), []).append(row)
+    return dict(sorted(groups.items()))
+
+
+def edges(rows: list[dict[str, Any]]) -> list[float]:
+    """The lowest and the highest best score; one where they are the same."""
+    scores = [row["best_bg_score"] for row in rows]
+    return sorted({min(scores), max(scores)})
+
+
+def largest_loss(rows: list[dict[str, Any]], name: str) -> str:
+    """Points of mIoU that a criterion loses at most; - where it was not measured."""
+    lost = [row["lost"][name] for row in rows if name in row["lost"]]
+    return f"{100 * max(lost):.2f}" if lost else "-"
 
 
 def crf(content: dict[str, Any]) -> list[str]:

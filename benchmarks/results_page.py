@@ -402,7 +402,7 @@ def section(name: str, content: dict) -> list[str]:
         f"`{content['command']}`",
         "",
         f"Data `{settings['data']}`, {settings['model']['name']} on"
-        f" {settings['model']['backbone']}, background score {settings['label']['bg_score']}."
+        f" {settings['model']['backbone']}, background score {background(content)}."
         f" {where['processor']}, {where['cpu_threads']} threads, {where['device']};"
         f" torch {where['versions']['torch']}; revision {where['git_revision']}.",
         *([f"Here {' and '.join(said)}."] if (said := _forms_of(content)) else []),
@@ -415,6 +415,16 @@ def section(name: str, content: dict) -> list[str]:
         + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items())
         + ".",
     ]
+
+
+def background(content: dict) -> str:
+    """The background score's setting, and what ``auto`` stood for."""
+    setting = content["settings"]["label"]["bg_score"]
+    if setting != "auto":
+        return str(setting)
+    # Results from before decision 14 do not say it.
+    criteria = {row.get("bg_criterion", "tags") for row in content["rows"]}
+    return f"auto ({', '.join(sorted(criteria))})"
 
 
 def _forms_of(content: dict) -> list[str]:

@@ -6,9 +6,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from dscnet.config import Criterion
+from dscnet.config import Criterion, LabelConfig
 from dscnet.labels import thresholds
-from dscnet.labels.thresholds import BINS, CRITERIA, DEFAULT, ScoreCounts, otsu_score
+from dscnet.labels.thresholds import BINS, CRITERIA, ScoreCounts, otsu_score
 from dscnet.labels.thresholds import suggested_score as suggest
 
 
@@ -233,7 +233,9 @@ def test_what_a_criterion_lacks():
 
 def test_names_of_the_settings_are_the_criteria():
     assert set(get_args(Criterion)) == {"auto", *CRITERIA}
-    assert DEFAULT in CRITERIA
+    assert LabelConfig().criterion in CRITERIA
+    assert LabelConfig(bg_score=0.3).criterion is None
+    assert LabelConfig(bg_score="tags").criterion == "tags"
     with pytest.raises(ValueError, match="criterion must be one of otsu"):
         suggest(ScoreCounts(), "magic")
 

@@ -175,7 +175,8 @@ def _one_run(
         return row | {"error": str(error)}
     row |= {"seconds": folder.seconds(), **metrics}
     row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
-    row["otsu_bg_score"] = _read(folder.threshold, "otsu")
+    # What ``auto`` stands for has changed once, and results outlive the code.
+    row["bg_criterion"] = config.label.criterion
     if strict_masks is not None:
         row["cam_strict"] = _against(strict_masks, config, folder)
     return row

@@ -35,7 +35,7 @@ from dscnet.labels.refine import (
     refine_labels,
     refinement_steps,
 )
-from dscnet.labels.thresholds import CRITERIA, DEFAULT, ScoreCounts, suggested_score
+from dscnet.labels.thresholds import CRITERIA, ScoreCounts, suggested_score
 from dscnet.losses.saliency import SALIENT
 from dscnet.predictor import restore
 from dscnet.run_folder import fresh_folder, write_text
@@ -95,10 +95,9 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     Raises:
         DataError: If the maps do not allow the criterion.
     """
-    setting = job.config.label.bg_score
-    if not isinstance(setting, str):
-        return setting
-    criterion = DEFAULT if setting == "auto" else setting
+    criterion = job.config.label.criterion
+    if criterion is None:
+        return float(job.config.label.bg_score)
     counts = counts or job_counts(job)
     score = suggested_score(counts, criterion)
     if score is None:

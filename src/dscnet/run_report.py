@@ -122,7 +122,8 @@ def _epoch_note(folder: RunFolder) -> list[str]:
 
 def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
     """How the background score was chosen, where the maps chose it."""
-    if not isinstance(config.label.bg_score, str) or not folder.threshold.exists():
+    criterion = config.label.criterion
+    if criterion is None or not folder.threshold.exists():
         return []
     used = read_record(folder.threshold)["used"]
-    return [f"Background score {used} by criterion '{config.label.bg_score}', without masks."]
+    return [f"Background score {used} by criterion '{criterion}', without masks."]

@@ -11,6 +11,9 @@ Criterion = Literal[
     "auto", "otsu", "class_otsu", "tags", "stability", "agreement", "scales", "saliency"
 ]
 
+AUTO = "class_otsu"
+"""The criterion that ``auto`` stands for (docs/decisions/0014)."""
+
 
 @dataclass
 class CamConfig:
@@ -136,3 +139,10 @@ class LabelConfig:
     ignore_band: list[float] | None = None
     cams: str | None = None
     salient_only: bool = False
+
+    @property
+    def criterion(self) -> str | None:
+        """What reads the background score off the maps; None where it is a number."""
+        if not isinstance(self.bg_score, str):
+            return None
+        return AUTO if self.bg_score == "auto" else self.bg_score

@@ -229,10 +229,6 @@ CRITERIA: dict[str, Callable[[ScoreCounts], float | None]] = {
 }
 """Criteria by name."""
 
-DEFAULT = "class_otsu"
-"""The criterion of ``auto``."""
-
-
 def _bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
 
