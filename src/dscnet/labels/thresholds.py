@@ -229,6 +229,7 @@ CRITERIA: dict[str, Callable[[ScoreCounts], float | None]] = {
 }
 """Criteria by name."""
 
+
 def _bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
 
