@@ -21,6 +21,7 @@ from dscnet.config import (
     SegmentConfig,
     TrainConfig,
 )
+from dscnet.context.fusion import LEAST
 from dscnet.models import AuxSegNet, PlainCam, ResNet38, Seam
 from dscnet.models.deeplab import AtrousPyramid, DeepLab, LargeField
 from dscnet.models.segmenter import Segmenter
@@ -201,13 +202,15 @@ def test_the_groups_smooth_the_refined_map(name):
 
 
 @pytest.mark.parametrize("name", ["seam", "cam"])
-def test_the_memory_has_its_share_of_the_refined_map(name):
+def test_the_refined_map_is_weighed_by_the_discriminant(name):
     settings = config("M4", name=name)
     settings.method.starts, settings.method.num_groups = "cam", None
     settings.method.smooth = 0.0
     image, tags = tagged_photos()
     model = build_model(settings, 3)
-    model.context.memory.push(torch.rand(8, settings.method.embedding_dim), torch.arange(8) % 4)
+    model.context.discriminant.add(
+        torch.randn(8, settings.method.embedding_dim), torch.arange(8) % 4
+    )
     with torch.no_grad():
         recalling = model.eval()(image, tags)
         model.recall = 0.0
@@ -216,7 +219,8 @@ def test_the_memory_has_its_share_of_the_refined_map(name):
     low, high = before.amin((2, 3), keepdim=True), before.amax((2, 3), keepdim=True)
     stretched = (before - low) / (high - low).clamp(min=1e-5)
     recalled = recalling.context.recalled
-    expected = (1 - settings.method.recall) * stretched + settings.method.recall * recalled
+    share = settings.method.recall
+    expected = stretched.clamp_min(LEAST) ** (1 - share) * recalled.clamp_min(LEAST) ** share
     torch.testing.assert_close(recalling.cam_refined, expected)
     torch.testing.assert_close(recalled.sum(1), torch.ones_like(recalled[:, 0]))
     assert recalled[1, [1, 3]].eq(0).all(), "labels that the photo does not have"

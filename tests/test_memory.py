@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from dscnet.context import GroupMemory
-from dscnet.context.memory import SHRINKAGE
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -90,59 +86,3 @@ def test_wrong_pushes(embeddings, categories, message):
 def test_wrong_sizes():
     with pytest.raises(ValueError, match="size=-1"):
         GroupMemory(num_labels=3, size=-1, dim=4)
-
-
-def test_recall_against_the_discriminant(generator):
-    memory = GroupMemory(num_labels=4, size=3, dim=5)
-    groups = F.normalize(torch.randn(9, 5, generator=generator), dim=-1)
-    memory.push(groups, torch.tensor([0, 1, 1, 3, 0, 0, 0, 3, 1]))
-    pixels = F.normalize(torch.randn(2, 6, 5, generator=generator), dim=-1)
-    present = torch.tensor([[True, True, True, False], [True, False, False, True]])
-    recalled = memory.recall(pixels, present, temperature=0.3)
-    held, labels = (x.double().numpy() for x in memory.contents())
-    means = {label: held[labels == label].mean(0) for label in (0, 1, 3)}
-    middle = sum(means.values()) / 3
-    apart = [group - means[label] for group, label in zip(held, labels, strict=True)]
-    scatter = sum(np.outer(x, x) for x in apart) / len(apart)
-    metric = np.linalg.inv(
-        (1 - SHRINKAGE) * scatter + SHRINKAGE * np.trace(scatter) / 5 * np.eye(5)
-    )
-    for photo, of_photo in enumerate(pixels.double().numpy()):
-        # Label 2 is tagged, but the memory has not seen it yet.
-        known = [label for label in means if present[photo, label]]
-        for pixel, of_pixel in enumerate(of_photo - middle):
-            likeness = {}
-            for label in known:
-                centre = means[label] - middle
-                lengths = (of_pixel @ metric @ of_pixel) * (centre @ metric @ centre)
-                likeness[label] = math.exp(of_pixel @ metric @ centre / math.sqrt(lengths) / 0.3)
-            for label in range(4):
-                expected = likeness.get(label, 0.0) / sum(likeness.values())
-                assert recalled[photo, pixel, label].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_what_all_labels_share_does_not_count(generator):
-    # Groups of both labels vary widely in the first direction; the second tells them apart.
-    memory = GroupMemory(num_labels=2, size=64, dim=2)
-    wide = torch.randn(64, generator=generator)
-    wide -= wide.mean()
-    for label, sign in enumerate((-1.0, 1.0)):
-        groups = torch.stack([wide + 0.02 * sign, torch.full((64,), 0.1 * sign)], dim=-1)
-        memory.push(groups, torch.full((64,), label))
-    pixels = torch.tensor([[[0.8, 0.1], [-0.8, 0.1], [0.8, -0.1], [-0.8, -0.1]]])
-    recalled = memory.recall(pixels, torch.ones(1, 2, dtype=torch.bool), 0.1)
-    assert recalled.argmax(-1).tolist() == [[1, 1, 0, 0]]
-
-
-@pytest.mark.parametrize("labels", [[1], [1, 1], [0, 1]])
-def test_groups_that_do_not_scatter_are_recalled_too(labels):
-    memory = GroupMemory(num_labels=3, size=4, dim=3)
-    memory.push(torch.eye(3)[labels], torch.tensor(labels))
-    recalled = memory.recall(torch.eye(3)[None], torch.ones(1, 3, dtype=torch.bool), 0.1)
-    assert torch.allclose(recalled.sum(-1), torch.ones(1, 3))
-    assert recalled[0, 1].argmax() == 1
-
-
-def test_an_empty_memory_recalls_nothing():
-    memory = GroupMemory(num_labels=2, size=1, dim=2)
-    assert memory.recall(torch.ones(1, 3, 2), torch.ones(1, 2, dtype=torch.bool), 0.1).sum() == 0

@@ -119,8 +119,8 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
 def refines_cam(config: Config) -> bool:
     """Whether the CAM network gives a refined map beside the plain one."""
     method = config.method
-    recalls = method.recall > 0 and method.memory_size > 0
-    return config.model.name == "seam" or (method.dscl and (method.smooth > 0 or recalls))
+    reread = method.smooth > 0 or method.recall > 0
+    return config.model.name == "seam" or (method.dscl and reread)
 
 
 def build_features(

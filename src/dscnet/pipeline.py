@@ -211,7 +211,7 @@ def _downstream(name: str, config: Config) -> set[str]:
 
 
 def _learned(config: Config) -> MethodConfig:
-    # The memory's share of the maps is taken after training, except between rounds.
+    # What the maps recall is asked for after training, except between rounds.
     method = config.method
     return method if config.has_rounds else replace(method, recall=MethodConfig.recall)
 
@@ -284,7 +284,7 @@ STAGES: dict[str, Stage] = {
         ],
         (
             *("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
-            *("stages.py", "tag_scoring.py"),
+            *("stages.py", "tag_scoring.py", "labels/cam.py", "labels/thresholds.py"),
         ),
         lambda job: (job.folder.weights, job.folder.tag_scores),
         saliency=lambda config: config.needs_saliency,

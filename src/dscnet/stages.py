@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -26,23 +26,27 @@ from dscnet.build import (
     optimiser_settings,
 )
 from dscnet.config import OptimiserConfig
+from dscnet.context import DualStreamContext, LabelDiscriminant
 from dscnet.data import (
     EvalTransform,
     PhotoDataset,
     PhotoSet,
+    Sample,
     image_size,
     make_loader,
     read_image,
 )
 from dscnet.job import Job
 from dscnet.labelling import map_name
-from dscnet.labels.cam import multi_scale_cam, scaled_photos
+from dscnet.labels.cam import multi_scale_cam, normalise_scores, scaled_photos
 from dscnet.labels.cam_files import coarse_maps, write_cam
+from dscnet.labels.thresholds import BINS, otsu_score
 from dscnet.models import PlainCam
 from dscnet.predictor import restore, store
 from dscnet.run_folder import fresh_folder, write_text
 from dscnet.tag_scoring import tag_criterion, tag_map, tag_matrix
 from dscnet.training import CollapseWatch, KeepBest, TrainingModule, fit, tag_entropy
+from dscnet.types import BACKGROUND
 
 log = logging.getLogger("dscnet")
 
@@ -91,9 +95,41 @@ def learn(
     if best is not None:
         best.restore(model)
         chosen = {"criterion": criterion, "scores": best.scores, "kept_epoch": best.epoch}
+    fit_discriminant(job, model)
     store(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model), **chosen}
     write_text(folder.tag_scores, json.dumps(scores) + "\n")
+
+
+@torch.no_grad()
+def fit_discriminant(job: Job, model: PlainCam) -> None:
+    """Teach a context that fuses what each label looks like, by the network's own labels.
+
+    Each training photo is seen once, at its own size. Otsu's threshold on its maps parts the
+    classes from background, so that no setting of inference matters here.
+    """
+    context = model.context
+    if not isinstance(context, DualStreamContext) or not context.fuse:
+        return
+    learned = LabelDiscriminant(context.num_labels, context.embedding_dim)
+    device = device_of(job.config.train.accelerator)
+    model.to(device).eval()
+    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    # Groups start at random: the same ones whether or not the training was resumed.
+    torch.manual_seed(job.config.seed)
+    for batch in photo_batches(job, transform):
+        tags = batch.tags.to(device)
+        output = model.one_view(batch.images.to(device), tags)
+        maps = output.final_logits if output.cam_refined is None else output.cam_refined
+        scores = normalise_scores(maps[:, 1:], tags).flatten(2).cpu()
+        assert output.context is not None
+        for photo, embeddings in zip(scores, output.context.embeddings.cpu(), strict=True):
+            best, strongest = photo.max(0)
+            cut = otsu_score(torch.histc(best, BINS, 0, 1).numpy())
+            # Maps without contrast, as of a photo without tags, show nothing.
+            shown = best > (1.0 if cut is None else cut)
+            learned.add(embeddings, torch.where(shown, strongest + 1, BACKGROUND))
+    context.discriminant.load_state_dict(learned.state_dict())
 
 
 def optimise(
@@ -174,20 +210,16 @@ def write_cams(job: Job, model: PlainCam) -> None:
     unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
     # Groups start at random: the same maps whatever ran before in this process.
     torch.manual_seed(config.seed)
-    for indices in same_size_batches(job.train, config.cam.batch_size):
-        samples = [job.train.samples[index] for index in indices]
-        photos = [read_image(sample.image_path) for sample in samples]
-        images = torch.stack([transform(photo, None)[0] for photo in photos])
-        tags = tag_matrix(job.train)[indices]
+    for batch in photo_batches(job, transform):
         of_scales: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
             maps = multi_scale_cam(
                 model.score_maps,
-                images.to(device),
-                tags.to(device),
+                batch.images.to(device),
+                batch.tags.to(device),
                 scales=config.cam.scales,
                 flip=config.cam.flip,
-                views=published_views(photos, config.cam.scales, transform, device)
+                views=published_views(batch.photos, config.cam.scales, transform, device)
                 if config.cam.published_resize_quirk
                 else None,
                 unstretched=unstretched,
@@ -195,7 +227,7 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 each_scale=of_scales.append if config.cam.keep_scales else None,
             )
         coarse = [coarse_maps(one[map_name(one)]) for one in of_scales]
-        for row, sample in enumerate(samples):
+        for row, sample in enumerate(batch.samples):
             present = np.asarray(sample.tags or (), dtype=np.int64)
             write_cam(
                 folder.cams / f"{sample.image_id}.npz",
@@ -219,6 +251,28 @@ def published_views(
         ).to(device)
         for view in zip(*scaled, strict=True)
     ]
+
+
+class PhotoBatch(NamedTuple):
+    """Training photos of one size, and what a network reads of them."""
+
+    samples: list[Sample]
+    photos: list[torch.Tensor]
+    """uint8, ``(3, H, W)`` each."""
+    images: torch.Tensor
+    """Normalised, ``(B, 3, H, W)``."""
+    tags: torch.Tensor
+    """``(B, C)`` in {0, 1}."""
+
+
+def photo_batches(job: Job, transform: EvalTransform) -> Iterator[PhotoBatch]:
+    """All training photos, whole and unvaried, a few of one size at once."""
+    tags = tag_matrix(job.train)
+    for indices in same_size_batches(job.train, job.config.cam.batch_size):
+        samples = [job.train.samples[index] for index in indices]
+        photos = [read_image(sample.image_path) for sample in samples]
+        images = torch.stack([transform(photo, None)[0] for photo in photos])
+        yield PhotoBatch(samples, photos, images, tags[indices])
 
 
 def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:

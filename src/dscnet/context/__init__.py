@@ -9,6 +9,7 @@ from dscnet.context.categories import (
     pseudo_labels,
 )
 from dscnet.context.clustering import kmeans
+from dscnet.context.discriminant import LabelDiscriminant
 from dscnet.context.fusion import (
     FUSIONS,
     HEADS,
@@ -42,6 +43,7 @@ __all__ = [
     "ContextOutput",
     "DualStreamContext",
     "GroupMemory",
+    "LabelDiscriminant",
     "PixelGroups",
     "SemanticGraph",
     "SemanticNodes",

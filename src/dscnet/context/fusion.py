@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscnet.context.categories import normalise_cam, predicted_labels, present_labels
+from dscnet.context.discriminant import LabelDiscriminant
 from dscnet.context.memory import GroupMemory
 from dscnet.context.numerics import full_precision, unit
 from dscnet.context.pixel_groups import (
@@ -31,6 +32,9 @@ HEADS = ("own", "shared")
 ROW_NORMS = ("softmax", "l1")
 """norm() of Eq. (10): softmax with the temperature, or the positive part divided by its sum."""
 
+LEAST = 1e-3
+"""The least that a label is believed, so that nothing is ruled out for good."""
+
 
 @dataclass
 class ContextOutput:
@@ -48,8 +52,9 @@ class ContextOutput:
         cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
         tag_logits: Tag scores that the groups of the final CAM give, ``(B, C)``; None where they
             are left to the mean over pixels.
-        recalled: What the memory says of each pixel, ``(B, L, h, w)`` in [0, 1], see
-            ``GroupMemory.recall``; None in training, without fusion, and of an empty memory.
+        recalled: How much each pixel is like each label of its photo, ``(B, L, h, w)`` in [0, 1],
+            by the context's discriminant; None in training, without fusion, and before it has been
+            fitted.
         memory: The context's past groups, which the contrast reads and fills.
     """
 
@@ -76,8 +81,9 @@ class ContextOutput:
             ``(B, L, h, w)``, within the range of ``maps``.
 
         Raises:
-            ValueError: If the context was built without fusion.
+            ValueError: If the context was built without fusion, or ``share`` is outside [0, 1].
         """
+        _check_share(share)
         if share == 0:
             return maps
         if self.pointing is None:
@@ -87,23 +93,29 @@ class ContextOutput:
         return torch.lerp(maps, smoothed.to(maps), share)
 
     def recall(self, maps: Tensor, share: float) -> Tensor:
-        """Replace a share of each pixel's scores by what the memory says of the pixel.
+        """Weigh each pixel's scores by what pixels of all photos say of it.
 
-        [Reading] the text has no such step. The scores are stretched to [0, 1] before: a refined
-        map may cover a small part of it, and the memory would have more than its share.
+        [Reading] the text has no such step. The weighted geometric mean of a score and of
+        ``recalled``: a label has to be likely by both. The scores are stretched to [0, 1] before,
+        as a refined map may cover a small part of it.
 
         Args:
             maps: Scores of the same pixels, ``(B, L, h, w)``.
-            share: In [0, 1]; 0 changes nothing.
+            share: Weight of ``recalled``, in [0, 1]; 0 changes nothing.
 
         Returns:
             ``(B, L, h, w)`` in [0, 1]; ``maps`` where there is nothing to recall.
+
+        Raises:
+            ValueError: If ``share`` is outside [0, 1].
         """
+        _check_share(share)
         if share == 0 or self.recalled is None:
             return maps
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         stretched = (maps - low) / (high - low).clamp_min(1e-5)
-        return torch.lerp(stretched, self.recalled.to(maps), share)
+        likely = self.recalled.to(maps).clamp_min(LEAST)
+        return stretched.clamp_min(LEAST) ** (1 - share) * likely**share
 
 
 class DualStreamContext(nn.Module):
@@ -113,6 +125,9 @@ class DualStreamContext(nn.Module):
     is ``semantic`` and ``fuse``. The tags of an image touch the refined CAM only with
     ``num_groups=None``, where they decide how many groups it has, and with ``starts="cam"``, where
     they decide where k-means starts.
+
+    After training, ``discriminant.add`` takes embeddings and labels of the photos' pixels; from
+    then on inference tells by them how much a pixel is like each label.
 
     Args:
         in_channels: D, channels of the features.
@@ -188,10 +203,12 @@ class DualStreamContext(nn.Module):
         self.grouping = grouping
         self.starts = starts
         self.num_groups = num_groups
+        self.embedding_dim = embedding_dim
         self.temperature = temperature
         self.bg_score = bg_score
         self.pool_sharpness = pool_sharpness
         self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
+        self.discriminant = LabelDiscriminant(num_labels, embedding_dim)
         self.projection = nn.Conv2d(in_channels, embedding_dim, 1, bias=False)
         self.graph: SemanticGraph | None = None
         self.expand: nn.Linear | None = None
@@ -266,8 +283,8 @@ class DualStreamContext(nn.Module):
         if self.pool_sharpness > 0:
             final = cam_logits if output.cam_logits is None else output.cam_logits
             output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
-        if self.fuse and not self.training and self.memory.pushed.any():
-            recalled = self.memory.recall(embeddings, present, self.temperature)
+        if self.fuse and not self.training and self.discriminant.fitted:
+            recalled = self.discriminant(embeddings, present, self.temperature)
             output.recalled = recalled.mT.reshape(cam_logits.shape)
         return output
 
@@ -344,6 +361,11 @@ def _compared(features: Tensor, guide: Tensor | None) -> Tensor:
         return compared
     size = (features.shape[-2], features.shape[-1])
     return F.interpolate(compared, size, mode="bilinear", align_corners=True)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be in [0, 1], got {share}")
 
 
 def _check_fusion(semantic: bool, fuse: bool, fusion: str, head: str, row_norm: str) -> None:

@@ -1,17 +1,9 @@
-"""Past groups of every category: positives that a small batch lacks, and what it is like."""
+"""Past groups of every category: positives that a small batch lacks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-from dscnet.context.numerics import full_precision, unit
-
-SHRINKAGE = 0.5
-"""How far the scatter is drawn to an even one: some labels are held by few groups."""
-
-SMALLEST = 1e-6
-"""Variance that counts as none, as of groups that are all alike."""
 
 
 class GroupMemory(nn.Module):
@@ -81,46 +73,3 @@ class GroupMemory(nn.Module):
         slots = torch.arange(self.size, device=self.pushed.device)
         filled = slots < self.pushed[:, None]
         return self.embeddings[filled], filled.nonzero()[:, 0]
-
-    @torch.no_grad()
-    @full_precision
-    def recall(self, embeddings: Tensor, present: Tensor, temperature: float) -> Tensor:
-        """How much each pixel resembles what the memory holds of each label of its photo.
-
-        [Reading] A linear discriminant (Fisher, 1936) of the groups held: pixels and the mean of
-        each label's groups are seen from the mean of these means, in the metric of the groups'
-        scatter about their own mean, so that what all labels share does not count. Then a softmax
-        over the photo's labels of the cosine of the two. Background, which no CAM scores, is one of
-        the labels.
-
-        Args:
-            embeddings: Of pixels, unit vectors ``(B, N, E)``.
-            present: Labels of each photo, ``(B, L)`` bool.
-            temperature: Divides the cosine, > 0.
-
-        Returns:
-            ``(B, N, L)``, rows that sum to 1 over the labels that are present and held; zero where
-            there is none.
-        """
-        held = self.pushed > 0
-        means, whitening = self._discriminant()
-        middle = means.sum(0) / held.sum().clamp_min(1)  # those of labels not held are zero
-        pixels = unit((embeddings.to(means) - middle) @ whitening)
-        likeness = pixels @ unit((means - middle) @ whitening).mT / temperature
-        known = (present & held)[:, None]
-        # Not -inf: a photo none of whose labels is held would become nan.
-        lowest = torch.finfo(likeness.dtype).min
-        return likeness.masked_fill(~known, lowest).softmax(-1) * known
-
-    def _discriminant(self) -> tuple[Tensor, Tensor]:
-        """Mean of each label's groups, ``(L, E)``, and what whitens their scatter, ``(E, E)``."""
-        groups, labels = self.contents()
-        num_labels, _, dim = self.embeddings.shape
-        count = self.pushed.clamp(max=self.size)
-        means = torch.zeros_like(self.embeddings[:, 0]).index_add(0, labels, groups)
-        means = means / count.clamp_min(1)[:, None]
-        apart = groups - means[labels]
-        scatter = apart.mT @ apart / max(1, len(groups))
-        even = torch.eye(dim).to(scatter) * (scatter.trace() / dim).clamp_min(SMALLEST)
-        chol = torch.linalg.cholesky(torch.lerp(scatter, even, SHRINKAGE))
-        return means, torch.linalg.solve_triangular(chol, torch.eye(dim).to(chol), upper=False).mT

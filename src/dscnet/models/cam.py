@@ -32,7 +32,7 @@ class PlainCam(nn.Module):
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
-        recall: Share of the refined map that the context's memory gives in inference, in [0, 1];
+        recall: Weight of the context's discriminant in the refined map, in inference, in [0, 1];
             see ``ContextOutput.recall``.
         dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
 
@@ -97,7 +97,7 @@ class PlainCam(nn.Module):
         return output
 
     def _refine_by_context(self, output: ModelOutput, context: ContextOutput) -> Tensor:
-        """The refined map, a share of it from the context's groups and its memory."""
+        """The refined map, a share of it from the context's groups, weighed by its discriminant."""
         refined = output.cam_refined
         if refined is None:
             every = torch.ones_like(output.final_logits[:, 1:, 0, 0])
