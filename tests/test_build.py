@@ -183,7 +183,7 @@ def normalised(cam_logits):
 def test_the_groups_smooth_the_refined_map(name):
     settings = config("M4", name=name)
     settings.method.starts, settings.method.num_groups = "cam", None
-    settings.method.recall = 0.0
+    settings.method.likeness = 0.0
     image, tags = tagged_photos()
     outputs = []
     for share in (0.0, 0.5):
@@ -212,22 +212,22 @@ def test_the_refined_map_is_weighed_by_the_discriminant(name):
         torch.randn(8, settings.method.embedding_dim), torch.arange(8) % 4
     )
     with torch.no_grad():
-        recalling = model.eval()(image, tags)
-        model.recall = 0.0
+        weighed = model.eval()(image, tags)
+        model.likeness = 0.0
         plain = model(image, tags)
     before = normalised(plain.final_logits) if name == "cam" else plain.cam_refined
     low, high = before.amin((2, 3), keepdim=True), before.amax((2, 3), keepdim=True)
     stretched = (before - low) / (high - low).clamp(min=1e-5)
-    recalled = recalling.context.recalled
-    share = settings.method.recall
-    expected = stretched.clamp_min(LEAST) ** (1 - share) * recalled.clamp_min(LEAST) ** share
-    torch.testing.assert_close(recalling.cam_refined, expected)
-    torch.testing.assert_close(recalled.sum(1), torch.ones_like(recalled[:, 0]))
-    assert recalled[1, [1, 3]].eq(0).all(), "labels that the photo does not have"
-    assert model.train()(image, tags).context.recalled is None
+    likeness = weighed.context.likeness
+    share = settings.method.likeness
+    expected = stretched.clamp_min(LEAST) ** (1 - share) * likeness.clamp_min(LEAST) ** share
+    torch.testing.assert_close(weighed.cam_refined, expected)
+    torch.testing.assert_close(likeness.sum(1), torch.ones_like(likeness[:, 0]))
+    assert likeness[1, [1, 3]].eq(0).all(), "labels that the photo does not have"
+    assert model.train()(image, tags).context.likeness is None
 
 
-@pytest.mark.parametrize("share", ["smooth", "recall"])
+@pytest.mark.parametrize("share", ["smooth", "likeness"])
 def test_a_share_outside_0_to_1_is_refused(share):
     settings = config("M4")
     setattr(settings.method, share, 1.5)

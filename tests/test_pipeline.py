@@ -141,7 +141,7 @@ def test_a_changed_setting_runs_what_it_changes(copy, scenes):
 
 def test_another_share_of_the_memory_makes_maps_and_does_not_train_again(copy, scenes):
     config = settings(scenes)
-    config.method.recall = 0.5
+    config.method.likeness = 0.5
     before = {path.name: read_cam(path)[0]["refined"] for path in (copy / "cams").iterdir()}
     assert not run_single("train", config, copy, resume=True)
     assert run_single("cam", config, copy)

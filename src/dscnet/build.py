@@ -75,7 +75,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         "dropout": DROPOUT,
         "group_by": method.group_by,
         "smooth": method.smooth,
-        "recall": method.recall,
+        "likeness": method.likeness,
     }
     if model.name == "seam":
         options["view_scale"] = model.view_scale
@@ -119,7 +119,7 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
 def refines_cam(config: Config) -> bool:
     """Whether the CAM network gives a refined map beside the plain one."""
     method = config.method
-    reread = method.smooth > 0 or method.recall > 0
+    reread = method.smooth > 0 or method.likeness > 0
     return config.model.name == "seam" or (method.dscl and reread)
 
 

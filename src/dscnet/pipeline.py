@@ -211,9 +211,9 @@ def _downstream(name: str, config: Config) -> set[str]:
 
 
 def _learned(config: Config) -> MethodConfig:
-    # What the maps recall is asked for after training, except between rounds.
+    # The likeness is taken after training, except between rounds.
     method = config.method
-    return method if config.has_rounds else replace(method, recall=MethodConfig.recall)
+    return method if config.has_rounds else replace(method, likeness=MethodConfig.likeness)
 
 
 def _train(job: Job, resume: bool) -> None:
@@ -292,7 +292,7 @@ STAGES: dict[str, Stage] = {
     "cam": Stage(
         _cam,
         lambda config: ("train",),
-        lambda config: [asdict(config.cam), config.method.recall],
+        lambda config: [asdict(config.cam), config.method.likeness],
         (
             *("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
             "stages.py",

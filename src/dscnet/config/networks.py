@@ -116,7 +116,7 @@ class MethodConfig:
         fusion: Reading of Eq. (10): ``groups`` or ``categories``.
         head: The half of Eq. (11) that reads X: its ``own``, or Eq. (1)'s ``shared``.
         smooth: Share of the refined map that its groups' means give, in [0, 1]; with DSCL.
-        recall: Weight of what pixels of all photos say of a pixel, in the refined map and in
+        likeness: Weight of what pixels of all photos say of a pixel, in the refined map and in
             inference, in [0, 1]; with DSCL.
         pool_sharpness: Of the log-sum-exp that pools the groups' mean CAM to tag scores; 0 = the
             mean over the pixels instead.
@@ -150,7 +150,7 @@ class MethodConfig:
     fusion: Literal["groups", "categories"] = "groups"
     head: Literal["own", "shared"] = "shared"
     smooth: float = 0.5
-    recall: float = 0.15
+    likeness: float = 0.15
     pool_sharpness: float = 1.0
     pool_ramp: float = 0.5
     row_norm: Literal["softmax", "l1"] = "softmax"

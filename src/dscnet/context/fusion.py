@@ -52,7 +52,7 @@ class ContextOutput:
         cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
         tag_logits: Tag scores that the groups of the final CAM give, ``(B, C)``; None where they
             are left to the mean over pixels.
-        recalled: How much each pixel is like each label of its photo, ``(B, L, h, w)`` in [0, 1],
+        likeness: How much each pixel is like each label of its photo, ``(B, L, h, w)`` in [0, 1],
             by the context's discriminant; None in training, without fusion, and before it has been
             fitted.
         memory: The context's past groups, which the contrast reads and fills.
@@ -65,7 +65,7 @@ class ContextOutput:
     pointing: Tensor | None = None
     cam_logits: Tensor | None = None
     tag_logits: Tensor | None = None
-    recalled: Tensor | None = None
+    likeness: Tensor | None = None
     memory: GroupMemory | None = None
 
     def smooth(self, maps: Tensor, share: float) -> Tensor:
@@ -92,29 +92,29 @@ class ContextOutput:
         smoothed = (self.pointing.to(means) @ means).mT.reshape(maps.shape)
         return torch.lerp(maps, smoothed.to(maps), share)
 
-    def recall(self, maps: Tensor, share: float) -> Tensor:
+    def weigh(self, maps: Tensor, share: float) -> Tensor:
         """Weigh each pixel's scores by what pixels of all photos say of it.
 
         [Reading] the text has no such step. The weighted geometric mean of a score and of
-        ``recalled``: a label has to be likely by both. The scores are stretched to [0, 1] before,
+        ``likeness``: a label has to be likely by both. The scores are stretched to [0, 1] before,
         as a refined map may cover a small part of it.
 
         Args:
             maps: Scores of the same pixels, ``(B, L, h, w)``.
-            share: Weight of ``recalled``, in [0, 1]; 0 changes nothing.
+            share: Weight of ``likeness``, in [0, 1]; 0 changes nothing.
 
         Returns:
-            ``(B, L, h, w)`` in [0, 1]; ``maps`` where there is nothing to recall.
+            ``(B, L, h, w)`` in [0, 1]; ``maps`` where there is no likeness.
 
         Raises:
             ValueError: If ``share`` is outside [0, 1].
         """
         _check_share(share)
-        if share == 0 or self.recalled is None:
+        if share == 0 or self.likeness is None:
             return maps
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         stretched = (maps - low) / (high - low).clamp_min(1e-5)
-        likely = self.recalled.to(maps).clamp_min(LEAST)
+        likely = self.likeness.to(maps).clamp_min(LEAST)
         return stretched.clamp_min(LEAST) ** (1 - share) * likely**share
 
 
@@ -284,8 +284,8 @@ class DualStreamContext(nn.Module):
             final = cam_logits if output.cam_logits is None else output.cam_logits
             output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
         if self.fuse and not self.training and self.discriminant.fitted:
-            recalled = self.discriminant(embeddings, present, self.temperature)
-            output.recalled = recalled.mT.reshape(cam_logits.shape)
+            likeness = self.discriminant(embeddings, present, self.temperature)
+            output.likeness = likeness.mT.reshape(cam_logits.shape)
         return output
 
     def embed(self, features: Tensor) -> Tensor:

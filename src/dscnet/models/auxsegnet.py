@@ -68,7 +68,7 @@ class AuxSegNet(PlainCam):
         context: As for :class:`PlainCam`.
         group_by: As for :class:`PlainCam`.
         smooth: As for :class:`PlainCam`; before the affinity refines the CAM.
-        recall: As for :class:`PlainCam`; before the affinity too.
+        likeness: As for :class:`PlainCam`; before the affinity too.
         dropout: As for :class:`PlainCam`.
     """
 
@@ -88,7 +88,7 @@ class AuxSegNet(PlainCam):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
-        recall: float = 0.0,
+        likeness: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
@@ -97,7 +97,7 @@ class AuxSegNet(PlainCam):
             context=context,
             group_by=group_by,
             smooth=smooth,
-            recall=recall,
+            likeness=likeness,
             dropout=dropout,
         )
         self.segmentation, self.saliency = (

@@ -32,13 +32,13 @@ class PlainCam(nn.Module):
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
-        recall: Weight of the context's discriminant in the refined map, in inference, in [0, 1];
-            see ``ContextOutput.recall``.
+        likeness: Weight of the context's discriminant in the refined map, in inference, in [0, 1];
+            see ``ContextOutput.weigh``.
         dropout: Probability of dropping a feature channel before the classifier, in [0, 1].
 
     Raises:
         ValueError: If ``num_classes`` is below 1, ``group_by`` is unknown or ``smooth`` or
-            ``recall`` is outside [0, 1].
+            ``likeness`` is outside [0, 1].
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class PlainCam(nn.Module):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
-        recall: float = 0.0,
+        likeness: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, share in (("smooth", smooth), ("recall", recall)):
+        for name, share in (("smooth", smooth), ("likeness", likeness)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {share}")
         if group_by not in TAPS:
@@ -67,7 +67,7 @@ class PlainCam(nn.Module):
         nn.init.xavier_uniform_(self.classifier.weight)
         self.context = context
         self.group_by = TAPS.index(group_by)
-        self.smooth, self.recall = smooth, recall
+        self.smooth, self.likeness = smooth, likeness
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos.
@@ -92,7 +92,7 @@ class PlainCam(nn.Module):
             output.context = self.context(high, cam_logits, tags, guide=taps[self.group_by])
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
         context = output.context
-        if (self.smooth or self.recall) and context is not None and context.pointing is not None:
+        if (self.smooth or self.likeness) and context is not None and context.pointing is not None:
             output.cam_refined = self._refine_by_context(output, context)
         return output
 
@@ -102,7 +102,7 @@ class PlainCam(nn.Module):
         if refined is None:
             every = torch.ones_like(output.final_logits[:, 1:, 0, 0])
             refined = normalise_cam(output.final_logits, every, bg_score=0.0)
-        return context.recall(context.smooth(refined, self.smooth), self.recall)
+        return context.weigh(context.smooth(refined, self.smooth), self.likeness)
 
     def refine(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor | None:
         """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none of its own."""

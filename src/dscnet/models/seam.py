@@ -31,7 +31,7 @@ class Seam(PlainCam):
         context: As for :class:`PlainCam`; runs on both views.
         group_by: As for :class:`PlainCam`.
         smooth: As for :class:`PlainCam`.
-        recall: As for :class:`PlainCam`.
+        likeness: As for :class:`PlainCam`.
         dropout: As for :class:`PlainCam`; drawn anew for each view.
 
     Raises:
@@ -47,7 +47,7 @@ class Seam(PlainCam):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
-        recall: float = 0.0,
+        likeness: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class Seam(PlainCam):
             context=context,
             group_by=group_by,
             smooth=smooth,
-            recall=recall,
+            likeness=likeness,
             dropout=dropout,
         )
         if view_scale <= 0:
