@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from dscnet.context import (
     group_mean,
     normalise_rows,
 )
+from dscnet.context.fusion import LEAST
 
 
 def make_context(**options):
@@ -164,6 +166,49 @@ def test_smoothing_needs_the_fusion(generator):
     output = make_context(fuse=False)(*make_inputs(generator))
     with pytest.raises(ValueError, match="fuse=True"):
         output.smooth(torch.rand(2, 5, 4, 4), 0.5)
+
+
+def fitted_context(generator):
+    context = make_context().eval()
+    pixels = torch.nn.functional.normalize(torch.randn(20, 5, generator=generator), dim=-1)
+    context.discriminant.add(pixels, torch.arange(20) % 4)
+    return context
+
+
+def test_weighing_is_a_geometric_mean(generator):
+    output = fitted_context(generator)(*make_inputs(generator))
+    maps = 0.3 + 0.2 * torch.rand(2, 4, 4, 4, generator=generator)
+    weighed = output.weigh(maps, 0.25)
+    likeness = output.likeness
+    for b, label, y, x in product(range(2), range(4), range(4), range(4)):
+        low, high = maps[b, label].min().item(), maps[b, label].max().item()
+        score = max((maps[b, label, y, x].item() - low) / (high - low), LEAST)
+        likely = max(likeness[b, label, y, x].item(), LEAST)
+        expected = math.exp(0.75 * math.log(score) + 0.25 * math.log(likely))
+        assert weighed[b, label, y, x].item() == pytest.approx(expected, abs=1e-5)
+    assert output.weigh(maps, 0.0) is maps
+    assert weighed.min() >= 0
+    assert weighed.max() <= 1
+
+
+def test_likeness_is_of_the_photos_labels_and_of_inference_alone(generator):
+    context, inputs = fitted_context(generator), make_inputs(generator)
+    likeness = context(*inputs).likeness
+    torch.testing.assert_close(likeness.sum(1), torch.ones(2, 4, 4))
+    assert likeness[0, 2].eq(0).all(), "the first photo does not show it"
+    assert context.train()(*inputs).likeness is None
+    unfitted = make_context().eval()(*inputs)
+    maps = torch.rand(2, 4, 4, 4, generator=generator)
+    assert unfitted.likeness is None
+    assert unfitted.weigh(maps, 0.5) is maps
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_shares_are_from_0_to_1(share, generator):
+    output = make_context()(*make_inputs(generator))
+    for change in (output.smooth, output.weigh):
+        with pytest.raises(ValueError, match="share must be in"):
+            change(torch.rand(2, 4, 4, 4), share)
 
 
 def test_embeddings_against_loops(generator):

@@ -9,18 +9,24 @@ from PIL import Image
 from torch import nn
 
 from dscnet import stages
+from dscnet.build import build_model
 from dscnet.config import (
     AuxSegConfig,
     CamConfig,
     Config,
+    MethodConfig,
     ModelConfig,
     TrainConfig,
 )
-from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample
+from dscnet.context import LabelDiscriminant
+from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample, read_image
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam
+from dscnet.labels.thresholds import otsu_score
+from dscnet.models import PlainCam
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import (
+    fit_discriminant,
     published_views,
     same_size_batches,
     write_cams,
@@ -139,3 +145,67 @@ def test_maps_are_written_as_the_settings_say(tmp_path, name, quirk):
         assert maps["refined"].max() == pytest.approx(1, abs=1e-3)
     else:
         assert maps["refined"].max() == pytest.approx(100 / 255, abs=0.05)
+
+
+def scored_photos(folder: Path) -> PhotoSet:
+    """Three photos of two classes, the last without any."""
+    rng, samples = np.random.default_rng(0), []
+    for index, tags in enumerate([(0,), (0, 1), ()]):
+        path = folder / f"{index}.png"
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(path)
+        samples.append(Sample(str(index), path, tags, None, None))
+    return PhotoSet("made", ("cat", "dog"), tuple(samples), ())
+
+
+def fitted(folder: Path, **method) -> tuple[Job, PlainCam]:
+    settings = MethodConfig(variant="M4", **method)
+    model = ModelConfig(backbone="tf_efficientnet_lite0", weights="none", output_stride=16)
+    config = Config(model=model, method=settings, train=TrainConfig(accelerator="cpu"))
+    job = Job(config, RunFolder(folder / "run"), scored_photos(folder), None)
+    torch.manual_seed(0)
+    network = build_model(config, 2, pretrained=False)
+    fit_discriminant(job, network)
+    return job, network
+
+
+def test_the_discriminant_is_fitted_to_the_networks_own_labels(tmp_path):
+    job, network = fitted(tmp_path)
+    learned = network.context.discriminant
+    transform = EvalTransform(network.backbone.mean, network.backbone.std)
+    images = [transform(read_image(sample.image_path), None)[0] for sample in job.train.samples]
+    torch.manual_seed(job.config.seed)
+    network.likeness = 0.0
+    with torch.no_grad():
+        output = network.one_view(torch.stack(images), torch.tensor([[1, 0], [1, 1], [0, 0]]))
+    expected = LabelDiscriminant(3, job.config.method.embedding_dim)
+    for photo, tags in enumerate([[0], [0, 1], []]):
+        maps = [output.cam_refined[photo, tag + 1].flatten() for tag in tags]
+        maps = [(m - m.min()).div(m.max() - m.min()).numpy() for m in maps]
+        labels = np.zeros(12, dtype=np.int64)
+        if tags:
+            best = np.max(maps, axis=0)
+            cut = otsu_score(np.histogram(best, 100, (0, 1))[0])
+            labels = np.where(best > cut, np.array(tags)[np.argmax(maps, axis=0)] + 1, 0)
+        expected.add(output.context.embeddings[photo], torch.from_numpy(labels))
+    assert learned.pixels.tolist() == expected.pixels.tolist()
+    assert (learned.pixels > 0).all()
+    torch.testing.assert_close(learned.total, expected.total)
+    torch.testing.assert_close(learned.squares, expected.squares)
+
+
+def test_no_share_changes_what_the_discriminant_learns(tmp_path):
+    one, other = (fitted(tmp_path, likeness=share)[1].context.discriminant for share in (0.0, 0.9))
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize("variant", ["baseline", "M1", "M3"])
+def test_without_fusion_there_is_nothing_to_fit(tmp_path, variant):
+    config = Config(method=MethodConfig(variant=variant), train=TrainConfig(accelerator="cpu"))
+    config.model = ModelConfig(backbone="tf_efficientnet_lite0", weights="none")
+    network = build_model(config, 2, pretrained=False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fit_discriminant(
+        Job(config, RunFolder(tmp_path / "run"), scored_photos(tmp_path), None), network
+    )
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
