@@ -22,10 +22,19 @@ from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = "msrc_auxsegnet"
-SEGMENTERS = ("msrc_gpu", "msrc_seam", "msrc_dscnet_ramp", "msrc_segmenter")
+SEGMENTERS = (
+    "msrc_discriminant",
+    "msrc_variants",
+    "msrc_gpu",
+    "msrc_seam",
+    "msrc_dscnet_ramp",
+    "msrc_segmenter",
+)
 SELF_TRAINED = ("msrc_self_training_seam", "msrc_self_training")
 SWEEPS = {
     "SEAM, `msrc`": (
+        "msrc_discriminant",
+        "msrc_variants",
         "msrc_gpu",
         "msrc_pgcl",
         "msrc_memory",
@@ -41,6 +50,8 @@ SWEEPS = {
     "plain CAM, `msrc`": ("msrc_plain_cam",),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": (
+        "coco20mini_discriminant",
+        "coco20mini_variants",
         "coco20mini_pgcl",
         "coco20mini_memory",
         "coco20mini_memory_off",
@@ -49,7 +60,7 @@ SWEEPS = {
         "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
-    "SEAM, `scenes`": ("scenes_pgcl", "scenes_memory", "scenes_dscnet"),
+    "SEAM, `scenes`": ("scenes_discriminant", "scenes_pgcl", "scenes_memory", "scenes_dscnet"),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
@@ -63,7 +74,10 @@ PUBLISHED = ", published start"
 """Of SEAM's and plain CAM's runs with `model.classifier_gain` 1 (decision 10)."""
 
 UNRECALLED = ", without memory"
-"""Of M4 without `method.recall` (decision 11), where no other mark says that it is earlier."""
+"""Of M4 whose maps only the photo itself makes, where no other mark says that it is earlier."""
+
+RECALLED = ", by the memory"
+"""Of M4 whose memory has a share of its maps, `method.recall` (decision 11), likewise."""
 
 WEIGHT, CONTRASTS = MethodConfig().pgcl_weight, ("M1", "M3", "M4")
 LIGHTER = ", PGCL at 0.1"
@@ -71,6 +85,9 @@ LIGHTER = ", PGCL at 0.1"
 
 ON_GPU = ", on a GPU"
 """Of runs there: a seed draws other numbers."""
+
+LATER = (UNRECALLED, RECALLED, LIGHTER)
+"""Marks of the forms between the smaller start and the present one."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
@@ -296,8 +313,8 @@ def shown_rows(names: Iterable[str], earlier: bool) -> list[dict]:
 
 
 def of_now(variant: str) -> bool:
-    """Whether a name has no mark of an earlier form."""
-    return not any(mark in variant for mark in (EARLIER, PUBLISHED, UNRECALLED, LIGHTER))
+    """Whether a name has no mark of an earlier form; what ran on a GPU is one."""
+    return not any(mark in variant for mark in (EARLIER, PUBLISHED, *LATER, ON_GPU))
 
 
 def distinct(names: Iterable[str]) -> list[dict]:
@@ -319,8 +336,11 @@ def ending(variant: str, settings: dict) -> str:
     marks = groups + (PUBLISHED if other else "")
     if variant == "M4" and unrecalled(settings):
         marks = marks or UNRECALLED
-    weighs_less = variant in CONTRASTS and settings["method"]["pgcl_weight"] < WEIGHT
-    return marks or (LIGHTER if weighs_less else "")
+    if variant in CONTRASTS and settings["method"]["pgcl_weight"] < WEIGHT:
+        marks = marks or LIGHTER
+    if variant == "M4" and recalled(settings):
+        marks = marks or RECALLED
+    return marks
 
 
 def above_baseline(rows: list[dict]) -> dict:
@@ -351,8 +371,13 @@ def published_start(settings: dict) -> bool:
 
 
 def unrecalled(settings: dict) -> bool:
-    """Whether the memory has no share of M4's maps, as before there was ``method.recall``."""
-    return not settings["method"].get("recall")
+    """Whether nothing of other photos weighs M4's maps, as before decision 11."""
+    return not (settings["method"].get("likeness") or recalled(settings))
+
+
+def recalled(settings: dict) -> bool:
+    """Whether the memory has a share of M4's maps, as from decision 11 to 15."""
+    return bool(settings["method"].get("recall"))
 
 
 def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
@@ -362,7 +387,9 @@ def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
     if dscnet and any(from_the_start(settings) for settings in made):
         said.append("DSCNet's groups score the tags from the start")
     if dscnet and any(unrecalled(settings) for settings in made):
-        said.append("the memory has no share of M4's maps")
+        said.append("no discriminant weighs M4's maps")
+    if dscnet and any(recalled(settings) for settings in made):
+        said.append("the memory has a share of M4's maps in the place of a discriminant")
     if any(published_start(settings) for settings in made):
         said.append("the classifier starts as published")
     return said
@@ -376,7 +403,7 @@ def _place(variant: str) -> tuple[bool, bool, bool, int, bool]:
         EARLIER in variant,
         variant.endswith(ON_GPU),
         place,
-        UNRECALLED in variant or LIGHTER in variant,
+        any(mark in variant for mark in LATER),
     )
 
 
