@@ -139,7 +139,7 @@ def test_a_changed_setting_runs_what_it_changes(copy, scenes):
     assert RunFolder(copy).fingerprint_of("segment") is None, "it learned from other labels"
 
 
-def test_another_share_of_the_memory_makes_maps_and_does_not_train_again(copy, scenes):
+def test_another_weight_of_the_discriminant_makes_maps_and_does_not_train_again(copy, scenes):
     config = settings(scenes)
     config.method.likeness = 0.5
     before = {path.name: read_cam(path)[0]["refined"] for path in (copy / "cams").iterdir()}
