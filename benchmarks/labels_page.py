@@ -42,7 +42,7 @@ def refinement(content: dict[str, Any]) -> list[str]:
 
 def thresholds(content: dict[str, Any]) -> list[str]:
     """The most that each criterion loses, a row a data set and form of the network."""
-    names = list(dict.fromkeys(name for row in content["rows"] for name in row["bg_score"]))
+    names = list(dict.fromkeys(name for row in content["rows"] for name in row["lost"]))
     lines = [
         f"| data | networks | seeds | best score | {' | '.join(names)} |",
         "|" + "---|" * (len(names) + 4),

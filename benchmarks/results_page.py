@@ -35,6 +35,7 @@ SWEEPS = {
     "SEAM, `msrc`": (
         "msrc_discriminant",
         "msrc_variants",
+        "msrc_m1_m2_m3",
         "msrc_gpu",
         "msrc_pgcl",
         "msrc_memory",
@@ -47,7 +48,7 @@ SWEEPS = {
         "msrc_m3_more",
         "msrc_m1_m2_more",
     ),
-    "plain CAM, `msrc`": ("msrc_plain_cam",),
+    "plain CAM, `msrc`": ("msrc_plain_cam_discriminant", "msrc_plain_cam"),
     "AuxSegNet, `msrc`": (AUXSEGNET,),
     "SEAM, `coco20mini`": (
         "coco20mini_discriminant",
