@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from dscnet.build import build_segmenter
@@ -90,3 +91,17 @@ def test_masks_as_coco_annotations(run_folder, tmp_path):
     content = json.loads(target.read_text())
     assert [image["file_name"] for image in content["images"]] == ["one.png", "two.png"]
     assert [category["name"] for category in content["categories"]] == ["cat", "dog"]
+
+
+def test_coco_files_are_named_as_the_photos_that_masks_are_of(run_folder, tmp_path):
+    folder, _ = run_folder
+    photos, masks, target = tmp_path / "new", tmp_path / "masks", tmp_path / "labels.json"
+    for place in ("trip/one.jpg", "two.png"):
+        (photos / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (1, 3)).save(photos / place)
+    for name in ("trip__one", "two", "gone"):
+        write_label(masks / f"{name}.png", np.zeros((3, 1), np.uint8))
+    said = export_coco(folder.root, target, masks, photos)
+    assert "1 are no photos in" in said
+    names = [image["file_name"] for image in json.loads(target.read_text())["images"]]
+    assert names == ["gone.png", "trip/one.jpg", "two.png"]

@@ -160,6 +160,12 @@ def build_parser() -> Parser:
         help="folder of label PNGs (coco); without: the run's pseudo labels",
     )
     export.add_argument(
+        "--photos",
+        type=str | None,
+        default=None,
+        help="folder of the photos that give the files their names (coco); without: the run's",
+    )
+    export.add_argument(
         "--out", type=str, required=True, help="file (onnx, coco) or folder (safetensors)"
     )
     _add_benchmark_verbs(add)

@@ -237,10 +237,11 @@ def _do_export(parsed: Namespace) -> int:
     from dscnet.export import export, export_coco
 
     if parsed.format == "coco":
-        print(export_coco(parsed.model, Path(parsed.out), parsed.masks))
+        print(export_coco(parsed.model, Path(parsed.out), parsed.masks, parsed.photos))
         return 0
-    if parsed.masks is not None:
-        raise ValueError(f"--masks goes with --format coco, got --format {parsed.format}")
+    for name in ("masks", "photos"):
+        if getattr(parsed, name) is not None:
+            raise ValueError(f"--{name} goes with --format coco, got --format {parsed.format}")
     height, width = parsed.size
     print(export(parsed.model, Path(parsed.out), parsed.format, (height, width)))
     return 0

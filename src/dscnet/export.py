@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dscnet.config import Config
-from dscnet.data import available_splits, open_dataset
+from dscnet.data import Sample, available_splits, open_dataset, open_photos
 from dscnet.labels.coco import coco_annotations
 from dscnet.labels.mask_files import decode_rle
 from dscnet.labels.pseudo_label import read_label
@@ -94,20 +94,27 @@ def export(
     return f"{out}: checked against the original, largest difference {difference:.1e}"
 
 
-def export_coco(model: str | Path, out: Path, masks: str | Path | None = None) -> str:
+def export_coco(
+    model: str | Path,
+    out: Path,
+    masks: str | Path | None = None,
+    photos: str | Path | None = None,
+) -> str:
     """Write masks as one COCO instances file.
 
     Args:
-        model: Run folder; its photos, where they still are, give the names of the files.
+        model: Run folder.
         out: File.
         masks: Folder of label PNGs, such as ``dscnet predict`` writes; None = the run's pseudo
             labels of its training photos.
+        photos: Folder of the photos that the masks are of, or one photo: gives the names of the
+            files; None = the run's photos, where they still are.
 
     Returns:
         What was written.
 
     Raises:
-        DscnetError: If the folder holds no masks, or what was written gives other masks.
+        DscnetError: If a folder holds no masks or no photos, or what was written gives other masks.
     """
     folder = RunFolder(Path(model))
     config = folder.read_config()
@@ -115,7 +122,8 @@ def export_coco(model: str | Path, out: Path, masks: str | Path | None = None) -
     files = sorted(source.glob("*.png"))
     if not files:
         raise DscnetError(f"{source}: no label PNGs; run `dscnet label` or name a folder: --masks")
-    names = _photo_names(config)
+    named = _photos_of_run(config) if photos is None else open_photos(photos).samples
+    names = _file_names(named)
     labels = ((names.get(file.stem, file.name), read_label(file)) for file in files)
     content = coco_annotations(labels, folder.read_card()["classes"])
     for file, got in zip(files, _decoded(content), strict=True):
@@ -125,7 +133,8 @@ def export_coco(model: str | Path, out: Path, masks: str | Path | None = None) -
     write_text(out, json.dumps(content) + "\n")
     count = len(content["annotations"])
     strangers = sum(file.stem not in names for file in files)
-    note = f"; {strangers} are no photos of the run and named as their masks" if strangers else ""
+    known = "of the run" if photos is None else f"in {photos}"
+    note = f"; {strangers} are no photos {known} and named as their masks" if strangers else ""
     return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
 
 
@@ -141,13 +150,19 @@ def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
         yield labels
 
 
-def _photo_names(config: Config) -> dict[str, str]:
-    """File names of the run's photos by id, below the folder that all lie in."""
+def _photos_of_run(config: Config) -> Sequence[Sample]:
+    """The photos that a run learned from and was tested on; none where they no longer are."""
     if not config.data or not Path(config.data).exists():
-        return {}
+        return ()
     # A data set without splits is one to train on.
     splits = {config.train_split} | ({config.val_split} & set(available_splits(config.data)))
-    samples = [sample for split in splits for sample in open_dataset(config.data, split).samples]
+    return [sample for split in splits for sample in open_dataset(config.data, split).samples]
+
+
+def _file_names(samples: Sequence[Sample]) -> dict[str, str]:
+    """File names of photos by id, below the folder that all lie in."""
+    if not samples:
+        return {}
     root = os.path.commonpath([sample.image_path.parent for sample in samples])
     return {s.image_id: s.image_path.relative_to(root).as_posix() for s in samples}
 
