@@ -129,6 +129,45 @@ def test_runs_of_other_settings_are_neither_trained_over_nor_counted(place, tmp_
     assert main(["tables", "II", *words(place)]) == 0, "the table as it was"
 
 
+def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
+    argv = ["tables", "II", *words(place), "--out", str(tmp_path), "--earlier"]
+    before = states(place)
+    assert main([*argv, str(place / "out" / "IV.json")]) == 0
+    assert states(place) == before
+    assert not list(tmp_path.rglob("*.safetensors")), "nothing was run"
+    found = numbers(tmp_path / "II.csv")
+    assert found["DSCNet+SEAM", "val", "0"] == pytest.approx(reached(place, "M4"))
+    revision = json.loads((place / "out" / "IV.json").read_text())["runs"][0]["environment"]
+    assert f"`IV.json`: 2 runs, revision {revision['git_revision']}." in capsys.readouterr().out
+
+    # Their records go on to the next table; other settings, seeds and measures are other runs.
+    again = [*argv, str(tmp_path / "II.json"), "--collect"]
+    assert main(again) == 0
+    assert numbers(tmp_path / "II.csv") == found
+    assert "`II.json`: 2 runs" in capsys.readouterr().out
+    for other in (["--train.epochs", "2"], ["--seeds", "1"], ["--measure", "refine.miou"]):
+        assert main([*again, *other]) == 0
+        assert "| SEAM | not run |" in capsys.readouterr().out
+
+
+def test_earlier_files_that_do_not_fit_are_refused(place, tmp_path, capsys):
+    content = json.loads((place / "out" / "IV.json").read_text())
+    del content["settings"]["seam"]["method"]["likeness"]
+    content["settings"]["seam"]["method"]["recall"] = 0.15
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "torn.json").write_text("{")
+    for name, message in {
+        "old.json": "made by another version of dscnet, whose settings differ in method.li",
+        "other.json": "not the JSON file of a table",
+        "torn.json": "not JSON",
+        "none.json": "cannot be read",
+    }.items():
+        argv = ["tables", "II", *words(place), "--out", str(tmp_path / "out"), "--earlier"]
+        assert main([*argv, str(tmp_path / name)]) == 1
+        assert f"{name}: {message}" in capsys.readouterr().err
+
+
 def request(tmp_path: Path, name: str = "IV", **changes) -> Request:
     configs = {base: Config(data="x") for base in ("seam", "auxsegnet")}
     configs["auxsegnet"].model.name = "auxsegnet"

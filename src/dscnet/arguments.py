@@ -233,6 +233,9 @@ def _add_tables_arguments(parser: Parser) -> None:
     parser.add_argument("--shard", type=str, default="1/1", help="I/N: the I-th of N parts alone")
     parser.add_argument("--collect", action="store_true", help="run nothing, read what is there")
     parser.add_argument(
+        "--earlier", type=str, nargs="+", default=[], help="JSON of tables whose runs count too"
+    )
+    parser.add_argument(
         "--variants", type=str, nargs="+", default=None, help="run only these, e.g. baseline M4"
     )
     parser.add_argument(

@@ -128,6 +128,7 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
     if problem := _tables_problem(parsed):
         print(f"dscnet tables: {problem}", file=sys.stderr)
         return 2
+    from dscnet.tables.earlier import read_runs
     from dscnet.tables.make import make_table
     from dscnet.tables.runs import Request, read_recipe
 
@@ -148,6 +149,7 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
         measure=parsed.measure,
         weights=parsed.weights,
         photos=parsed.photos,
+        earlier=read_runs(parsed.earlier),
         command=_command_line(),
     )
     return 1 if make_table(request) else 0

@@ -27,6 +27,7 @@ from dscnet.tables.runs import (
     check,
     comparable,
     finished,
+    in_folder,
     plan,
     refuse_other_settings,
     shard_of,
@@ -162,7 +163,9 @@ def _title(request: Request) -> str:
     return f"{name}: {request.spec.title}; ours on {', '.join(ours)}"
 
 
-def _notes(request: Request, entries: Sequence[Entry], failed: Sequence[str]) -> Iterator[str]:
+def _notes(
+    request: Request, cells: Sequence[Cell], entries: Sequence[Entry], failed: Sequence[str]
+) -> Iterator[str]:
     """What a reader must know beside the numbers."""
     paper = paper_table(request.name)
     for base, config in request.configs.items():
@@ -171,6 +174,7 @@ def _notes(request: Request, entries: Sequence[Entry], failed: Sequence[str]) ->
             f" `{Path(config.data).name}`, {config.model.backbone}, learned from"
             f" {config.supervision}."
         )
+    yield from _sources(cells)
     yield f"Ours: `{request.measure}`, percent; mean ± standard deviation (seeds)."
     yield f"Paper: {paper.source}; mIoU of the segmentation network, percent."
     if request.measure != PAPER_MEASURE:
@@ -189,6 +193,15 @@ def _notes(request: Request, entries: Sequence[Entry], failed: Sequence[str]) ->
     yield from (f"Failed: {line}" for line in failed)
 
 
+def _sources(cells: Sequence[Cell]) -> Iterator[str]:
+    """Which numbers are those of other files, and of which code."""
+    read = [c.earlier for c in cells if c.earlier is not None and not in_folder(c)]
+    for source in dict.fromkeys(record["source"] for record in read):
+        own = [record for record in read if record["source"] == source]
+        code = dict.fromkeys(str(record["environment"]["git_revision"]) for record in own)
+        yield f"Read from `{source}`: {len(own)} runs, revision {', '.join(code)}."
+
+
 def _best(entries: Sequence[Entry]) -> Iterator[str]:
     """Where a grid of weights is highest; rows are called ``BASE, ROW``."""
     for base in BASES.values():
@@ -201,7 +214,7 @@ def _best(entries: Sequence[Entry]) -> Iterator[str]:
 
 def _markdown(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> str:
     entries = _entries(request, cells)
-    notes = list(_notes(request, entries, failed))
+    notes = list(_notes(request, cells, entries, failed))
     return to_markdown(_title(request), entries, notes)
 
 
@@ -231,10 +244,11 @@ def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> No
 
 def _record(cell: Cell) -> dict[str, Any]:
     """A run as the JSON names it: what it measured, and what it ran on; null = not run."""
-    folder, metrics = RunFolder(cell.run.folder), finished(cell)
-    record = {"base": cell.base, "variant": cell.variant, "seed": cell.seed, "metrics": metrics}
-    if metrics is None:
-        return record
+    folder = RunFolder(cell.run.folder)
+    record = {"base": cell.base, "variant": cell.variant, "seed": cell.seed}
+    if not in_folder(cell):
+        return (cell.earlier or {"metrics": None}) | record
+    record["metrics"] = finished(cell)
     ran_on = json.loads(folder.environment.read_text())
     return record | {"seconds": folder.seconds(), "environment": ran_on}
 
@@ -245,7 +259,7 @@ def _photos(request: Request, cells: Sequence[Cell]) -> None:
         return
     for base, config in request.configs.items():
         pair = [c for c in cells if c.base == base and c.seed == request.seeds[0]]
-        if any(finished(cell) is None for cell in pair):
+        if not all(in_folder(cell) for cell in pair):
             log.info("%s: no photos, its runs are not there", BASES[base])
             continue
         figures.write_photos(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dscnet.comparison import lookup
 from dscnet.config import Config
 from dscnet.evaluation import read_metrics
 from dscnet.experiments import GridRun, of_seed
 from dscnet.recipes import read_config
 from dscnet.run_folder import RunFolder
-from dscnet.settings import dotted_settings, replace_settings, to_dict
+from dscnet.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
 
@@ -42,6 +44,8 @@ class Request:
         measure: Section and key of ``metrics.json``.
         weights: Values of alpha and beta in Figure 6.
         photos: Photos in Figure 5.
+        earlier: Runs whose folders need not be there, by :func:`identity`, as
+            ``earlier.read_runs`` gives them.
         command: What to write down as the way to these results.
     """
 
@@ -57,6 +61,7 @@ class Request:
     measure: str = PAPER_MEASURE
     weights: Sequence[float] = WEIGHTS
     photos: int = 6
+    earlier: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     command: str = ""
 
     @property
@@ -82,12 +87,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Cell:
-    """A run of a table."""
+    """A run of a table; ``earlier`` is what another table's file tells of it."""
 
     base: str
     variant: str
     seed: int
     run: GridRun
+    earlier: dict[str, Any] | None = None
 
 
 def read_recipe(path: Path, settings: Mapping[str, Any]) -> Config:
@@ -102,7 +108,8 @@ def plan(request: Request) -> list[Cell]:
         for base, config in request.configs.items():
             own = of_seed(replace_settings(config, {"method.variant": "M4"}), seed)
             for variant, settings in request.spec.variants.items():
-                changed = of_seed(replace_settings(config, settings), seed)
+                whole = replace_settings(config, settings)
+                changed = of_seed(whole, seed)
                 # A point of Figure 6 that is the recipe's own is the run of the other tables.
                 folder = "M4" if changed == own else variant
                 run = GridRun(
@@ -110,8 +117,22 @@ def plan(request: Request) -> list[Cell]:
                     changed,
                     request.folder(base) / f"{folder}-s{seed}",
                 )
-                cells.append(Cell(base, variant, seed, run))
+                earlier = request.earlier.get(identity(whole, seed))
+                if earlier and lookup(earlier["metrics"], request.measure) is None:
+                    earlier = None
+                cells.append(Cell(base, variant, seed, run, earlier))
     return cells
+
+
+def identity(config: Config, seed: int) -> str:
+    """What two runs have in common that must come out alike: settings, but for places, and seed.
+
+    Args:
+        config: Settings in which ``{seed}`` is not filled in.
+        seed: The seed of the run.
+    """
+    elsewhere = from_dict(Config, shown(replace(config, seed=seed)))
+    return json.dumps(comparable(elsewhere), sort_keys=True)
 
 
 def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
@@ -119,12 +140,17 @@ def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
     return list(cells[index - 1 :: count])
 
 
-def finished(cell: Cell) -> dict[str, Any] | None:
-    """What the cell's run measured; None if it is not there, unfinished, or of other settings."""
+def in_folder(cell: Cell) -> bool:
+    """Whether the cell's folder holds its run, finished, and no run of other settings."""
     folder = RunFolder(cell.run.folder)
-    if folder.fingerprint_of("evaluate") is None or _differing(cell):
-        return None
-    return read_metrics(folder.metrics)
+    return folder.fingerprint_of("evaluate") is not None and not _differing(cell)
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """What the cell's run measured, by its folder, else by an earlier file; None = not run."""
+    if in_folder(cell):
+        return read_metrics(RunFolder(cell.run.folder).metrics)
+    return None if cell.earlier is None else cell.earlier["metrics"]
 
 
 def check(request: Request) -> None:
@@ -151,8 +177,9 @@ def check(request: Request) -> None:
 
 
 def wanted(request: Request, cells: Sequence[Cell]) -> list[Cell]:
-    """The runs of the variants that are asked for."""
-    return [c for c in cells if request.variants is None or c.variant in request.variants]
+    """The runs of the variants that are asked for, but for those that an earlier file tells of."""
+    asked = [c for c in cells if request.variants is None or c.variant in request.variants]
+    return [c for c in asked if c.earlier is None or in_folder(c)]
 
 
 def stages(request: Request) -> list[str]:

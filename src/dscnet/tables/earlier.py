@@ -1,0 +1,58 @@
+"""Runs that the JSON files of tables tell of, so that their folders need not be at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dscnet.config import Config
+from dscnet.settings import dotted_names, from_dict, replace_settings, to_dict
+from dscnet.tables.runs import identity
+from dscnet.types import DscnetError
+
+
+def read_runs(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+    """Read the finished runs of tables' files, ``OUT/NAME.json``.
+
+    Args:
+        paths: Files; of a run that several tell of, the last counts.
+
+    Returns:
+        :func:`~dscnet.tables.runs.identity` of a run -> its record in the file (``metrics``,
+        ``seconds``, ``environment``), and ``source``, the name of the file.
+
+    Raises:
+        DscnetError: If a file is none of a table, or its settings are not those of this version.
+    """
+    runs = {}
+    for path in map(Path, paths):
+        content = _read(path)
+        for record in content["runs"]:
+            if record["metrics"] is None:
+                continue
+            config = from_dict(Config, content["settings"][record["base"]])
+            config = replace_settings(config, content["variants"][record["variant"]])
+            runs[identity(config, record["seed"])] = {**record, "source": path.name}
+    return runs
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise DscnetError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DscnetError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict) or not {"settings", "variants", "runs"} <= content.keys():
+        raise DscnetError(f"{path}: not the JSON file of a table")
+    here = set(dotted_names(to_dict(Config())))
+    for settings in content["settings"].values():
+        # A run without a setting that exists now may have done otherwise than its default.
+        if other := sorted(here.symmetric_difference(dotted_names(settings))):
+            raise DscnetError(
+                f"{path}: made by another version of dscnet, whose settings differ in"
+                f" {', '.join(other[:5])}: run these cells anew"
+            )
+    return content
