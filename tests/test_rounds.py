@@ -118,12 +118,14 @@ def test_labels_of_a_round_are_its_maps_and_saliency_fused(finished, scenes):
             saliency = read_saliency(folder / "saliency" / f"{sample.image_id}.png")[0].numpy()
             expected = fuse_saliency(maps["refined" if index else "cam"], classes, saliency)
             got = read_label(folder / "labels" / f"{sample.image_id}.png")
-            np.testing.assert_array_equal(got, expected)
+            # The file has 8 bits; the labels were made before it was written.
+            sure = np.abs(saliency - 0.06) > 1 / 255
+            np.testing.assert_array_equal(got[sure], expected[sure])
 
 
 def test_the_score_of_the_maps_can_be_read_off_those_of_each_round(finished, scenes, tmp_path):
     config = settings(scenes)
-    config.auxseg = AuxSegConfig(rounds=1, branch_channels=16, cam_score="auto")
+    config.auxseg = AuxSegConfig(rounds=1, branch_channels=16, cam_score="auto", saliency_cut=0.5)
     config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
     config.train.epochs = 1
     run(config, tmp_path / "run", stages=["train"], progress=False)
@@ -139,16 +141,18 @@ def test_the_score_of_the_maps_can_be_read_off_those_of_each_round(finished, sce
             expected = fuse_saliency(maps, classes, saliency, cam_score=scores[-1])
             got = read_label(folder / "labels" / f"{sample.image_id}.png")
             np.testing.assert_array_equal(got, expected)
+            if folder.name == "1":
+                assert set(np.unique(saliency)) <= {0.0, 1.0}, "cut"
     assert 0.2 not in scores and scores[0] != scores[1]
 
 
-def test_saliency_begins_with_the_given_maps_and_becomes_binary(finished, scenes):
+def test_saliency_begins_with_the_given_maps_and_stays_a_probability(finished, scenes):
     for path in sorted((finished / "rounds" / "0" / "saliency").glob("*.png")):
         given = read_saliency(scenes / "saliency" / path.name)
         np.testing.assert_array_equal(read_saliency(path), given)
         for index in (1, 2):
             later = read_saliency(finished / "rounds" / str(index) / "saliency" / path.name)
-            assert set(later.unique().tolist()) <= {0.0, 1.0}
+            assert len(later.unique()) > 10
 
 
 def test_saliency_labels_average_with_the_first_maps(finished, scenes):
@@ -163,9 +167,9 @@ def test_saliency_labels_average_with_the_first_maps(finished, scenes):
                 _, predicted = model.dense_scores(photo)
             mean = (predicted[0] + read_saliency(sample.saliency_path))[0] / 2
             pixels = read_image(sample.image_path).permute(1, 2, 0).numpy()
-            expected = torch.from_numpy(fit_to_photo(mean.numpy(), pixels) > 0.5)
+            expected = torch.from_numpy(fit_to_photo(mean.numpy(), pixels))
             got = read_saliency(folder / "saliency" / f"{sample.image_id}.png")
-            assert (got == expected).float().mean() > 0.999
+            assert ((got - expected).abs() < 1 / 255).float().mean() > 0.999
 
 
 def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp_path):

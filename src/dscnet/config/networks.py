@@ -89,7 +89,7 @@ class AuxSegConfig:
     saliency_score: float = 0.06
     stuff: list[str] = field(default_factory=list)
     crf: bool = True
-    saliency_cut: float | None = 0.5
+    saliency_cut: float | None = None
     branch_channels: int = 128
     rows: int = 512
     published_row_quirk: bool = False
