@@ -201,9 +201,10 @@ def test_the_groups_smooth_the_refined_map(name):
     torch.testing.assert_close(smooth.cam_refined, smooth.context.smooth(expected, 0.5))
 
 
+@pytest.mark.parametrize("variant", ["M1", "M3", "M4"])
 @pytest.mark.parametrize("name", ["seam", "cam"])
-def test_the_refined_map_is_weighed_by_the_discriminant(name):
-    settings = config("M4", name=name)
+def test_the_refined_map_is_weighed_by_the_discriminant(name, variant):
+    settings = config(variant, name=name)
     settings.method.starts, settings.method.num_groups = "cam", None
     settings.method.smooth = 0.0
     image, tags = tagged_photos()
@@ -225,6 +226,15 @@ def test_the_refined_map_is_weighed_by_the_discriminant(name):
     torch.testing.assert_close(likeness.sum(1), torch.ones_like(likeness[:, 0]))
     assert likeness[1, [1, 3]].eq(0).all(), "labels that the photo does not have"
     assert model.train()(image, tags).context.likeness is None
+
+
+def test_embeddings_that_were_not_contrasted_weigh_nothing():
+    image, tags = tagged_photos()
+    model = build_model(config("M2"), 3)
+    dim = model.context.embedding_dim
+    before = model.eval()(image, tags).cam_refined
+    model.context.discriminant.add(torch.randn(8, dim), torch.arange(8) % 4)
+    assert torch.equal(model(image, tags).cam_refined, before)
 
 
 @pytest.mark.parametrize("share", ["smooth", "likeness"])

@@ -75,7 +75,8 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         "dropout": DROPOUT,
         "group_by": method.group_by,
         "smooth": method.smooth,
-        "likeness": method.likeness,
+        # Without the contrast the embeddings are what they were drawn as.
+        "likeness": method.likeness if method.pgcl else 0.0,
     }
     if model.name == "seam":
         options["view_scale"] = model.view_scale
@@ -119,8 +120,8 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
 def refines_cam(config: Config) -> bool:
     """Whether the CAM network gives a refined map beside the plain one."""
     method = config.method
-    reread = method.smooth > 0 or method.likeness > 0
-    return config.model.name == "seam" or (method.dscl and reread)
+    smoothed, weighed = method.dscl and method.smooth > 0, method.pgcl and method.likeness > 0
+    return config.model.name == "seam" or smoothed or weighed
 
 
 def build_features(

@@ -103,13 +103,13 @@ def learn(
 
 @torch.no_grad()
 def fit_discriminant(job: Job, model: PlainCam) -> None:
-    """Teach a context that fuses what each label looks like, by the network's own labels.
+    """Teach a context with PGCL what each label looks like, by the network's own labels.
 
     Each training photo is seen once, at its own size. Otsu's threshold on its maps parts the
     classes from background, so that no setting of inference matters here.
     """
     context = model.context
-    if not isinstance(context, DualStreamContext) or not context.fuse:
+    if not job.config.method.pgcl or not isinstance(context, DualStreamContext):
         return
     learned = LabelDiscriminant(context.num_labels, context.embedding_dim)
     device = device_of(job.config.train.accelerator)
@@ -122,8 +122,9 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
         output = model.one_view(batch.images.to(device), tags)
         maps = output.final_logits if output.cam_refined is None else output.cam_refined
         scores = normalise_scores(maps[:, 1:], tags).flatten(2).cpu()
-        assert output.context is not None
-        for photo, embeddings in zip(scores, output.context.embeddings.cpu(), strict=True):
+        assert output.features is not None
+        embedded = context.embed(output.features).cpu()
+        for photo, embeddings in zip(scores, embedded, strict=True):
             best, strongest = photo.max(0)
             cut = otsu_score(torch.histc(best, BINS, 0, 1).numpy())
             # Maps without contrast, as of a photo without tags, show nothing.

@@ -117,7 +117,7 @@ class MethodConfig:
         head: The half of Eq. (11) that reads X: its ``own``, or Eq. (1)'s ``shared``.
         smooth: Share of the refined map that its groups' means give, in [0, 1]; with DSCL.
         likeness: Weight of what pixels of all photos say of a pixel, in the refined map and in
-            inference, in [0, 1]; with DSCL.
+            inference, in [0, 1]; with PGCL.
         pool_sharpness: Of the log-sum-exp that pools the groups' mean CAM to tag scores; 0 = the
             mean over the pixels instead.
         pool_ramp: Share of training over which the groups' tag scores take the place of the mean

@@ -53,8 +53,7 @@ class ContextOutput:
         tag_logits: Tag scores that the groups of the final CAM give, ``(B, C)``; None where they
             are left to the mean over pixels.
         likeness: How much each pixel is like each label of its photo, ``(B, L, h, w)`` in [0, 1],
-            by the context's discriminant; None in training, without fusion, and before it has been
-            fitted.
+            by the context's discriminant; None in training, and before it has been fitted.
         memory: The context's past groups, which the contrast reads and fills.
     """
 
@@ -283,7 +282,7 @@ class DualStreamContext(nn.Module):
         if self.pool_sharpness > 0:
             final = cam_logits if output.cam_logits is None else output.cam_logits
             output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
-        if self.fuse and not self.training and self.discriminant.fitted:
+        if not self.training and self.discriminant.fitted:
             likeness = self.discriminant(embeddings, present, self.temperature)
             output.likeness = likeness.mT.reshape(cam_logits.shape)
         return output

@@ -27,8 +27,8 @@ class PlainCam(nn.Module):
         num_classes: Foreground classes C, >= 1; the CAM has L = C + 1 labels.
         context: The streams of DSCNet (``dscnet.context.DualStreamContext`` or alike), called as
             ``context(features, cam_logits, tags, guide=tap)``. Where its attribute ``fuse`` is true
-            its ``cam_logits`` replace the plain ones; otherwise it only runs in training. It
-            returns a ``ContextOutput`` or alike.
+            its ``cam_logits`` replace the plain ones; otherwise it only runs in training, and in
+            inference where it has a ``likeness``. It returns a ``ContextOutput`` or alike.
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
@@ -88,21 +88,24 @@ class PlainCam(nn.Module):
         cam_logits = self.classifier(self.dropout(high))
         size = (image.shape[-2], image.shape[-1])
         output = ModelOutput(features=high, cam_logits=cam_logits, size=size)
-        if self.context is not None and (self.training or self.context.fuse):
+        if self.context is not None and (self.training or self.context.fuse or self.likeness > 0):
             output.context = self.context(high, cam_logits, tags, guide=taps[self.group_by])
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
-        context = output.context
-        if (self.smooth or self.likeness) and context is not None and context.pointing is not None:
-            output.cam_refined = self._refine_by_context(output, context)
+        if output.context is not None:
+            output.cam_refined = self._refine_by_context(output, output.context)
         return output
 
-    def _refine_by_context(self, output: ModelOutput, context: ContextOutput) -> Tensor:
+    def _refine_by_context(self, output: ModelOutput, context: ContextOutput) -> Tensor | None:
         """The refined map, a share of it from the context's groups, weighed by its discriminant."""
         refined = output.cam_refined
+        smooth = self.smooth if context.pointing is not None else 0.0
+        likeness = self.likeness if context.likeness is not None else 0.0
+        if smooth == likeness == 0:
+            return refined
         if refined is None:
             every = torch.ones_like(output.final_logits[:, 1:, 0, 0])
             refined = normalise_cam(output.final_logits, every, bg_score=0.0)
-        return context.weigh(context.smooth(refined, self.smooth), self.likeness)
+        return context.weigh(context.smooth(refined, smooth), likeness)
 
     def refine(self, cam_logits: Tensor, image: Tensor, low: Tensor, mid: Tensor) -> Tensor | None:
         """Return a refined CAM ``(B, L, h, w)`` in [0, 1]; this model has none of its own."""
