@@ -74,8 +74,8 @@ EARLIER = ", groups from the start"
 PUBLISHED = ", published start"
 """Of SEAM's and plain CAM's runs with `model.classifier_gain` 1 (decision 10)."""
 
-UNRECALLED = ", without memory"
-"""Of M4 whose maps only the photo itself makes, where no other mark says that it is earlier."""
+UNWEIGHED = ", unweighed"
+"""Of variants with PGCL whose maps nothing of other photos weighs, where no other mark says it."""
 
 RECALLED = ", by the memory"
 """Of M4 whose memory has a share of its maps, `method.recall` (decision 11), likewise."""
@@ -87,7 +87,7 @@ LIGHTER = ", PGCL at 0.1"
 ON_GPU = ", on a GPU"
 """Of runs there: a seed draws other numbers."""
 
-LATER = (UNRECALLED, RECALLED, LIGHTER)
+LATER = (UNWEIGHED, RECALLED, LIGHTER)
 """Marks of the forms between the smaller start and the present one."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -331,15 +331,17 @@ def distinct(names: Iterable[str]) -> list[dict]:
 
 
 def ending(variant: str, settings: dict) -> str:
-    """What the name of a run of an earlier form ends in; AuxSegNet's recipe starts as published."""
+    """What the name of a run of an earlier form ends in."""
     groups = EARLIER if variant != "baseline" and from_the_start(settings) else ""
-    other = settings["model"]["name"] != "auxsegnet" and published_start(settings)
-    marks = groups + (PUBLISHED if other else "")
-    if variant == "M4" and unrecalled(settings):
-        marks = marks or UNRECALLED
-    if variant in CONTRASTS and settings["method"]["pgcl_weight"] < WEIGHT:
+    marks = groups + (PUBLISHED if published_start(settings) else "")
+    if variant not in CONTRASTS:
+        return marks
+    by_memory = variant == "M4" and recalled(settings)
+    if unweighed(settings) and not by_memory:
+        marks = marks or UNWEIGHED
+    if settings["method"]["pgcl_weight"] < WEIGHT:
         marks = marks or LIGHTER
-    if variant == "M4" and recalled(settings):
+    if by_memory:
         marks = marks or RECALLED
     return marks
 
@@ -371,9 +373,9 @@ def published_start(settings: dict) -> bool:
     return settings["model"].get("classifier_gain", 1) == 1
 
 
-def unrecalled(settings: dict) -> bool:
-    """Whether nothing of other photos weighs M4's maps, as before decision 11."""
-    return not (settings["method"].get("likeness") or recalled(settings))
+def unweighed(settings: dict) -> bool:
+    """Whether no discriminant weighs the maps, as before decision 15."""
+    return not settings["method"].get("likeness")
 
 
 def recalled(settings: dict) -> bool:
@@ -387,8 +389,8 @@ def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
     said = []
     if dscnet and any(from_the_start(settings) for settings in made):
         said.append("DSCNet's groups score the tags from the start")
-    if dscnet and any(unrecalled(settings) for settings in made):
-        said.append("no discriminant weighs M4's maps")
+    if dscnet and any(unweighed(settings) and not recalled(settings) for settings in made):
+        said.append("no discriminant weighs the maps")
     if dscnet and any(recalled(settings) for settings in made):
         said.append("the memory has a share of M4's maps in the place of a discriminant")
     if any(published_start(settings) for settings in made):
