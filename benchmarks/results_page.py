@@ -35,6 +35,7 @@ SWEEPS = {
     "SEAM, `msrc`": (
         "msrc_discriminant",
         "msrc_variants",
+        "msrc_m1_m3",
         "msrc_m1_m2_m3",
         "msrc_gpu",
         "msrc_pgcl",
@@ -61,7 +62,13 @@ SWEEPS = {
         "coco20mini_dscnet_start",
         "coco20mini_dscnet",
     ),
-    "SEAM, `scenes`": ("scenes_discriminant", "scenes_pgcl", "scenes_memory", "scenes_dscnet"),
+    "SEAM, `scenes`": (
+        "scenes_discriminant",
+        "scenes_m1_m3",
+        "scenes_pgcl",
+        "scenes_memory",
+        "scenes_dscnet",
+    ),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
