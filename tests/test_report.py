@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dscnet.evaluation import evaluate_cams, evaluate_pairs
-from dscnet.report import MAX_POINTS, MAX_SIDE, ReportRow, line_chart, thin, write_report
+from dscnet.report import EXTRA, MAX_POINTS, MAX_SIDE, ReportRow, line_chart, thin, write_report
 
 VOID = {"meta", "img", "br", "path", "circle", "polyline"}
 
@@ -188,6 +188,14 @@ def test_pictures_show_what_they_are_called(tmp_path):
     assert refined.min() > 130
     assert label.argmax() == 0  # red
     assert prediction.argmax() == 1  # green
+
+
+def test_labels_that_not_every_run_has_stand_beside_the_others(tmp_path):
+    extra = {name: np.full((6, 8), 1, np.uint8) for name in EXTRA}
+    page = render(tmp_path, rows=[make_row(**extra)])
+    columns = "Label before refinement Pseudo label Label of the last round Prediction"
+    assert columns in page.words
+    assert "Photos boat cow ignored Photo" in page.words, "boat is in the last round's label alone"
 
 
 def test_large_photos_are_made_smaller(tmp_path):

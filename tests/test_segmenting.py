@@ -93,8 +93,10 @@ def test_each_round_is_measured(double, single):
     assert "rounds" not in before
     page = (double / "report.html").read_text()
     assert "Rounds of training" in page
+    assert page.count('alt="Label of the last round of') == 8
     assert "Undecided pixels" not in page
-    assert "Rounds of training" not in (single / "report.html").read_text()
+    once = (single / "report.html").read_text()
+    assert "Rounds of training" not in once and "Label of the last round" not in once
 
 
 def test_a_network_learns_from_the_labels_of_its_round(scenes, copy):

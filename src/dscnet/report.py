@@ -29,10 +29,14 @@ PICTURES = {
     "refined": "Refined CAM",
     "unrefined_label": "Label before refinement",
     "pseudo_label": "Pseudo label",
+    "self_training_label": "Label of the last round",
     "prediction": "Prediction",
     "truth": "Ground truth",
 }
 """Pictures of a row beside the photo, and what people call them."""
+
+EXTRA = ("unrefined_label", "self_training_label")
+"""Those that are only made where refinement or self-training is asked for."""
 
 MAX_SIDE = 320
 """Longer side of the embedded pictures, pixels."""
@@ -53,6 +57,8 @@ class ReportRow:
         refined: The same of the refined CAM.
         unrefined_label: ``(H, W)`` uint8 labels before refinement by photo and features.
         pseudo_label: ``(H, W)`` uint8 labels.
+        self_training_label: ``(H, W)`` uint8 labels that the last network learned from, where
+            self-training made them.
         prediction: ``(H, W)`` uint8 labels of the segmentation network.
         truth: ``(H, W)`` uint8 true labels.
     """
@@ -66,6 +72,7 @@ class ReportRow:
     prediction: NDArray[np.uint8] | None
     truth: NDArray[np.uint8] | None
     unrefined_label: NDArray[np.uint8] | None = None
+    self_training_label: NDArray[np.uint8] | None = None
 
 
 def write_report(
@@ -99,8 +106,6 @@ def write_report(
     rounds = metrics.get("rounds") or []
     measured = [name for name in STAGES if any(row[name] for row in rounds)]
     shown = [name for name in PICTURES if any(getattr(row, name) is not None for row in rows)]
-    # Without refinement there is nothing missing where it would be.
-    due = [name for name in PICTURES if name != "unrefined_label" or metrics.get("refine")]
     template = _environment().get_template("report.html.j2")
     page = template.render(
         title=title,
@@ -112,7 +117,7 @@ def write_report(
         class_rows=_class_rows(sections),
         legend=_legend(classes, rows),
         columns=[PICTURES[name] for name in shown],
-        absent=[PICTURES[name] for name in due if name not in shown],
+        absent=[PICTURES[name] for name in PICTURES if name not in (*shown, *EXTRA)],
         refinement=metrics.get("refine"),
         rows=[(row, _data_uri(row.photo), [_picture(row, name) for name in shown]) for row in rows],
         charts=[(name, *_chart(name, points)) for name, points in curves.items()],
@@ -224,7 +229,11 @@ def _class_names(sections: Mapping[str, Any]) -> list[str]:
 
 def _legend(classes: Sequence[str], rows: Sequence[ReportRow]) -> list[tuple[str, str]]:
     """Colour and name of each label that a picture shows; background is the photo itself."""
-    masks = [mask for row in rows for mask in (row.pseudo_label, row.prediction, row.truth)]
+    masks = [
+        mask
+        for row in rows
+        for mask in (row.pseudo_label, row.self_training_label, row.prediction, row.truth)
+    ]
     shown = {int(label) for mask in masks if mask is not None for label in np.unique(mask)}
     names = dict(enumerate(classes, start=1)) | {IGNORE_INDEX: "ignored"}
     labels = sorted(shown - {BACKGROUND})

@@ -26,13 +26,11 @@ def write_run_report(
 ) -> None:
     """Write ``report.html`` of a run: numbers, photos with what each stage made of them, losses."""
     predictor = Predictor.from_run(folder.root) if folder.fingerprint_of("segment") else None
-    rows = [
-        _row(sample, train, folder, predictor) for sample in spread(train.samples, NUM_TRAIN_ROWS)
-    ]
+    shown = [(sample, train) for sample in spread(train.samples, NUM_TRAIN_ROWS)]
     if val is not None and predictor is not None:
-        rows += [
-            _row(sample, val, folder, predictor) for sample in spread(val.samples, NUM_VAL_ROWS)
-        ]
+        shown += [(sample, val) for sample in spread(val.samples, NUM_VAL_ROWS)]
+    rounds = config.segment.rounds
+    rows = [_row(sample, photos, folder, predictor, rounds) for sample, photos in shown]
     curves = loss_curves(folder.losses) | loss_curves(folder.segmenter / "metrics.csv")
     write_report(
         folder.report,
@@ -68,12 +66,13 @@ def loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _row(
-    sample: Sample, photos: PhotoSet, folder: RunFolder, predictor: Predictor | None
+    sample: Sample, photos: PhotoSet, folder: RunFolder, predictor: Predictor | None, rounds: int
 ) -> ReportRow:
     image = read_image(sample.image_path)
     maps = _best_maps(folder.cams / f"{sample.image_id}.npz")
     label = folder.labels / f"{sample.image_id}.png"
     unrefined = folder.unrefined / f"{sample.image_id}.png"
+    last = folder.self_training(rounds).labels / f"{sample.image_id}.png"
     return ReportRow(
         image_id=sample.image_id,
         tags=", ".join(photos.classes[index] for index in sample.tags or ()) or "no tag",
@@ -82,6 +81,7 @@ def _row(
         refined=maps.get("refined"),
         unrefined_label=read_label(unrefined) if unrefined.exists() else None,
         pseudo_label=read_label(label) if label.exists() else None,
+        self_training_label=read_label(last) if last.exists() else None,
         prediction=None if predictor is None else predictor(image),
         truth=None if sample.mask_path is None else read_mask(sample.mask_path).numpy(),
     )
