@@ -77,6 +77,15 @@ def test_a_further_round_goes_on_from_the_network_that_is_there(single, double):
     assert pictures(double / "labels") == pictures(single / "labels"), "those of the maps stay"
 
 
+def test_fewer_rounds_take_the_network_that_was_the_last_of_so_many(scenes, single, copy):
+    changed = (copy / "self_training" / "1" / "segmenter" / "weights.safetensors").stat().st_mtime
+    run(settings(scenes, rounds=1), copy, resume=True, progress=False)
+    assert weights(copy) == weights(single)
+    assert pictures(copy / "masks") == pictures(single / "masks")
+    there = (copy / "segmenter" / "weights.safetensors").stat().st_mtime
+    assert there == changed, "copied with its time, not trained"
+
+
 def test_at_once_or_one_after_the_other_is_the_same(scenes, double, tmp_path):
     run(settings(scenes), tmp_path / "run", progress=False)
     assert weights(tmp_path / "run") == weights(double)

@@ -53,9 +53,10 @@ def train_segmenters(job: Job, mark_of: Callable[[int], str]) -> None:
             continue
         started = time.monotonic()
         resumable = folder.start("segmenter", mark)
-        if index < rounds and job.folder.is_done("segmenter", mark):
-            # It was the last of fewer rounds.
-            shutil.copytree(job.folder.segmenter, folder.segmenter, dirs_exist_ok=True)
+        elsewhere = job.folder if index < rounds else job.folder.self_training(index)
+        if elsewhere.is_done("segmenter", mark):
+            # It was the last of fewer rounds, or is now the last and had others after it.
+            shutil.copytree(elsewhere.segmenter, folder.segmenter, dirs_exist_ok=True)
         else:
             if rounds > 1:
                 log.info("round %d of %d ...", index, rounds)
