@@ -140,12 +140,13 @@ def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
     revision = json.loads((place / "out" / "IV.json").read_text())["runs"][0]["environment"]
     assert f"`IV.json`: 2 runs, revision {revision['git_revision']}." in capsys.readouterr().out
 
-    # Their records go on to the next table; other settings, seeds and measures are other runs.
+    # Their records go on to the next table; other settings, data and measures are other runs.
     again = [*argv, str(tmp_path / "II.json"), "--collect"]
     assert main(again) == 0
     assert numbers(tmp_path / "II.csv") == found
     assert "`II.json`: 2 runs" in capsys.readouterr().out
-    for other in (["--train.epochs", "2"], ["--seeds", "1"], ["--measure", "refine.miou"]):
+    others = ["--train.epochs", "2"], ["--seeds", "1"], ["--measure", "refine.miou"]
+    for other in (*others, ["--data", str(place / "other")]):
         assert main([*again, *other]) == 0
         assert "| SEAM | not run |" in capsys.readouterr().out
 

@@ -125,14 +125,14 @@ def plan(request: Request) -> list[Cell]:
 
 
 def identity(config: Config, seed: int) -> str:
-    """What two runs have in common that must come out alike: settings, but for places, and seed.
+    """What two runs that must come out alike have in common: settings, names of places, and seed.
 
     Args:
         config: Settings in which ``{seed}`` is not filled in.
         seed: The seed of the run.
     """
     elsewhere = from_dict(Config, shown(replace(config, seed=seed)))
-    return json.dumps(comparable(elsewhere), sort_keys=True)
+    return json.dumps(comparable(elsewhere) | {"data": elsewhere.data}, sort_keys=True)
 
 
 def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
