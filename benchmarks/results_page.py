@@ -25,6 +25,7 @@ AUXSEGNET = "msrc_auxsegnet"
 SEGMENTERS = (
     "msrc_discriminant",
     "msrc_variants",
+    "msrc_m1_m3",
     "msrc_gpu",
     "msrc_seam",
     "msrc_dscnet_ramp",
