@@ -430,7 +430,7 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
         ({"cam.batch_size": 0}, "cam.batch_size must be at least 1, got 0"),
         ({"val_split": "vall"}, "val_split: no split 'vall' among train, val"),
         (
-            {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M1"},
+            {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M2"},
             "choose model seam",
         ),
         ({"label.bg_score": "scales"}, "criterion 'scales' compares the maps of single scales"),

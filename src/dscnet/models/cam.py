@@ -98,8 +98,8 @@ class PlainCam(nn.Module):
     def _refine_by_context(self, output: ModelOutput, context: ContextOutput) -> Tensor | None:
         """The refined map, a share of it from the context's groups, weighed by its discriminant."""
         refined = output.cam_refined
-        smooth = self.smooth if context.pointing is not None else 0.0
-        likeness = self.likeness if context.likeness is not None else 0.0
+        smooth = self.smooth if self.smooth and context.pointing is not None else 0.0
+        likeness = self.likeness if self.likeness and context.likeness is not None else 0.0
         if smooth == likeness == 0:
             return refined
         if refined is None:
