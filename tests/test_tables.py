@@ -15,7 +15,7 @@ from dscnet.data.scenes import write_scenes
 from dscnet.evaluation import write_metrics
 from dscnet.run_folder import RunFolder
 from dscnet.tables import make as tables
-from dscnet.tables.runs import Cell, Request, plan, shard_of, stages
+from dscnet.tables.runs import Cell, Request, identity, plan, shard_of, stages
 from dscnet.tables.specs import BASES, TABLES
 
 TINY = {
@@ -141,14 +141,34 @@ def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
     assert f"`IV.json`: 2 runs, revision {revision['git_revision']}." in capsys.readouterr().out
 
     # Their records go on to the next table; other settings, data and measures are other runs.
-    again = [*argv, str(tmp_path / "II.json"), "--collect"]
-    assert main(again) == 0
+    assert main([*argv, str(tmp_path / "II.json"), "--collect"]) == 0
     assert numbers(tmp_path / "II.csv") == found
     assert "`II.json`: 2 runs" in capsys.readouterr().out
     others = ["--train.epochs", "2"], ["--seeds", "1"], ["--measure", "refine.miou"]
     for other in (*others, ["--data", str(place / "other")]):
-        assert main([*again, *other]) == 0
+        # Not of II.json, which each of these calls writes anew.
+        assert main([*argv, str(place / "out" / "IV.json"), "--collect", *other]) == 0
         assert "| SEAM | not run |" in capsys.readouterr().out
+
+
+def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, monkeypatch):
+    run: list[Path] = []
+
+    def pretend(runs, **_):
+        run.extend(each.folder for each in runs)
+        return iter(())
+
+    monkeypatch.setattr(tables, "run_all", pretend)
+    cells = plan(request(tmp_path))
+    known = cells[3]
+    key = identity(known.run.config, known.seed)
+    record = {"metrics": {"segmenter": {"miou": 0.5}}, "source": "x"}
+    record["environment"] = {"git_revision": "abc"}
+    for index in (1, 2):
+        run.clear()
+        tables.make_table(request(tmp_path, shard=(index, 2), earlier={key: record}))
+        part = [cell.run.folder for cell in shard_of(cells, index, 2)]
+        assert run == [folder for folder in part if folder != known.run.folder]
 
 
 def test_earlier_files_that_do_not_fit_are_refused(place, tmp_path, capsys):

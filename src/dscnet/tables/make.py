@@ -55,6 +55,8 @@ def make_table(request: Request) -> int:
     check(request)
     cells = plan(request)
     mine = [] if request.collect else shard_of(wanted(request, cells), *request.shard)
+    # After the parts are made: what lies in this folder must not change what is whose.
+    mine = [cell for cell in mine if cell.earlier is None or in_folder(cell)]
     for cell in mine:
         refuse_other_settings(cell)
     failed: list[str] = []

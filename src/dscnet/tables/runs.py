@@ -108,8 +108,8 @@ def plan(request: Request) -> list[Cell]:
         for base, config in request.configs.items():
             own = of_seed(replace_settings(config, {"method.variant": "M4"}), seed)
             for variant, settings in request.spec.variants.items():
-                whole = replace_settings(config, settings)
-                changed = of_seed(whole, seed)
+                of_variant = replace_settings(config, settings)
+                changed = of_seed(of_variant, seed)
                 # A point of Figure 6 that is the recipe's own is the run of the other tables.
                 folder = "M4" if changed == own else variant
                 run = GridRun(
@@ -117,7 +117,7 @@ def plan(request: Request) -> list[Cell]:
                     changed,
                     request.folder(base) / f"{folder}-s{seed}",
                 )
-                earlier = request.earlier.get(identity(whole, seed))
+                earlier = request.earlier.get(identity(of_variant, seed))
                 if earlier and lookup(earlier["metrics"], request.measure) is None:
                     earlier = None
                 cells.append(Cell(base, variant, seed, run, earlier))
@@ -177,9 +177,8 @@ def check(request: Request) -> None:
 
 
 def wanted(request: Request, cells: Sequence[Cell]) -> list[Cell]:
-    """The runs of the variants that are asked for, but for those that an earlier file tells of."""
-    asked = [c for c in cells if request.variants is None or c.variant in request.variants]
-    return [c for c in asked if c.earlier is None or in_folder(c)]
+    """The runs of the variants that are asked for."""
+    return [c for c in cells if request.variants is None or c.variant in request.variants]
 
 
 def stages(request: Request) -> list[str]:
