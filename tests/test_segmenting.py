@@ -190,17 +190,58 @@ def test_network_and_label_weigh_as_their_probabilities(tagged_job, tmp_path, ba
     rest = (1 - background) / job.train.num_classes
     # The classes that the photo is not tagged with say the most; they are not asked.
     said = [background * rest / (1 - background), *[rest] * job.train.num_classes]
-    segmenting.relabel(job, Says(said), tmp_path / "first", tmp_path / "out")
+    segmenting.relabel(job, [Says(said)], tmp_path / "first", tmp_path / "out")
     for sample in one_tag:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels == (0 if wins else sample.tags[0] + 1)).all()
+
+
+@pytest.mark.parametrize(("networks", "wins"), [(1, False), (2, True)])
+def test_networks_weigh_as_the_product_of_their_probabilities(
+    tagged_job, tmp_path, networks, wins
+):
+    """Odds of 0.61 to 0.39 give way to a label's 0.7 to 0.3; their square does not."""
+    job = tagged_job
+    one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
+    write_first(job, tmp_path / "first", lambda sample: (sample.tags or (-1,))[0] + 1)
+    says = Says([0.61, *[0.39] * job.train.num_classes])
+    segmenting.relabel(job, [says] * networks, tmp_path / "first", tmp_path / "out")
+    for sample in one_tag:
+        labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
+        assert (labels == (0 if wins else sample.tags[0] + 1)).all()
+
+
+def test_numbers_that_vanish_in_a_product_decide_nonetheless(tagged_job, tmp_path):
+    """1e-30 to 1e-32, twice, is below what a float holds."""
+    job = tagged_job
+    write_first(job, tmp_path / "first", lambda sample: 255)
+    says = Says([1e-32, *[1e-30] * job.train.num_classes])
+    segmenting.relabel(job, [says] * 2, tmp_path / "first", tmp_path / "out")
+    for sample in job.train.samples:
+        labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
+        assert (labels > 0).all() == bool(sample.tags)
+
+
+def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
+    run(settings(scenes, rounds=3), copy, resume=True, progress=False)
+    made = pictures(copy / "self_training" / "3" / "labels")
+    config = settings(scenes, rounds=2)
+    job = open_run(config, RunFolder(tmp_path / "job"), progress=False)
+    networks = [
+        Predictor.from_weights(config, folder.segmenter_weights, folder.read_segmenter_card())
+        for folder in map(RunFolder(copy).self_training, (1, 2))
+    ]
+    for count in (1, 2):
+        segmenting.relabel(job, networks[-count:], copy / "labels", tmp_path / str(count))
+    assert made == pictures(tmp_path / "2")
+    assert made != pictures(tmp_path / "1")
 
 
 def test_undecided_pixels_are_the_networks(tagged_job, tmp_path):
     job = tagged_job
     write_first(job, tmp_path / "first", lambda sample: 255)
     said = [0.1, *[0.9 / job.train.num_classes] * job.train.num_classes]
-    segmenting.relabel(job, Says(said), tmp_path / "first", tmp_path / "out")
+    segmenting.relabel(job, [Says(said)], tmp_path / "first", tmp_path / "out")
     for sample in job.train.samples:
         found = set(np.unique(read_label(tmp_path / "out" / f"{sample.image_id}.png")))
         assert found <= {tag + 1 for tag in sample.tags} | ({0} if not sample.tags else set())
@@ -214,7 +255,7 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
     blind = open_run(settings(bare), RunFolder(tmp_path / "b"), progress=False)
     predictor = Predictor.from_run(single)
     for each in (job, blind):
-        segmenting.relabel(each, predictor, single / "labels", each.folder.labels)
+        segmenting.relabel(each, [predictor], single / "labels", each.folder.labels)
     assert pictures(job.folder.labels) == pictures(blind.folder.labels)
 
 

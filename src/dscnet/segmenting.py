@@ -1,7 +1,7 @@
 """From pseudo labels to a segmentation network and its masks, in one or more rounds.
 
 With ``segment.rounds`` above one it trains itself: from the second round on, a network learns from
-labels that the network before has a say in. ``segmenter/`` holds the last network, the folder
+labels that the networks before have a say in. ``segmenter/`` holds the last network, the folder
 ``self_training/N`` the labels of round N and the networks before the last.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,17 +86,18 @@ def measure_segmenters(job: Job) -> list[dict[str, Any]]:
     return [_measure_round(job, index) for index in range(1, job.config.segment.rounds + 1)]
 
 
-def relabel(job: Job, predictor: Predictor, first: Path, out: Path) -> None:
-    """Label the training photos by a network and the labels that it has learned from.
+def relabel(job: Job, predictors: Sequence[Predictor], first: Path, out: Path) -> None:
+    """Label the training photos by the networks so far and the labels that the first learned from.
 
-    The probabilities of the photo's tags and background, times those of the first labels, each
-    trusted with 0.7; a dense CRF fits the product to the photo. The network has seen that a class
-    looks alike in many photos; the label knows this one photo. Without the label, the network's
-    errors would feed themselves. [Reading: self-training is usual, this form is ours.]
+    The probabilities that each network gives the photo's tags and background, times those of the
+    first labels, each trusted with 0.7; a dense CRF fits the product to the photo. The networks
+    have seen that a class looks alike in many photos; the label knows this one photo. Without the
+    label, the networks' errors would feed themselves. [Reading: self-training is usual, this form
+    is ours.]
 
     Args:
         job: Photos and tags.
-        predictor: The network, without a CRF of its own.
+        predictors: The networks, without a CRF of their own; at least one.
         first: Folder of the labels that the first round has learned from.
         out: Folder of the new ones.
     """
@@ -106,10 +107,12 @@ def relabel(job: Job, predictor: Predictor, first: Path, out: Path) -> None:
         tags = np.asarray(sample.tags or (), dtype=np.int64)
         labels = np.array([BACKGROUND, *(tags + 1)])
         name = f"{sample.image_id}.png"
-        trusted = trusted_labels(read_label(first / name), labels)
-        joint = as_probabilities(predictor.probabilities(photo)[labels] * trusted)
+        joint = trusted_labels(read_label(first / name), labels)
+        for predictor in predictors:
+            # Scaled after each, so that no product of small numbers is lost.
+            joint = as_probabilities(predictor.probabilities(photo)[labels] * joint)
         if len(tags):
-            device = predictor.device
+            device = predictors[0].device
             joint = dense_crf(joint[None].to(device), photo[None].to(device))[0].cpu()
         write_label(out / name, probable_label(joint[1:].numpy(), tags))
 
@@ -138,14 +141,14 @@ def _train(job: Job, folder: RunFolder, labels: Path, resume: bool) -> None:
 
 
 def _make_labels(job: Job, index: int, mark: str) -> None:
-    """Labels of a round that the network before it makes; they are there before the first."""
+    """Labels of a round that the networks before it make; they are there before the first."""
     made = job.folder.self_training(index)
     if index == 1 or made.is_done("labels", mark):
         return
     started = time.monotonic()
     # The CRF comes after the product with the labels.
     plain = replace(job.config, segment=replace(job.config.segment, crf=False))
-    before = _predictor(plain, _network_folder(job, index - 1))
+    before = [_predictor(plain, _network_folder(job, each)) for each in range(1, index)]
     made.start("labels", mark)
     relabel(job, before, _label_folder(job, 1), made.labels)
     made.finish("labels", mark, time.monotonic() - started)

@@ -106,7 +106,7 @@ class SegmentConfig(OptimiserConfig):
         output_stride: Of its trunk, or null.
         supervision: ``pseudo`` (labels of this run) or ``full`` (true masks: the ceiling).
         labels: Folder of pseudo labels made elsewhere; null = the run's own.
-        rounds: Trainings; each after the first learns from labels that the network before makes
+        rounds: Trainings; each after the first learns from labels that the networks before make
             anew of the photos' tags and the first labels (self-training).
         decoder_channels: Width of DeepLabV3+'s decoder.
         frozen_stages: The stem and this many early stages are not trained.
