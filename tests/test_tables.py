@@ -171,6 +171,19 @@ def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, monkeypatch):
         assert run == [folder for folder in part if folder != known.run.folder]
 
 
+@pytest.mark.parametrize(("model", "said"), [("seam", ""), ("auxsegnet", "auxseg.former")])
+def test_settings_of_auxsegnet_are_asked_of_it_alone(place, tmp_path, capsys, model, said):
+    content = json.loads((place / "out" / "IV.json").read_text())
+    content["settings"]["seam"]["auxseg"] = {"former": 1}
+    content["settings"]["seam"]["model"]["name"] = model
+    (tmp_path / "IV.json").write_text(json.dumps(content))
+    argv = ["tables", "II", *words(place), "--out", str(tmp_path / "out"), "--collect"]
+    assert main([*argv, "--earlier", str(tmp_path / "IV.json")]) == bool(said)
+    output = capsys.readouterr()
+    assert said in output.err
+    assert ("`IV.json`: 2 runs" in output.out) == (not said)
+
+
 def test_earlier_files_that_do_not_fit_are_refused(place, tmp_path, capsys):
     content = json.loads((place / "out" / "IV.json").read_text())
     del content["settings"]["seam"]["method"]["likeness"]

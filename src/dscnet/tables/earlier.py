@@ -47,8 +47,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise DscnetError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict) or not {"settings", "variants", "runs"} <= content.keys():
         raise DscnetError(f"{path}: not the JSON file of a table")
-    here = set(dotted_names(to_dict(Config())))
+    defaults = to_dict(Config())
+    here = set(dotted_names(defaults))
     for settings in content["settings"].values():
+        if settings["model"]["name"] != "auxsegnet":
+            # Nothing reads them, whatever they were then.
+            settings["auxseg"] = defaults["auxseg"]
         # A run without a setting that exists now may have done otherwise than its default.
         if other := sorted(here.symmetric_difference(dotted_names(settings))):
             raise DscnetError(
