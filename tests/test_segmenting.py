@@ -197,9 +197,7 @@ def test_network_and_label_weigh_as_their_probabilities(tagged_job, tmp_path, ba
 
 
 @pytest.mark.parametrize(("networks", "wins"), [(1, False), (2, True)])
-def test_networks_weigh_as_the_product_of_their_probabilities(
-    tagged_job, tmp_path, networks, wins
-):
+def test_networks_weigh_as_the_product_of_their_probabilities(tagged_job, tmp_path, networks, wins):
     """Odds of 0.61 to 0.39 give way to a label's 0.7 to 0.3; their square does not."""
     job = tagged_job
     one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
