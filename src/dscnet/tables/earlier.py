@@ -51,7 +51,7 @@ def _read(path: Path) -> dict[str, Any]:
     here = set(dotted_names(defaults))
     for settings in content["settings"].values():
         if settings["model"]["name"] != "auxsegnet":
-            # Nothing reads them, whatever they were then.
+            # Runs of other networks do not read these, whatever they were then.
             settings["auxseg"] = defaults["auxseg"]
         # A run without a setting that exists now may have done otherwise than its default.
         if other := sorted(here.symmetric_difference(dotted_names(settings))):
