@@ -12,6 +12,7 @@ from dscnet.data.io import read_saliency
 from dscnet.labels import saliency as saliency_labels
 from dscnet.labels.crf import crf_features, mean_field
 from dscnet.labels.saliency import (
+    fill_undecided,
     fit_to_photo,
     fuse_saliency,
     refresh_saliency,
@@ -67,20 +68,39 @@ def test_fusion_names_what_does_not_fit() -> None:
         fuse_saliency(np.zeros((1, 1, 2)), [0], np.zeros((1, 2)), cam_score=2)
 
 
+def test_undecided_pixels_take_the_label_of_what_is_near_and_alike() -> None:
+    """A dark square on a bright ground, each with a seed; one decided pixel strays."""
+    photo = torch.full((3, 12, 16), 220, dtype=torch.uint8)
+    photo[..., :8] = 20
+    labels = np.full((12, 16), 255, dtype=np.uint8)
+    labels[3:9, 1:5], labels[3:9, 11:15], labels[5, 12] = 5, 0, 8
+    filled = fill_undecided(labels, np.array([4, 7]), photo)
+    expected = np.where(photo[0].numpy() < 100, 5, 0)
+    expected[5, 12] = 8
+    np.testing.assert_array_equal(filled, expected)
+    assert filled.dtype == np.uint8
+    assert fill_undecided(filled, np.array([4, 7]), photo) is filled
+
+
+def test_pixels_stay_undecided_where_a_class_has_no_decided_ones() -> None:
+    labels = np.array([[0, 255, 5]], dtype=np.uint8)
+    photo = torch.zeros(3, 1, 3, dtype=torch.uint8)
+    assert fill_undecided(labels, np.array([4, 7]), photo).tolist() == [[0, 255, 5]]
+    assert 255 not in fill_undecided(labels, np.array([4]), photo)
+
+
 def test_the_stand_in_is_the_strongest_class() -> None:
     cam = np.array([[[0.1, 0.9]], [[0.4, 0.2]]])
     assert saliency_from_cam(cam).tolist() == [[0.4, 0.9]]
     assert saliency_from_cam(np.zeros((0, 1, 2))).tolist() == [[0, 0]]
 
 
-def test_refreshed_saliency_is_the_mean_and_binary_where_it_is_cut() -> None:
+def test_refreshed_saliency_is_the_mean() -> None:
     predicted, initial = np.array([[0.9, 0.2]]), np.array([[0.2, 0.8]])
     np.testing.assert_allclose(refresh_saliency(predicted, initial, PHOTO), [[0.55, 0.5]])
-    assert refresh_saliency(predicted, initial, PHOTO, threshold=0.5).tolist() == [[1, 0]]
-    assert refresh_saliency(predicted, initial, PHOTO, threshold=0.45).tolist() == [[1, 1]]
 
 
-def test_a_refinement_sees_the_mean_and_the_photo_before_the_cut() -> None:
+def test_a_refinement_sees_the_mean_and_the_photo() -> None:
     seen = []
 
     def invert(mean: np.ndarray, photo: np.ndarray) -> np.ndarray:
@@ -88,8 +108,8 @@ def test_a_refinement_sees_the_mean_and_the_photo_before_the_cut() -> None:
         return 1 - mean
 
     predicted, initial = np.array([[1.0, 0.0]]), np.array([[1.0, 0.5]])
-    labels = refresh_saliency(predicted, initial, PHOTO, refine=invert, threshold=0.5)
-    assert seen == [([[1.0, 0.25]], True)] and labels.tolist() == [[0, 1]]
+    labels = refresh_saliency(predicted, initial, PHOTO, refine=invert)
+    assert seen == [([[1.0, 0.25]], True)] and labels.tolist() == [[0, 0.75]]
 
 
 def test_a_map_is_fitted_to_the_edges_of_its_photo() -> None:

@@ -15,7 +15,9 @@ from dscnet.config import AugmentConfig, CamConfig, Config, MethodConfig, Segmen
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
-from dscnet.labels.pseudo_label import read_label, write_label
+from dscnet.labelling import label_evidence
+from dscnet.labels.pseudo_label import read_label
+from dscnet.labels.refine import trusted_labels
 from dscnet.pipeline import open_run, run
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
@@ -173,11 +175,19 @@ def tagged_job(scenes, tmp_path) -> Job:
     return open_run(settings(scenes), RunFolder(tmp_path / "job"), progress=False)
 
 
-def write_first(job: Job, folder: Path, label_of) -> None:
-    folder.mkdir(parents=True)
-    for sample in job.train.samples:
+def trusting(label_of):
+    """First probabilities of photos that are of one label each, trusted with 0.7."""
+
+    def first(sample):
+        classes = np.array(sample.tags, dtype=np.int64)
         labels = np.full((64, 64), label_of(sample), dtype=np.uint8)
-        write_label(folder / f"{sample.image_id}.png", labels)
+        return trusted_labels(labels, np.array([0, *(classes + 1)])), classes
+
+    return first
+
+
+def first_tag(sample) -> int:
+    return (sample.tags or (-1,))[0] + 1
 
 
 @pytest.mark.parametrize(("background", "wins"), [(0.75, True), (0.6, False)])
@@ -186,11 +196,10 @@ def test_network_and_label_weigh_as_their_probabilities(tagged_job, tmp_path, ba
     job = tagged_job
     one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
     assert one_tag
-    write_first(job, tmp_path / "first", lambda sample: (sample.tags or (-1,))[0] + 1)
     rest = (1 - background) / job.train.num_classes
     # The classes that the photo is not tagged with say the most; they are not asked.
     said = [background * rest / (1 - background), *[rest] * job.train.num_classes]
-    segmenting.relabel(job, [Says(said)], tmp_path / "first", tmp_path / "out")
+    segmenting.relabel(job, [Says(said)], trusting(first_tag), tmp_path / "out")
     for sample in one_tag:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels == (0 if wins else sample.tags[0] + 1)).all()
@@ -201,9 +210,8 @@ def test_networks_weigh_as_the_product_of_their_probabilities(tagged_job, tmp_pa
     """Odds of 0.61 to 0.39 give way to a label's 0.7 to 0.3; their square does not."""
     job = tagged_job
     one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
-    write_first(job, tmp_path / "first", lambda sample: (sample.tags or (-1,))[0] + 1)
     says = Says([0.61, *[0.39] * job.train.num_classes])
-    segmenting.relabel(job, [says] * networks, tmp_path / "first", tmp_path / "out")
+    segmenting.relabel(job, [says] * networks, trusting(first_tag), tmp_path / "out")
     for sample in one_tag:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels == (0 if wins else sample.tags[0] + 1)).all()
@@ -212,9 +220,8 @@ def test_networks_weigh_as_the_product_of_their_probabilities(tagged_job, tmp_pa
 def test_numbers_that_vanish_in_a_product_decide_nonetheless(tagged_job, tmp_path):
     """1e-30 to 1e-32, twice, is below what a float holds."""
     job = tagged_job
-    write_first(job, tmp_path / "first", lambda sample: 255)
     says = Says([1e-32, *[1e-30] * job.train.num_classes])
-    segmenting.relabel(job, [says] * 2, tmp_path / "first", tmp_path / "out")
+    segmenting.relabel(job, [says] * 2, trusting(lambda sample: 255), tmp_path / "out")
     for sample in job.train.samples:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels > 0).all() == bool(sample.tags)
@@ -224,37 +231,56 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
     run(settings(scenes, rounds=3), copy, resume=True, progress=False)
     made = pictures(copy / "self_training" / "3" / "labels")
     config = settings(scenes, rounds=2)
-    job = open_run(config, RunFolder(tmp_path / "job"), progress=False)
+    job = open_run(config, RunFolder(copy), progress=False)
     networks = [
         Predictor.from_weights(config, folder.segmenter_weights, folder.read_segmenter_card())
         for folder in map(RunFolder(copy).self_training, (1, 2))
     ]
     for count in (1, 2):
-        segmenting.relabel(job, networks[-count:], copy / "labels", tmp_path / str(count))
+        segmenting.relabel(job, networks[-count:], label_evidence(job), tmp_path / str(count))
     assert made == pictures(tmp_path / "2")
     assert made != pictures(tmp_path / "1")
 
 
 def test_undecided_pixels_are_the_networks(tagged_job, tmp_path):
     job = tagged_job
-    write_first(job, tmp_path / "first", lambda sample: 255)
     said = [0.1, *[0.9 / job.train.num_classes] * job.train.num_classes]
-    segmenting.relabel(job, [Says(said)], tmp_path / "first", tmp_path / "out")
+    segmenting.relabel(job, [Says(said)], trusting(lambda sample: 255), tmp_path / "out")
     for sample in job.train.samples:
         found = set(np.unique(read_label(tmp_path / "out" / f"{sample.image_id}.png")))
         assert found <= {tag + 1 for tag in sample.tags} | ({0} if not sample.tags else set())
+
+
+def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double, tmp_path):
+    """There are no maps then; the first network is another one, as it learns from these labels."""
+    made = double / "self_training" / "2" / "labels"
+    config = settings(scenes, labels=str(made))
+    run(config, tmp_path / "run", progress=False, stages=["segment"])
+    job = open_run(config, RunFolder(tmp_path / "run"), progress=False)
+    first = RunFolder(tmp_path / "run").self_training(1)
+    network = Predictor.from_weights(config, first.segmenter_weights, first.read_segmenter_card())
+
+    def trusted(sample):
+        classes = np.array(sample.tags, dtype=np.int64)
+        labels = read_label(made / f"{sample.image_id}.png")
+        return trusted_labels(labels, np.array([0, *(classes + 1)])), classes
+
+    segmenting.relabel(job, [network], trusted, tmp_path / "again")
+    found = pictures(tmp_path / "run" / "self_training" / "2" / "labels")
+    assert found == pictures(tmp_path / "again")
 
 
 def test_labels_need_no_masks(scenes, single, tmp_path):
     bare = Path(shutil.copytree(scenes, tmp_path / "bare"))
     shutil.rmtree(bare / "SegmentationClass")
     assert all(sample.mask_path is None for sample in open_dataset(bare, "train").samples)
-    job = open_run(settings(scenes), RunFolder(tmp_path / "a"), progress=False)
-    blind = open_run(settings(bare), RunFolder(tmp_path / "b"), progress=False)
     predictor = Predictor.from_run(single)
-    for each in (job, blind):
-        segmenting.relabel(each, [predictor], single / "labels", each.folder.labels)
-    assert pictures(job.folder.labels) == pictures(blind.folder.labels)
+    made = []
+    for data in (scenes, bare):
+        job = open_run(settings(data), RunFolder(single), progress=False)
+        made.append(tmp_path / str(len(made)))
+        segmenting.relabel(job, [predictor], label_evidence(job), made[-1])
+    assert pictures(made[0]) == pictures(made[1])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def check_networks(config: Config) -> None:
         )
     if config.auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")
-    for name in ("cam_score", "saliency_score", "saliency_cut"):
+    for name in ("cam_score", "saliency_score"):
         score = getattr(config.auxseg, name)
         if score not in ("auto", None) and not 0 <= score <= 1:
             raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")

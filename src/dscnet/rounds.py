@@ -33,6 +33,7 @@ from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
 from dscnet.labels.pseudo_label import best_label, write_label
 from dscnet.labels.saliency import (
+    fill_undecided,
     fit_to_photo,
     fuse_saliency,
     refresh_saliency,
@@ -211,7 +212,6 @@ def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
             _read_map(first.saliency / f"{sample.image_id}.png"),
             photo.permute(1, 2, 0).numpy(),
             refine=fit_to_photo if job.config.auxseg.crf else None,
-            threshold=job.config.auxseg.saliency_cut,
         )
         maps, classes = load_map(job.folder.cams, sample.image_id)
         _write_labels(job, sample, maps, classes, saliency, cam_score)
@@ -243,6 +243,8 @@ def _write_labels(
         saliency_score=auxseg.saliency_score,
         stuff=job.stuff,
     )
+    if auxseg.fill_undecided:
+        labels = fill_undecided(labels, classes, read_image(sample.image_path))
     write_saliency(job.folder.saliency / name, saliency)
     write_label(job.folder.labels / name, labels)
     return labels

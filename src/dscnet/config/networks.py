@@ -70,8 +70,9 @@ class AuxSegConfig:
         stuff: Names of classes that do not stand out, such as trees: saliency is not asked where
             their map is the strongest. Names that the data set does not have do nothing.
         crf: The saliency labels of a round are fitted to the photo by a dense CRF.
-        saliency_cut: The saliency labels of a round are 1 above this and 0 elsewhere, in [0, 1];
-            null = as published, they stay probabilities until ``saliency_score`` reads them.
+        fill_undecided: Pixels on which maps and saliency disagree take the label that a dense CRF
+            spreads to them, in photos whose every class has decided ones; false leaves them
+            undecided, as published, and nothing learns there.
         branch_channels: Channels of the segmentation and the saliency branch.
         rows: Rows of the affinity at once: memory depends on it, results do not.
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
@@ -89,7 +90,7 @@ class AuxSegConfig:
     saliency_score: float = 0.06
     stuff: list[str] = field(default_factory=list)
     crf: bool = True
-    saliency_cut: float | None = None
+    fill_undecided: bool = False
     branch_channels: int = 128
     rows: int = 512
     published_row_quirk: bool = False

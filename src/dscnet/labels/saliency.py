@@ -13,6 +13,7 @@ from PIL import Image
 from dscnet.labels.crf import dense_crf
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import best_label
+from dscnet.labels.refine import probable_label, trusted_labels
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 Map = NDArray[np.floating]
@@ -66,6 +67,32 @@ def fuse_saliency(
     return labels
 
 
+def fill_undecided(
+    labels: NDArray[np.uint8], classes: NDArray[np.integer], photo: torch.Tensor
+) -> NDArray[np.uint8]:
+    """Label undecided pixels by the decided ones that are near and alike.
+
+    A dense CRF, with the constants of label refinement, spreads the decided labels, each trusted
+    with 0.7; the undecided pixels say nothing of their own. Where no decided pixel shows one of the
+    photo's classes, all stay as they are: that object may lie in the undecided ones. [Reading:
+    ours; AuxSegNet leaves undecided pixels out of its loss.]
+
+    Args:
+        labels: ``(H, W)``, 255 undecided.
+        classes: Index of each class that the photo has, 0-based.
+        photo: ``(3, H, W)`` uint8.
+
+    Returns:
+        ``(H, W)``; decided pixels keep their labels.
+    """
+    undecided = labels == IGNORE_INDEX
+    if not undecided.any() or not np.isin(classes + 1, labels).all():
+        return labels
+    start = trusted_labels(labels, np.array([BACKGROUND, *(classes + 1)]))
+    spread = dense_crf(start[None], photo[None])[0, 1:].numpy()
+    return np.where(undecided, probable_label(spread, classes), labels)
+
+
 def saliency_from_cam(cam: Map) -> Map:
     """The stand-in where there are no saliency maps: the strongest class of each pixel.
 
@@ -86,7 +113,6 @@ def refresh_saliency(
     photo: NDArray[np.uint8],
     *,
     refine: Refine | None = None,
-    threshold: float | None = None,
 ) -> Map:
     """The saliency label of the next round: the mean of prediction and first map.
 
@@ -97,15 +123,12 @@ def refresh_saliency(
         initial: The saliency map of round 0, ``(H, W)`` in [0, 1].
         photo: ``(H, W, 3)`` uint8, for ``refine``.
         refine: What fits the mean to the photo, published: :func:`fit_to_photo`; None = nothing.
-        threshold: Above it a pixel stands out, below it does not, in [0, 1]; None = as published,
-            the map stays one of probabilities.
 
     Returns:
-        ``(H, W)`` in [0, 1], with ``threshold`` in {0, 1}.
+        ``(H, W)`` in [0, 1].
     """
     mean = (predicted + initial) / 2
-    refined = mean if refine is None else refine(mean, photo)
-    return refined if threshold is None else (refined > threshold).astype(np.float32)
+    return mean if refine is None else refine(mean, photo)
 
 
 def fit_to_photo(mean: Map, photo: NDArray[np.uint8]) -> Map:
