@@ -76,7 +76,8 @@ def round_settings(config: Config) -> list[Any] | None:
         return None
     code = (
         *("rounds.py", "labels/cam.py", "labels/cam_files.py", "labels/saliency.py"),
-        *("labels/pseudo_label.py", "labels/thresholds.py", "labels/crf.py"),
+        *("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
+        *("labels/crf.py", "labels/permutohedral.py"),
     )
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
@@ -85,7 +86,7 @@ def round_settings(config: Config) -> list[Any] | None:
 
 def segment_settings(config: Config) -> list[Any]:
     """What the segmentation network depends on, and the code of further rounds of it."""
-    code = ("labels/refine.py", "labels/pseudo_label.py")
+    code = ("labels/refine.py", "labels/pseudo_label.py", "labels/cam_files.py", "labelling.py")
     again = fingerprint(code=code) if config.segment.rounds > 1 else None
     return [*learning_settings(config), asdict(config.segment), again]
 
