@@ -257,6 +257,9 @@ def test_auxsegnet_takes_its_settings():
     assert model.saliency.classifier.weight.shape == (1, 24, 1, 1)
     assert (model.cross_task.rows, model.cross_task.published_row_quirk) == (9, True)
     assert model.context.classifier is not None
+    settings.auxseg.dilations = [1, 2, 3]
+    branch = build_model(settings, 3).segmentation
+    assert [branch.before[0].dilation[0], branch.after[0].dilation[0]] == [1, 3]
 
 
 def test_published_positional_quirk_is_momentum_without_weight_decay():

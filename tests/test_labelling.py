@@ -16,9 +16,10 @@ from dscnet.config import (
     RefineConfig,
 )
 from dscnet.job import Job
-from dscnet.labelling import label, label_evidence, load_map, open_masks, photo_steps
+from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam_files import write_cam
 from dscnet.labels.pseudo_label import read_label
+from dscnet.relabelling import label_evidence
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
 from test_stages import photos

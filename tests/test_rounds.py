@@ -23,6 +23,7 @@ from dscnet.config import (
     LabelConfig,
     MethodConfig,
     ModelConfig,
+    SegmentConfig,
     TrainConfig,
 )
 from dscnet.data import open_dataset, read_image, read_saliency
@@ -32,8 +33,10 @@ from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.labels.thresholds import suggested_score
-from dscnet.pipeline import run
+from dscnet.pipeline import open_run, run, stage_fingerprint
 from dscnet.predictor import Predictor, restore
+from dscnet.relabelling import relabel, trusted_evidence
+from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
 
 
@@ -163,6 +166,36 @@ def test_undecided_pixels_of_every_round_can_be_filled(finished, scenes, tmp_pat
         later = set(np.unique(read_label(out / "rounds" / "1" / "labels" / name)))
         assert 255 not in later or not {tag + 1 for tag in sample.tags} <= later
     assert undecided
+
+
+def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_path):
+    config = settings(scenes, segment=SegmentConfig(test_scales=[1.0], flip_test=False))
+    config.auxseg = replace(config.auxseg, rounds=2, relabel="branch")
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    config.train.epochs = 1
+    folder = RunFolder(tmp_path / "run")
+    run(config, folder.root, stages=["train"], progress=False)
+    job = open_run(config, folder, progress=False)
+    segment = replace(config.segment, network="branch", crf=False)
+    branches = [
+        Predictor.from_weights(replace(config, segment=segment), each.weights, each.read_card())
+        for each in map(folder.round, (1, 2))
+    ]
+    first = trusted_evidence(folder.round(0).labels)
+    for count in (1, 2):
+        relabel(job, branches[:count], first, tmp_path / str(count))
+        for path in sorted((tmp_path / str(count)).glob("*.png")):
+            written = read_label(folder.round(count).labels / path.name)
+            np.testing.assert_array_equal(written, read_label(path))
+    before = folder.fingerprint_of("train")
+    run(
+        replace(config, segment=segment), folder.root, stages=["train"], resume=True, progress=False
+    )
+    assert folder.fingerprint_of("train") == before, "how the branch is tested at last is not asked"
+    segment = replace(segment, flip_test=True)
+    assert (
+        stage_fingerprint("train", replace(job, config=replace(config, segment=segment))) != before
+    )
 
 
 def test_saliency_begins_with_the_given_maps_and_stays_a_probability(finished, scenes):
@@ -481,6 +514,8 @@ def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
         ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
         ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
         ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),
+        ({"auxseg.dilations": [1, 2]}, r"auxseg.dilations must be three .*, got \[1, 2\]"),
+        ({"auxseg.dilations": [1, 2, 0]}, "auxseg.dilations must be three numbers of at least 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes, message):

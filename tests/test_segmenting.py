@@ -15,11 +15,11 @@ from dscnet.config import AugmentConfig, CamConfig, Config, MethodConfig, Segmen
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
-from dscnet.labelling import label_evidence
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.refine import trusted_labels
 from dscnet.pipeline import open_run, run
 from dscnet.predictor import Predictor
+from dscnet.relabelling import label_evidence, relabel, trusted_evidence
 from dscnet.run_folder import RunFolder
 
 
@@ -199,7 +199,7 @@ def test_network_and_label_weigh_as_their_probabilities(tagged_job, tmp_path, ba
     rest = (1 - background) / job.train.num_classes
     # The classes that the photo is not tagged with say the most; they are not asked.
     said = [background * rest / (1 - background), *[rest] * job.train.num_classes]
-    segmenting.relabel(job, [Says(said)], trusting(first_tag), tmp_path / "out")
+    relabel(job, [Says(said)], trusting(first_tag), tmp_path / "out")
     for sample in one_tag:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels == (0 if wins else sample.tags[0] + 1)).all()
@@ -211,7 +211,7 @@ def test_networks_weigh_as_the_product_of_their_probabilities(tagged_job, tmp_pa
     job = tagged_job
     one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
     says = Says([0.61, *[0.39] * job.train.num_classes])
-    segmenting.relabel(job, [says] * networks, trusting(first_tag), tmp_path / "out")
+    relabel(job, [says] * networks, trusting(first_tag), tmp_path / "out")
     for sample in one_tag:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels == (0 if wins else sample.tags[0] + 1)).all()
@@ -221,7 +221,7 @@ def test_numbers_that_vanish_in_a_product_decide_nonetheless(tagged_job, tmp_pat
     """1e-30 to 1e-32, twice, is below what a float holds."""
     job = tagged_job
     says = Says([1e-32, *[1e-30] * job.train.num_classes])
-    segmenting.relabel(job, [says] * 2, trusting(lambda sample: 255), tmp_path / "out")
+    relabel(job, [says] * 2, trusting(lambda sample: 255), tmp_path / "out")
     for sample in job.train.samples:
         labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
         assert (labels > 0).all() == bool(sample.tags)
@@ -237,7 +237,7 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
         for folder in map(RunFolder(copy).self_training, (1, 2))
     ]
     for count in (1, 2):
-        segmenting.relabel(job, networks[-count:], label_evidence(job), tmp_path / str(count))
+        relabel(job, networks[-count:], label_evidence(job), tmp_path / str(count))
     assert made == pictures(tmp_path / "2")
     assert made != pictures(tmp_path / "1")
 
@@ -245,7 +245,7 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
 def test_undecided_pixels_are_the_networks(tagged_job, tmp_path):
     job = tagged_job
     said = [0.1, *[0.9 / job.train.num_classes] * job.train.num_classes]
-    segmenting.relabel(job, [Says(said)], trusting(lambda sample: 255), tmp_path / "out")
+    relabel(job, [Says(said)], trusting(lambda sample: 255), tmp_path / "out")
     for sample in job.train.samples:
         found = set(np.unique(read_label(tmp_path / "out" / f"{sample.image_id}.png")))
         assert found <= {tag + 1 for tag in sample.tags} | ({0} if not sample.tags else set())
@@ -259,13 +259,7 @@ def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double
     job = open_run(config, RunFolder(tmp_path / "run"), progress=False)
     first = RunFolder(tmp_path / "run").self_training(1)
     network = Predictor.from_weights(config, first.segmenter_weights, first.read_segmenter_card())
-
-    def trusted(sample):
-        classes = np.array(sample.tags, dtype=np.int64)
-        labels = read_label(made / f"{sample.image_id}.png")
-        return trusted_labels(labels, np.array([0, *(classes + 1)])), classes
-
-    segmenting.relabel(job, [network], trusted, tmp_path / "again")
+    relabel(job, [network], trusted_evidence(made), tmp_path / "again")
     found = pictures(tmp_path / "run" / "self_training" / "2" / "labels")
     assert found == pictures(tmp_path / "again")
 
@@ -279,7 +273,7 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
     for data in (scenes, bare):
         job = open_run(settings(data), RunFolder(single), progress=False)
         made.append(tmp_path / str(len(made)))
-        segmenting.relabel(job, [predictor], label_evidence(job), made[-1])
+        relabel(job, [predictor], label_evidence(job), made[-1])
     assert pictures(made[0]) == pictures(made[1])
 
 

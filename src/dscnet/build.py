@@ -83,7 +83,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     if model.name == "auxsegnet":
         options |= {
             "branch_channels": config.auxseg.branch_channels,
-            "dilations": dilations_at(model.output_stride),
+            "dilations": config.auxseg.dilations or dilations_at(model.output_stride),
             "rows": config.auxseg.rows,
             "published_row_quirk": config.auxseg.published_row_quirk,
             "grid_pooling": config.auxseg.grid_pooling,

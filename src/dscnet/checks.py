@@ -56,9 +56,12 @@ def check_networks(config: Config) -> None:
         )
     if config.auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")
+    dilations = config.auxseg.dilations
+    if dilations is not None and (len(dilations) != 3 or min(dilations) < 1):
+        raise ValueError(f"auxseg.dilations must be three numbers of at least 1, got {dilations}")
     for name in ("cam_score", "saliency_score"):
         score = getattr(config.auxseg, name)
-        if score not in ("auto", None) and not 0 <= score <= 1:
+        if score != "auto" and not 0 <= score <= 1:
             raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
 
 

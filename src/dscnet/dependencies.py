@@ -77,16 +77,22 @@ def round_settings(config: Config) -> list[Any] | None:
     code = (
         *("rounds.py", "labels/cam.py", "labels/cam_files.py", "labels/saliency.py"),
         *("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py"),
-        *("labels/crf.py", "labels/permutohedral.py"),
+        *("labels/crf.py", "labels/permutohedral.py", "relabelling.py", "predictor.py"),
     )
     auxseg = asdict(config.auxseg)
     auxseg.pop("rows")
-    return [auxseg, asdict(config.cam), fingerprint(code=code)]
+    segment = config.segment
+    asked = (segment.branch_scores, segment.test_scales, segment.flip_test)
+    by_branch = asked if config.auxseg.relabel == "branch" else None
+    return [auxseg, asdict(config.cam), by_branch, fingerprint(code=code)]
 
 
 def segment_settings(config: Config) -> list[Any]:
     """What the segmentation network depends on, and the code of further rounds of it."""
-    code = ("labels/refine.py", "labels/pseudo_label.py", "labels/cam_files.py", "labelling.py")
+    code = (
+        *("labels/refine.py", "labels/pseudo_label.py", "labels/cam_files.py"),
+        *("labelling.py", "relabelling.py"),
+    )
     again = fingerprint(code=code) if config.segment.rounds > 1 else None
     return [*learning_settings(config), asdict(config.segment), again]
 

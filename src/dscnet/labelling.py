@@ -43,9 +43,6 @@ from dscnet.types import BACKGROUND, DataError
 
 log = logging.getLogger("dscnet")
 
-Evidence = tuple[torch.Tensor, NDArray[Any]]
-"""Probabilities of a photo's labels, ``(C' + 1, H, W)``, background first, and the C' classes."""
-
 
 def map_name(maps: Container[str]) -> str:
     """Name of the map that labels are made from: the refined CAM where there is one."""
@@ -213,32 +210,6 @@ def refinement_start(config: Config, scores: NDArray[Any], bg_score: float) -> t
     if settings.steps and settings.steps[0] in LEARNED:
         return label_scores(scores, **background)
     return label_probabilities(scores, **background, certainty=settings.certainty)
-
-
-def label_evidence(job: Job) -> Callable[[Sample], Evidence]:
-    """What gives the probabilities that a photo's pseudo label is the largest of.
-
-    Those after the last refinement step, else the scores of maps and background, scaled to sum
-    to 1.
-
-    Args:
-        job: Settings, photos, and where their maps lie.
-    """
-    if job.config.refine.steps:
-        return partial(_refined_evidence, job)
-    return partial(_unrefined_evidence, job, background_score(job))
-
-
-def _refined_evidence(job: Job, sample: Sample) -> Evidence:
-    maps, classes = read_cam(job.folder.refined / f"{sample.image_id}.npz")
-    *_, foreground = map(torch.from_numpy, maps.values())
-    background = (1 - foreground.sum(0, keepdim=True)).clamp(min=0)
-    return torch.cat([background, foreground]), classes
-
-
-def _unrefined_evidence(job: Job, bg_score: float, sample: Sample) -> Evidence:
-    scores, classes, _ = load_pair(job, sample)
-    return label_probabilities(scores, bg_score=bg_score, certainty=None), classes
 
 
 def walk_features(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -28,6 +28,7 @@ from dscnet.build import (
     build_objective,
     device_of,
 )
+from dscnet.config import Config
 from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
@@ -44,6 +45,7 @@ from dscnet.measuring import label_pairs, truth
 from dscnet.models import AuxSegNet, PlainCam
 from dscnet.objective import AuxSegObjective
 from dscnet.predictor import Predictor, restore
+from dscnet.relabelling import relabel, trusted_evidence
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import learn, write_cams
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
@@ -119,6 +121,7 @@ def _first_labels(job: Job) -> None:
                 f" {sample.image_path} has {image_size(sample.image_path)}; make them at its size"
             )
         saliency = _first_saliency(job, sample, maps)
+        write_saliency(job.folder.saliency / f"{sample.image_id}.png", saliency)
         labels = _write_labels(job, sample, maps, classes, saliency, cam_score)
         best, winner = best_label(maps, classes)
         shown += np.bincount(winner[best > cam_score], minlength=len(shown))
@@ -168,7 +171,7 @@ def _one_round(job: Job, run: RunFolder, index: int) -> None:
         learn(job, model, objective, True, mask_dir=before.labels, saliency_dir=before.saliency)
     restore(model, job.folder.weights)
     write_cams(job, model)
-    _refresh_labels(job, model, run.round(0))
+    _refresh_labels(job, model, run, index)
 
 
 def write_round_masks(job: Job) -> None:
@@ -196,14 +199,15 @@ def _network(job: Job) -> PlainCam:
 
 
 @torch.inference_mode()
-def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
+def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> None:
     """Saliency labels and labels of every training photo, for the next round."""
+    first, by_maps = run.round(0), job.config.auxseg.relabel == "maps"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     fresh_folder(job.folder.saliency)
     fresh_folder(job.folder.labels)
-    cam_score = _cam_score(job, job.folder.cams)
+    cam_score = _cam_score(job, job.folder.cams) if by_maps else None
     for sample in job.train.samples:
         photo = read_image(sample.image_path)
         _, predicted = model.dense_scores(transform(photo, None)[0][None].to(device))
@@ -213,8 +217,21 @@ def _refresh_labels(job: Job, model: AuxSegNet, first: RunFolder) -> None:
             photo.permute(1, 2, 0).numpy(),
             refine=fit_to_photo if job.config.auxseg.crf else None,
         )
-        maps, classes = load_map(job.folder.cams, sample.image_id)
-        _write_labels(job, sample, maps, classes, saliency, cam_score)
+        write_saliency(job.folder.saliency / f"{sample.image_id}.png", saliency)
+        if cam_score is not None:
+            maps, classes = load_map(job.folder.cams, sample.image_id)
+            _write_labels(job, sample, maps, classes, saliency, cam_score)
+    if not by_maps:
+        branches = [_branch(job.config, run.round(each)) for each in range(1, index + 1)]
+        relabel(job, branches, trusted_evidence(first.labels), job.folder.labels)
+
+
+def _branch(config: Config, folder: RunFolder) -> Predictor:
+    """The segmentation branch of a round, without a CRF of its own."""
+    segment = replace(config.segment, network="branch", crf=False)
+    return Predictor.from_weights(
+        replace(config, segment=segment), folder.weights, folder.read_card()
+    )
 
 
 def _cam_score(job: Job, cams: Path) -> float:
@@ -234,7 +251,7 @@ def _write_labels(
     saliency: NDArray[np.floating],
     cam_score: float,
 ) -> NDArray[np.uint8]:
-    auxseg, name = job.config.auxseg, f"{sample.image_id}.png"
+    auxseg = job.config.auxseg
     labels = fuse_saliency(
         maps,
         classes,
@@ -245,8 +262,7 @@ def _write_labels(
     )
     if auxseg.fill_undecided:
         labels = fill_undecided(labels, classes, read_image(sample.image_path))
-    write_saliency(job.folder.saliency / name, saliency)
-    write_label(job.folder.labels / name, labels)
+    write_label(job.folder.labels / f"{sample.image_id}.png", labels)
     return labels
 
 

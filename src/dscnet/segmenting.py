@@ -10,30 +10,24 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 
 from dscnet import evaluation
 from dscnet.build import build_segmenter, build_segmenter_transform
 from dscnet.config import Config
-from dscnet.data import PhotoDataset, Sample, read_image
+from dscnet.data import PhotoDataset
 from dscnet.job import Job
-from dscnet.labelling import Evidence, label_evidence
-from dscnet.labels.crf import dense_crf
-from dscnet.labels.pseudo_label import read_label, write_label
-from dscnet.labels.refine import as_probabilities, probable_label, trusted_labels
 from dscnet.measuring import label_pairs, truth
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor, store
+from dscnet.relabelling import label_evidence, relabel, trusted_evidence
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import optimise, write_card
-from dscnet.types import BACKGROUND
 
 log = logging.getLogger("dscnet")
 
@@ -88,39 +82,6 @@ def measure_segmenters(job: Job) -> list[dict[str, Any]]:
     return [_measure_round(job, index) for index in range(1, job.config.segment.rounds + 1)]
 
 
-def relabel(
-    job: Job,
-    predictors: Sequence[Predictor],
-    first: Callable[[Sample], Evidence],
-    out: Path,
-) -> None:
-    """Label the training photos by the networks so far and by what the first labels came from.
-
-    The probabilities that each network gives the photo's classes and background, times the first
-    ones; a dense CRF fits the product to the photo. The networks have seen that a class looks
-    alike in many photos; the first probabilities know this one photo. Without them, the networks'
-    errors would feed themselves. [Reading: self-training is usual, this form is ours.]
-
-    Args:
-        job: Photos.
-        predictors: The networks, without a CRF of their own; at least one.
-        first: Gives the probabilities, and the classes, of a photo before any network.
-        out: Folder of the new labels.
-    """
-    fresh_folder(out)
-    for sample in job.train.samples:
-        photo = read_image(sample.image_path)
-        joint, classes = first(sample)
-        labels = np.array([BACKGROUND, *(classes + 1)])
-        for predictor in predictors:
-            # Scaled after each, so that no product of small numbers is lost.
-            joint = as_probabilities(predictor.probabilities(photo)[labels] * joint)
-        if len(classes):
-            device = predictors[0].device
-            joint = dense_crf(joint[None].to(device), photo[None].to(device))[0].cpu()
-        write_label(out / f"{sample.image_id}.png", probable_label(joint[1:].numpy(), classes))
-
-
 def _train(job: Job, folder: RunFolder, labels: Path, resume: bool) -> None:
     """Train a network on labels, or on true masks."""
     config = job.config
@@ -154,21 +115,10 @@ def _make_labels(job: Job, index: int, mark: str) -> None:
     plain = replace(job.config, segment=replace(job.config.segment, crf=False))
     before = [_predictor(plain, _network_folder(job, each)) for each in range(1, index)]
     made.start("labels", mark)
-    relabel(job, before, _first_evidence(job), made.labels)
+    elsewhere = job.config.segment.labels
+    first = trusted_evidence(Path(elsewhere)) if elsewhere else label_evidence(job)
+    relabel(job, before, first, made.labels)
     made.finish("labels", mark, time.monotonic() - started)
-
-
-def _first_evidence(job: Job) -> Callable[[Sample], Evidence]:
-    """What the first labels came from; labels made elsewhere are trusted with 0.7."""
-    if job.config.segment.labels is None:
-        return label_evidence(job)
-    return partial(_trusted, _label_folder(job, 1))
-
-
-def _trusted(folder: Path, sample: Sample) -> Evidence:
-    classes = np.asarray(sample.tags or (), dtype=np.int64)
-    labels = read_label(folder / f"{sample.image_id}.png")
-    return trusted_labels(labels, np.array([BACKGROUND, *(classes + 1)])), classes
 
 
 def _network_folder(job: Job, index: int) -> RunFolder:

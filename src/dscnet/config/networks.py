@@ -73,7 +73,12 @@ class AuxSegConfig:
         fill_undecided: Pixels on which maps and saliency disagree take the label that a dense CRF
             spreads to them, in photos whose every class has decided ones; false leaves them
             undecided, as published, and nothing learns there.
+        relabel: What labels the photos for the next round: ``maps`` (as published, with the
+            saliency labels) or ``branch`` (the segmentation branches so far and the first labels,
+            as ``segment.rounds`` has it).
         branch_channels: Channels of the segmentation and the saliency branch.
+        dilations: Of the branches' three convolutions; null = as published, 6, 12 and 18 at stride
+            8, less at another. They should reach about as far as a crop has cells.
         rows: Rows of the affinity at once: memory depends on it, results do not.
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
             to 1; true does as it does.
@@ -91,7 +96,9 @@ class AuxSegConfig:
     stuff: list[str] = field(default_factory=list)
     crf: bool = True
     fill_undecided: bool = False
+    relabel: Literal["maps", "branch"] = "maps"
     branch_channels: int = 128
+    dilations: list[int] | None = None
     rows: int = 512
     published_row_quirk: bool = False
     published_cam_quirk: bool = False
