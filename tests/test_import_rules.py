@@ -59,6 +59,7 @@ TOP = {
     "pipeline",
     "predictor",
     "recipes",
+    "relabelling",
     "rounds",
     "run_folder",
     "run_report",

@@ -19,7 +19,6 @@ from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
 from dscnet.labels.cam_files import write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.relabelling import label_evidence
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
 from test_stages import photos
@@ -42,28 +41,6 @@ def test_labels_of_maps_at_the_background_score_or_with_a_band(tmp_path):
         label(Job(Config(label=settings), folder, made, None), False)
         assert read_label(folder.labels / "0.png").tolist() == [expected]
         assert folder.threshold.exists()
-
-
-def test_the_evidence_of_a_label_is_what_it_was_read_from(tmp_path):
-    """Of unrefined labels: scores of background and maps as shares. Tags need not be the maps'."""
-    made = photos(tmp_path, [(3, 1)])
-    write_cam(tmp_path / "cams" / "0.npz", {"cam": np.array([[[0.0, 0.4, 0.8]]])}, [1])
-    settings = LabelConfig(bg_score=0.4, cams=str(tmp_path / "cams"))
-    job = Job(Config(label=settings), RunFolder(tmp_path / "run"), made, None)
-    found, classes = label_evidence(job)(made.samples[0])
-    expected = torch.tensor([[[1, 1 / 2, 1 / 3]], [[0, 1 / 2, 2 / 3]]])
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
-    assert classes.tolist() == [1]
-
-
-def test_the_evidence_of_a_refined_label_is_what_the_last_step_left(tmp_path):
-    made, folder = photos(tmp_path, [(3, 1)]), RunFolder(tmp_path / "run")
-    steps = {"pamr": np.array([[[1.0, 1, 1]]]), "crf": np.array([[[0.25, 0.5, 0.75]]])}
-    write_cam(folder.refined / "0.npz", steps, [1])
-    config = Config(refine=RefineConfig(steps=list(steps)))
-    found, classes = label_evidence(Job(config, folder, made, None))(made.samples[0])
-    assert found.tolist() == [[[0.75, 0.5, 0.25]], [[0.25, 0.5, 0.75]]]
-    assert classes.tolist() == [1]
 
 
 def test_a_missing_map_is_named(tmp_path):

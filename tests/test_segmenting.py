@@ -6,17 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from dscnet import segmenting
 from dscnet.config import AugmentConfig, CamConfig, Config, MethodConfig, SegmentConfig, TrainConfig
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.job import Job
 from dscnet.labels.pseudo_label import read_label
-from dscnet.labels.refine import trusted_labels
 from dscnet.pipeline import open_run, run
 from dscnet.predictor import Predictor
 from dscnet.relabelling import label_evidence, relabel, trusted_evidence
@@ -158,75 +154,6 @@ def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
     assert {file: file.stat().st_mtime_ns for file in before} == before, "made once"
 
 
-class Says:
-    """A network that says of every pixel what it is told."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, probabilities: list[float]) -> None:
-        self.said = torch.tensor(probabilities)
-
-    def probabilities(self, photo: torch.Tensor) -> torch.Tensor:
-        return self.said[:, None, None].expand(-1, *photo.shape[1:])
-
-
-@pytest.fixture
-def tagged_job(scenes, tmp_path) -> Job:
-    return open_run(settings(scenes), RunFolder(tmp_path / "job"), progress=False)
-
-
-def trusting(label_of):
-    """First probabilities of photos that are of one label each, trusted with 0.7."""
-
-    def first(sample):
-        classes = np.array(sample.tags, dtype=np.int64)
-        labels = np.full((64, 64), label_of(sample), dtype=np.uint8)
-        return trusted_labels(labels, np.array([0, *(classes + 1)])), classes
-
-    return first
-
-
-def first_tag(sample) -> int:
-    return (sample.tags or (-1,))[0] + 1
-
-
-@pytest.mark.parametrize(("background", "wins"), [(0.75, True), (0.6, False)])
-def test_network_and_label_weigh_as_their_probabilities(tagged_job, tmp_path, background, wins):
-    """With one tag, a label trusted with 0.7 gives way to a background of more than 0.7."""
-    job = tagged_job
-    one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
-    assert one_tag
-    rest = (1 - background) / job.train.num_classes
-    # The classes that the photo is not tagged with say the most; they are not asked.
-    said = [background * rest / (1 - background), *[rest] * job.train.num_classes]
-    relabel(job, [Says(said)], trusting(first_tag), tmp_path / "out")
-    for sample in one_tag:
-        labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
-        assert (labels == (0 if wins else sample.tags[0] + 1)).all()
-
-
-@pytest.mark.parametrize(("networks", "wins"), [(1, False), (2, True)])
-def test_networks_weigh_as_the_product_of_their_probabilities(tagged_job, tmp_path, networks, wins):
-    """Odds of 0.61 to 0.39 give way to a label's 0.7 to 0.3; their square does not."""
-    job = tagged_job
-    one_tag = [sample for sample in job.train.samples if len(sample.tags) == 1]
-    says = Says([0.61, *[0.39] * job.train.num_classes])
-    relabel(job, [says] * networks, trusting(first_tag), tmp_path / "out")
-    for sample in one_tag:
-        labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
-        assert (labels == (0 if wins else sample.tags[0] + 1)).all()
-
-
-def test_numbers_that_vanish_in_a_product_decide_nonetheless(tagged_job, tmp_path):
-    """1e-30 to 1e-32, twice, is below what a float holds."""
-    job = tagged_job
-    says = Says([1e-32, *[1e-30] * job.train.num_classes])
-    relabel(job, [says] * 2, trusting(lambda sample: 255), tmp_path / "out")
-    for sample in job.train.samples:
-        labels = read_label(tmp_path / "out" / f"{sample.image_id}.png")
-        assert (labels > 0).all() == bool(sample.tags)
-
-
 def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
     run(settings(scenes, rounds=3), copy, resume=True, progress=False)
     made = pictures(copy / "self_training" / "3" / "labels")
@@ -240,15 +167,6 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
         relabel(job, networks[-count:], label_evidence(job), tmp_path / str(count))
     assert made == pictures(tmp_path / "2")
     assert made != pictures(tmp_path / "1")
-
-
-def test_undecided_pixels_are_the_networks(tagged_job, tmp_path):
-    job = tagged_job
-    said = [0.1, *[0.9 / job.train.num_classes] * job.train.num_classes]
-    relabel(job, [Says(said)], trusting(lambda sample: 255), tmp_path / "out")
-    for sample in job.train.samples:
-        found = set(np.unique(read_label(tmp_path / "out" / f"{sample.image_id}.png")))
-        assert found <= {tag + 1 for tag in sample.tags} | ({0} if not sample.tags else set())
 
 
 def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double, tmp_path):

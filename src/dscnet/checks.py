@@ -42,6 +42,7 @@ def check_networks(config: Config) -> None:
             for name, on in (
                 ("segment.network: branch", config.segment.network == "branch"),
                 ("label.salient_only", config.label.salient_only),
+                ("label.of_round", config.label.of_round),
             )
             if on
         ]
@@ -53,6 +54,10 @@ def check_networks(config: Config) -> None:
         raise ValueError(
             "segment.network: branch learns nothing more: leave segment.labels and"
             " segment.supervision alone, or take segment.network: deeplabv3plus"
+        )
+    if config.label.of_round and config.refine.steps:
+        raise ValueError(
+            "label.of_round: labels of a round are not refined: leave refine.steps empty"
         )
     if config.auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")

@@ -54,7 +54,16 @@ def _masks_state(config: Config) -> list[Any] | None:
 def label_needs(config: Config) -> tuple[str, ...]:
     """Refined probabilities or maps, and AuxSegNet's saliency labels where they count."""
     scores = ("refine",) if config.refine.steps else maps_needs(config)
-    return (*scores, "train") if config.label.salient_only else scores
+    return (*scores, "train") if _reads_round(config) else scores
+
+
+def label_settings(config: Config) -> list[Any]:
+    """What the labels depend on; which round is the last where they read its files."""
+    return [asdict(config.label), config.auxseg.rounds if _reads_round(config) else None]
+
+
+def _reads_round(config: Config) -> bool:
+    return config.label.salient_only or config.label.of_round
 
 
 def scored_by_saliency(config: Config) -> bool:

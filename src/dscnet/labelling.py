@@ -25,7 +25,7 @@ from dscnet.data.io import read_saliency
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam, read_scales, write_cam
 from dscnet.labels.mask_files import ExternalMasks
-from dscnet.labels.pseudo_label import pseudo_label, write_label
+from dscnet.labels.pseudo_label import pseudo_label, read_label, write_label
 from dscnet.labels.refine import (
     LEARNED,
     Step,
@@ -236,14 +236,16 @@ def label(job: Job, resume: bool) -> None:
         None if settings.ignore_band is None else (settings.ignore_band[0], settings.ignore_band[1])
     )
     fresh_folder(folder.labels)
+    last = folder.round(job.config.auxseg.rounds)
     for sample in job.train.samples:
-        if job.config.refine.steps:
+        if settings.of_round:
+            labels = read_label(last.labels / f"{sample.image_id}.png")
+        elif job.config.refine.steps:
             labels = refined_labels(folder.refined, sample.image_id)[-1]
         else:
             scores, classes = load_map(map_folder(job), sample.image_id)
             labels = pseudo_label(scores, classes, bg_score=bg_score, ignore_band=band)
         if settings.salient_only:
-            last = folder.round(job.config.auxseg.rounds)
             saliency = read_saliency(last.saliency / f"{sample.image_id}.png")[0].numpy()
             stuff = np.isin(labels, [index + 1 for index in job.stuff])
             labels[(saliency <= SALIENT) & ~stuff] = BACKGROUND

@@ -24,6 +24,7 @@ from dscnet.config import Config, MethodConfig, SegmentConfig
 from dscnet.data import available_splits, open_dataset
 from dscnet.dependencies import (
     label_needs,
+    label_settings,
     learning_settings,
     refine_needs,
     refine_settings,
@@ -310,7 +311,7 @@ STAGES: dict[str, Stage] = {
     "label": Stage(
         labelling.label,
         label_needs,
-        lambda config: asdict(config.label),
+        label_settings,
         ("labels/pseudo_label.py", "labels/thresholds.py", "labels/refine.py", "labelling.py"),
         lambda job: (job.folder.labels, job.folder.threshold),
         saliency=scored_by_saliency,
