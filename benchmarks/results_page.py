@@ -34,6 +34,7 @@ SEGMENTERS = (
 )
 CEILINGS = ("msrc_ceiling", "msrc_ceiling_more")
 SELF_TRAINED = (
+    "msrc_maps_self_training",
     "msrc_discriminant_self_training",
     "msrc_self_training_seam",
     "msrc_self_training",
