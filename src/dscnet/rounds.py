@@ -261,7 +261,8 @@ def _write_labels(
         stuff=job.stuff,
     )
     if auxseg.fill_undecided:
-        labels = fill_undecided(labels, classes, read_image(sample.image_path))
+        device = device_of(job.config.train.accelerator)
+        labels = fill_undecided(labels, classes, read_image(sample.image_path).to(device))
     write_label(job.folder.labels / f"{sample.image_id}.png", labels)
     return labels
 

@@ -80,7 +80,7 @@ def fill_undecided(
     Args:
         labels: ``(H, W)``, 255 undecided.
         classes: Index of each class that the photo has, 0-based.
-        photo: ``(3, H, W)`` uint8.
+        photo: ``(3, H, W)`` uint8, on the device that is to do it.
 
     Returns:
         ``(H, W)``; decided pixels keep their labels.
@@ -89,7 +89,7 @@ def fill_undecided(
     if not undecided.any() or not np.isin(classes + 1, labels).all():
         return labels
     start = trusted_labels(labels, np.array([BACKGROUND, *(classes + 1)]))
-    spread = dense_crf(start[None], photo[None])[0, 1:].numpy()
+    spread = dense_crf(start[None].to(photo.device), photo[None])[0, 1:].cpu().numpy()
     return np.where(undecided, probable_label(spread, classes), labels)
 
 
