@@ -171,10 +171,10 @@ def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, monkeypatch):
         assert run == [folder for folder in part if folder != known.run.folder]
 
 
-@pytest.mark.parametrize(("model", "said"), [("seam", ""), ("auxsegnet", "auxseg.former")])
+@pytest.mark.parametrize(("model", "said"), [("seam", ""), ("auxsegnet", "auxseg.before")])
 def test_settings_of_auxsegnet_are_asked_of_it_alone(place, tmp_path, capsys, model, said):
     content = json.loads((place / "out" / "IV.json").read_text())
-    content["settings"]["seam"]["auxseg"] = {"former": 1}
+    content["settings"]["seam"]["auxseg"] = {"before": 1}
     content["settings"]["seam"]["model"]["name"] = model
     (tmp_path / "IV.json").write_text(json.dumps(content))
     argv = ["tables", "II", *words(place), "--out", str(tmp_path / "out"), "--collect"]
