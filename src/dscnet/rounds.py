@@ -181,12 +181,10 @@ def write_round_masks(job: Job) -> None:
     """
     if job.val is None:
         return
-    config = replace(job.config, segment=replace(job.config.segment, network="branch"))
-    for index in range(1, config.auxseg.rounds + 1):
+    for index in range(1, job.config.auxseg.rounds + 1):
         folder = job.folder.round(index)
-        branch = Predictor.from_weights(config, folder.weights, folder.read_card())
         fresh_folder(folder.masks)
-        branch.write(job.val, folder.masks)
+        _branch(job.config, folder).write(job.val, folder.masks)
     if job.config.own_branch:
         fresh_folder(job.folder.masks)
         shutil.copytree(folder.masks, job.folder.masks, dirs_exist_ok=True)
@@ -222,16 +220,16 @@ def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> N
             maps, classes = load_map(job.folder.cams, sample.image_id)
             _write_labels(job, sample, maps, classes, saliency, cam_score)
     if not by_maps:
-        branches = [_branch(job.config, run.round(each)) for each in range(1, index + 1)]
+        # The CRF comes after the product with the labels.
+        plain = replace(job.config, segment=replace(job.config.segment, crf=False))
+        branches = [_branch(plain, run.round(each)) for each in range(1, index + 1)]
         relabel(job, branches, trusted_evidence(first.labels), job.folder.labels)
 
 
 def _branch(config: Config, folder: RunFolder) -> Predictor:
-    """The segmentation branch of a round, without a CRF of its own."""
-    segment = replace(config.segment, network="branch", crf=False)
-    return Predictor.from_weights(
-        replace(config, segment=segment), folder.weights, folder.read_card()
-    )
+    """The segmentation branch of a round."""
+    config = replace(config, segment=replace(config.segment, network="branch"))
+    return Predictor.from_weights(config, folder.weights, folder.read_card())
 
 
 def _cam_score(job: Job, cams: Path) -> float:

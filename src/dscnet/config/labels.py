@@ -134,7 +134,7 @@ class LabelConfig:
         salient_only: Pixels outside the saliency label of AuxSegNet's last round are background,
             those of ``auxseg.stuff`` excepted.
         of_round: The labels are those of AuxSegNet's last round, of maps and saliency or of its
-            branches; ``bg_score`` does nothing to them.
+            branches; ``bg_score`` and ``ignore_band`` do nothing to them.
     """
 
     bg_score: float | Criterion = "auto"
