@@ -469,7 +469,8 @@ def test_labels_can_be_cut_to_what_is_salient(finished, tmp_path, scenes):
 
 def test_labels_can_be_those_of_the_last_round(finished, tmp_path, scenes):
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
-    config = settings(scenes, label=LabelConfig(of_round=True))
+    config = settings(scenes)
+    config.auxseg.keep_labels = True
     run(config, copy, stages=["label"], resume=True, progress=False)
     expected = {path.name: path.read_bytes() for path in (copy / "rounds/2/labels").iterdir()}
     assert {path.name: path.read_bytes() for path in (copy / "labels").iterdir()} == expected
@@ -523,8 +524,7 @@ def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
     [
         ({"model.name": "seam", "segment.network": "branch"}, "segment.network: branch needs"),
         ({"model.name": "seam", "label.salient_only": True}, "label.salient_only needs"),
-        ({"model.name": "seam", "label.of_round": True}, "label.of_round needs"),
-        ({"label.of_round": True, "refine.steps": ["crf"]}, "labels of a round are not refined"),
+        ({"auxseg.keep_labels": True, "refine.steps": ["crf"]}, "of a round are not refined"),
         ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
         ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
         ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),

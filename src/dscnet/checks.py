@@ -42,7 +42,6 @@ def check_networks(config: Config) -> None:
             for name, on in (
                 ("segment.network: branch", config.segment.network == "branch"),
                 ("label.salient_only", config.label.salient_only),
-                ("label.of_round", config.label.of_round),
             )
             if on
         ]
@@ -55,9 +54,9 @@ def check_networks(config: Config) -> None:
             "segment.network: branch learns nothing more: leave segment.labels and"
             " segment.supervision alone, or take segment.network: deeplabv3plus"
         )
-    if config.label.of_round and config.refine.steps:
+    if config.keeps_labels and config.refine.steps:
         raise ValueError(
-            "label.of_round: labels of a round are not refined: leave refine.steps empty"
+            "auxseg.keep_labels: labels of a round are not refined: leave refine.steps empty"
         )
     if config.auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")

@@ -63,7 +63,7 @@ def label_settings(config: Config) -> list[Any]:
 
 
 def _reads_round(config: Config) -> bool:
-    return config.label.salient_only or config.label.of_round
+    return config.label.salient_only or config.keeps_labels
 
 
 def scored_by_saliency(config: Config) -> bool:

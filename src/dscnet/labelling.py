@@ -238,7 +238,7 @@ def label(job: Job, resume: bool) -> None:
     fresh_folder(folder.labels)
     last = folder.round(job.config.auxseg.rounds)
     for sample in job.train.samples:
-        if settings.of_round:
+        if job.config.keeps_labels:
             labels = read_label(last.labels / f"{sample.image_id}.png")
         elif job.config.refine.steps:
             labels = refined_labels(folder.refined, sample.image_id)[-1]

@@ -77,6 +77,11 @@ class Config:
         return "tags + saliency" if self.needs_saliency else "tags"
 
     @property
+    def keeps_labels(self) -> bool:
+        """Whether the pseudo labels are those of the last round."""
+        return self.has_rounds and self.auxseg.keep_labels
+
+    @property
     def own_branch(self) -> bool:
         """Whether the segmentation network is the CAM network's own branch."""
         segment = self.segment

@@ -133,15 +133,12 @@ class LabelConfig:
         cams: Folder of maps made elsewhere; null = the run's own.
         salient_only: Pixels outside the saliency label of AuxSegNet's last round are background,
             those of ``auxseg.stuff`` excepted.
-        of_round: The labels are those of AuxSegNet's last round, of maps and saliency or of its
-            branches; ``bg_score`` and ``ignore_band`` do nothing to them.
     """
 
     bg_score: float | Criterion = "auto"
     ignore_band: list[float] | None = None
     cams: str | None = None
     salient_only: bool = False
-    of_round: bool = False
 
     @property
     def criterion(self) -> str | None:

@@ -76,6 +76,9 @@ class AuxSegConfig:
         relabel: What labels the photos for the next round: ``maps`` (as published, with the
             saliency labels) or ``branch`` (the segmentation branches so far and the first labels,
             as ``segment.rounds`` has it).
+        keep_labels: The labels of the run are those of the last round, made of maps and saliency or
+            by its branches; false makes them of the last maps alone, by ``label``, as those of the
+            other networks.
         branch_channels: Channels of the segmentation and the saliency branch.
         dilations: Of the branches' three convolutions; null = as published, 6, 12 and 18 at stride
             8, less at another. They should reach about as far as a crop has cells.
@@ -97,6 +100,7 @@ class AuxSegConfig:
     crf: bool = True
     fill_undecided: bool = False
     relabel: Literal["maps", "branch"] = "maps"
+    keep_labels: bool = False
     branch_channels: int = 128
     dilations: list[int] | None = None
     rows: int = 512
