@@ -113,6 +113,21 @@ def test_a_fused_cam_is_what_the_affinity_refines() -> None:
     torch.testing.assert_close(output.cam_refined, model.cross_task(queries, keys, smoothed))
 
 
+def test_norm_follows_every_convolution_of_a_branch() -> None:
+    branch = make(branch_norm=True).segmentation.train()
+    features = torch.randn(4, 6, 4, 5) * 50 + 30
+    between = branch.before(features)
+    late = branch.after[1](branch.after[0](between.relu()))
+    for values in (branch.before[1](branch.before[0](features)), between, late):
+        torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            values.var((0, 2, 3), correction=0), torch.ones(8), atol=1e-2, rtol=0
+        )
+    # Not of the batch once it is trained: a photo's scores do not depend on those beside it.
+    branch.eval()
+    torch.testing.assert_close(branch(features)[0][:1], branch(features[:1])[0])
+
+
 def test_blocks_of_rows_change_nothing() -> None:
     image = make_batch().image
     one, two = (make(rows=rows).eval()(image) for rows in (3, 512))

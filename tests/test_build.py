@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from dscnet.build import (
     build_model,
@@ -258,8 +259,11 @@ def test_auxsegnet_takes_its_settings():
     assert (model.cross_task.rows, model.cross_task.published_row_quirk) == (9, True)
     assert model.context.classifier is not None
     settings.auxseg.dilations = [1, 2, 3]
+    settings.auxseg.branch_norm = True
     branch = build_model(settings, 3).segmentation
     assert [branch.before[0].dilation[0], branch.after[0].dilation[0]] == [1, 3]
+    norms = [layer for layer in branch.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [24, 24, 24]
 
 
 def test_published_positional_quirk_is_momentum_without_weight_decay():

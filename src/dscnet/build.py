@@ -84,6 +84,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         options |= {
             "branch_channels": config.auxseg.branch_channels,
             "dilations": config.auxseg.dilations or dilations_at(model.output_stride),
+            "branch_norm": config.auxseg.branch_norm,
             "rows": config.auxseg.rows,
             "published_row_quirk": config.auxseg.published_row_quirk,
             "grid_pooling": config.auxseg.grid_pooling,

@@ -82,6 +82,7 @@ class AuxSegConfig:
         branch_channels: Channels of the segmentation and the saliency branch.
         dilations: Of the branches' three convolutions; null = as published, 6, 12 and 18 at stride
             8, less at another. They should reach about as far as a crop has cells.
+        branch_norm: Batch normalisation follows each of these convolutions; none does as published.
         rows: Rows of the affinity at once: memory depends on it, results do not.
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
             to 1; true does as it does.
@@ -103,6 +104,7 @@ class AuxSegConfig:
     keep_labels: bool = False
     branch_channels: int = 128
     dilations: list[int] | None = None
+    branch_norm: bool = False
     rows: int = 512
     published_row_quirk: bool = False
     published_cam_quirk: bool = False

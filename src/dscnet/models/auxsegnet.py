@@ -24,18 +24,27 @@ class TaskBranch(nn.Module):
         out_channels: Maps of the task.
         channels: Channels in between.
         dilations: Of the three 3x3 convolutions.
+        norm: Batch normalisation follows each of them; none does in the published branch.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, channels: int, dilations: Sequence[int]
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: int,
+        dilations: Sequence[int],
+        norm: bool = False,
     ) -> None:
         super().__init__()
-        first, second, third = dilations
-        self.before = nn.Sequential(
-            _conv(in_channels, channels, first), nn.ReLU(), _conv(channels, channels, second)
+        sizes = (in_channels, channels, channels)
+        first, second, third = (
+            [_conv(size, channels, dilation), *([nn.BatchNorm2d(channels)] if norm else [])]
+            for size, dilation in zip(sizes, dilations, strict=True)
         )
+        self.before = nn.Sequential(*first, nn.ReLU(), *second)
         self.non_local = NonLocal(channels)
-        self.after = nn.Sequential(_conv(channels, channels, third), nn.ReLU())
+        self.after = nn.Sequential(*third, nn.ReLU())
         self.classifier = nn.Conv2d(channels, out_channels, 1, bias=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,6 +71,7 @@ class AuxSegNet(PlainCam):
         num_classes: Foreground classes C, >= 1.
         branch_channels: Channels of the two branches.
         dilations: Of their three 3x3 convolutions (published: 6, 12 and 18 at stride 8).
+        branch_norm: Batch normalisation follows each of these.
         rows: As for :class:`CrossTaskAffinity`.
         published_row_quirk: As for :class:`CrossTaskAffinity`.
         grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published.
@@ -82,6 +92,7 @@ class AuxSegNet(PlainCam):
         *,
         branch_channels: int = 128,
         dilations: Sequence[int] = (6, 12, 18),
+        branch_norm: bool = False,
         rows: int = 512,
         published_row_quirk: bool = False,
         grid_pooling: bool = False,
@@ -101,7 +112,13 @@ class AuxSegNet(PlainCam):
             dropout=dropout,
         )
         self.segmentation, self.saliency = (
-            TaskBranch(self.channels[2], maps, channels=branch_channels, dilations=dilations)
+            TaskBranch(
+                self.channels[2],
+                maps,
+                channels=branch_channels,
+                dilations=dilations,
+                norm=branch_norm,
+            )
             for maps in (num_classes + 1, 1)
         )
         self.grid_pooling = grid_pooling
