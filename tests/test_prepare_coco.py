@@ -248,3 +248,51 @@ def test_pycocotools_is_asked_for_before_any_work(root, monkeypatch):
     with pytest.raises(DscnetError, match=r"pip install 'dscnet\[coco\]'"):
         prepare_coco2014(root)
     assert not (root / "masks").exists()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """An instances file of one's own: a photo with two objects, and one that shows nothing."""
+    (tmp_path / "images").mkdir()
+    images = []
+    for number, name in ((1, "a.jpg"), (2, "b.png")):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
+        images.append({"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH})
+    annotations = [annotation(1, 90, [box(0, 0, 2, 2)]), annotation(2, 1, [box(3, 3, 5, 5)])]
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_masks_of_an_own_file_are_painted_beside_it(own, capsys):
+    assert all(sample.mask_path is None for sample in open_dataset(own).samples)
+    assert main(["data", "prepare", "coco", str(own)]) == 0
+    assert "masks: 2 masks written" in capsys.readouterr().out
+    shown, empty = (read_label(sample.mask_path) for sample in open_dataset(own).samples)
+    assert (shown[0, 0], shown[3, 3], shown[4, 6]) == (BRUSH, PERSON, 0)
+    assert not empty.any() and empty.shape == (HEIGHT, WIDTH)
+
+
+def test_masks_of_ones_own_stay_and_are_looked_at_by_verify(own, capsys):
+    (own.parent / "masks").mkdir()
+    mask = Image.new("L", (WIDTH, HEIGHT), 7)
+    mask.save(own.parent / "masks" / "a.png")
+    assert main(["data", "prepare", "coco", str(own)]) == 0
+    assert "masks: 1 masks written" in capsys.readouterr().out
+    assert read_label(own.parent / "masks" / "a.png")[0, 0] == 7
+    assert main(["data", "prepare", "coco", str(own), "--verify"]) == 1
+    assert "expected labels 0 to 2 and 255, found 7" in capsys.readouterr().err
+
+
+def test_an_own_file_without_outlines_is_named(own, capsys):
+    content = json.loads(own.read_text())
+    del content["annotations"][0]["segmentation"]
+    own.write_text(json.dumps(content))
+    assert main(["data", "prepare", "coco", str(own)]) == 1
+    assert "own.json, annotation 1: expected polygons" in capsys.readouterr().err
+
+
+def test_nothing_is_fetched_for_an_own_file(own, capsys):
+    assert main(["data", "prepare", "coco", str(own), "--download"]) == 1
+    assert "--download goes with voc2012 and coco2014" in capsys.readouterr().err

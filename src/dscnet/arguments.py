@@ -174,10 +174,15 @@ def build_parser() -> Parser:
 
 
 def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
-    data = add("data", "bring a published data set into the form that runs read")
+    data = add("data", "bring a data set into the form that runs read")
     data.add_argument("action", type=Literal["prepare"], help="prepare: check, convert, say counts")
-    data.add_argument("name", type=Literal["voc2012", "coco2014"], help="which one")
-    data.add_argument("root", type=str, metavar="ROOT", help="folder where it is unpacked")
+    data.add_argument("name", type=Literal["voc2012", "coco2014", "coco"], help="which one")
+    data.add_argument(
+        "root",
+        type=str,
+        metavar="ROOT",
+        help="folder where it is unpacked; coco: an instances file, whose masks are painted",
+    )
     data.add_argument("--sbd", type=str | None, default=None, help="SBD's folder (voc2012)")
     data.add_argument(
         "--no_difficult", action="store_true", help="no tags from difficult objects (voc2012)"

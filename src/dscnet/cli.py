@@ -250,13 +250,17 @@ def _do_export(parsed: Namespace) -> int:
 
 
 def _do_data(parsed: Namespace) -> int:
-    from dscnet.prepare import prepare_coco2014, prepare_voc2012
+    from dscnet.prepare import prepare_coco, prepare_coco2014, prepare_voc2012
 
     options = {"download": parsed.download, "verify": parsed.verify}
     root = Path(parsed.root)
     if parsed.name == "voc2012":
         sbd = None if parsed.sbd is None else Path(parsed.sbd)
         outcome = prepare_voc2012(root, sbd=sbd, difficult=not parsed.no_difficult, **options)
+    elif parsed.name == "coco":
+        if parsed.download:
+            raise ValueError("--download goes with voc2012 and coco2014, got coco")
+        outcome = prepare_coco(root, verify=parsed.verify)
     else:
         outcome = prepare_coco2014(root, **options)
     print(outcome.text())

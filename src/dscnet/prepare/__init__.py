@@ -1,7 +1,7 @@
-"""The paper's data sets, from what their owners publish to what a run reads."""
+"""Data sets, from what their owners publish to what a run reads."""
 
-from dscnet.prepare.coco import prepare_coco2014
+from dscnet.prepare.coco import prepare_coco, prepare_coco2014
 from dscnet.prepare.outcome import Outcome
 from dscnet.prepare.voc import prepare_voc2012
 
-__all__ = ["Outcome", "prepare_coco2014", "prepare_voc2012"]
+__all__ = ["Outcome", "prepare_coco", "prepare_coco2014", "prepare_voc2012"]

@@ -1,4 +1,4 @@
-"""MS COCO 2014: tags, and masks of the 80 classes, from its instances files."""
+"""Masks from instances files: MS COCO 2014 with its tags, and files of one's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscnet.confusion import Labels
+from dscnet.data import open_dataset
 from dscnet.data.coco_json import CocoFile, CocoPhoto, Instance, read_coco
 from dscnet.data.formats import photos_in
 from dscnet.prepare.download import Archive, checked_line, provide
@@ -144,6 +145,36 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
         archives = (ANNOTATIONS, *(part.archive for part in PARTS.values()))
         outcome.lines += [checked_line(archive, root) for archive in archives]
     return outcome
+
+
+def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
+    """Write the masks of an instances file's photos, to measure with: ``masks/ID.png`` beside it.
+
+    A run on the file reads its outlines nowhere else. Masks that are there stay as they are.
+
+    Args:
+        path: The instances file; its photos lie where a run looks for them.
+        verify: Look at the masks that are there already too.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        DataError: If photos are missing, or an outline is missing or wrong.
+        DscnetError: If pycocotools is absent.
+    """
+    _rle()
+    photos = open_dataset(path)
+    file = read_coco(path, outlines=True)
+    drawn = {photo.image_id: photo for photo in file.photos}
+    written = write_masks(
+        path.parent / "masks",
+        {sample.image_id: sample.image_path for sample in photos.samples},
+        lambda image_id: (coco_mask(drawn[image_id]), f"{path}, image {image_id!r}"),
+        num_labels=photos.num_labels,
+        verify=verify,
+    )
+    return Outcome([f"{path.parent / 'masks'}: {written} masks written"])
 
 
 def coco_mask(photo: CocoPhoto) -> NDArray[np.uint8]:
