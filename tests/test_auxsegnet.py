@@ -13,22 +13,7 @@ from dscnet.models.auxsegnet import dilations_at
 from dscnet.objective import AuxSegObjective, CamObjective, ContrastObjective
 from dscnet.training import parameter_groups
 from dscnet.types import Batch
-
-
-class TinyTrunk(nn.Module):
-    channels = (4, 5, 6)
-    output_stride = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low = nn.Conv2d(3, 4, 2, 2)
-        self.mid = nn.Conv2d(4, 5, 2, 2)
-        self.high = nn.Conv2d(5, 6, 1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        low = self.low(image).relu()
-        mid = self.mid(low).relu()
-        return low, mid, self.high(mid).relu()
+from tiny_trunk import TinyTrunk
 
 
 def make(num_classes: int = 3, variant: str = "baseline", **options) -> AuxSegNet:

@@ -13,23 +13,7 @@ from dscnet.context import DualStreamContext
 from dscnet.losses import pooled_logits
 from dscnet.models import MODELS, PlainCam, create_model, list_models, register_model
 from dscnet.models.cam import TAPS
-
-
-class TinyTrunk(nn.Module):
-    """Three taps at strides 2, 4 and 4."""
-
-    channels = (4, 5, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low = nn.Conv2d(3, 4, 2, 2)
-        self.mid = nn.Conv2d(4, 5, 2, 2)
-        self.high = nn.Conv2d(5, 6, 1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        low = self.low(image).relu()
-        mid = self.mid(low).relu()
-        return low, mid, self.high(mid).relu()
+from tiny_trunk import TinyTrunk
 
 
 class Doubling(nn.Module):

@@ -9,23 +9,7 @@ from torch import Tensor, nn
 from dscnet.losses import equivariance_losses, min_pool_loss, pooled_logits, tag_loss
 from dscnet.models import PlainCam, Seam, create_model, view_size
 from dscnet.models.heads import resize
-
-
-class TinyTrunk(nn.Module):
-    """Three taps at strides 2, 4 and 4."""
-
-    channels = (4, 5, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low = nn.Conv2d(3, 4, 2, 2)
-        self.mid = nn.Conv2d(4, 5, 2, 2)
-        self.high = nn.Conv2d(5, 6, 1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        low = self.low(image).relu()
-        mid = self.mid(low).relu()
-        return low, mid, self.high(mid).relu()
+from tiny_trunk import TinyTrunk
 
 
 class Negating(nn.Module):
