@@ -150,7 +150,7 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
 def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
     """Write the masks of an instances file's photos, to measure with: ``masks/ID.png`` beside it.
 
-    A run on the file reads its outlines nowhere else. Masks that are there stay as they are.
+    Without them a run on the file has tags alone. Masks that are there stay as they are.
 
     Args:
         path: The instances file; its photos lie where a run looks for them.
