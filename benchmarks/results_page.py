@@ -197,7 +197,7 @@ def headline() -> list[str]:
     lines += [*segmenter_table(), ""]
     lines += ["Self-training, `segment.rounds: 3`: the labels each network learned from, and its"]
     lines += ["masks of the photos of val:", "", *self_training_table(), ""]
-    lines += ["AuxSegNet, `tags + saliency`: the labels of the training photos that each round leaves,"]
+    lines += ["AuxSegNet, `tags + saliency`: labels of the training photos that each round leaves,"]
     lines += ["and its own branch on the photos of val:", "", *auxsegnet_table(), ""]
     return [*lines, "Every figure: [`docs/results.md`](docs/results.md)."]
 
