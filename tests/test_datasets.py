@@ -118,6 +118,15 @@ def test_tags_without_photo_are_named(make):
         open_dataset(root)
 
 
+def test_photos_of_other_endings_and_in_sub_folders_are_told_of(make):
+    root = make(CATS + "x,cat\nmore/y,cat\n")
+    (root / "images" / "more").mkdir()
+    (root / "images" / "x.gif").touch()
+    (root / "images" / "more" / "y.jpg").touch()
+    with pytest.raises(DataError, match=r"for x, more/y; .*ending in \.jpg.*sub-folders are not"):
+        open_dataset(root)
+
+
 @pytest.mark.parametrize("again", ["a", "a.jpg"])
 def test_photo_tagged_twice_is_refused(make, again):
     with pytest.raises(DataError, match=r"line 5: photo 'a' has tags already at .*line 2"):

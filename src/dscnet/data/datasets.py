@@ -183,7 +183,8 @@ def _entries_by_photo(entries: Sequence[TagEntry], layout: Layout) -> dict[str, 
         raise DataError(
             f"{missing[0].where}: tags without a photo for "
             f"{first_few([entry.image_id for entry in missing])}; add the photos to "
-            f"{_photo_folder(layout)} or remove their tags"
+            f"{_photo_folder(layout)} (files ending in {', '.join(IMAGE_SUFFIXES)}; sub-folders "
+            "are not searched) or remove their tags"
         )
     return found
 
