@@ -64,7 +64,11 @@ SWEEPS = {
         "msrc_m3_more",
         "msrc_m1_m2_more",
     ),
-    "plain CAM, `msrc`": ("msrc_plain_cam_discriminant", "msrc_plain_cam"),
+    "plain CAM, `msrc`": (
+        "msrc_plain_cam_discriminant",
+        "msrc_plain_cam_agreement",
+        "msrc_plain_cam",
+    ),
     "AuxSegNet, `msrc`": AUXSEGNET,
     "SEAM, `coco20mini`": (
         "coco20mini_discriminant",

@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dscnet.config import Config, LabelConfig
 from dscnet.data import Sample
 from dscnet.run_folder import RunFolder
-from dscnet.run_report import _epoch_note, loss_curves, spread
+from dscnet.run_report import _epoch_note, _threshold_note, loss_curves, spread
 
 
 def samples(count: int) -> tuple[Sample, ...]:
@@ -41,3 +42,20 @@ def test_the_report_says_which_epoch_was_kept(tmp_path):
     assert _epoch_note(folder) == [
         "Weights of epoch 1 of 2 kept, by tag mAP on the validation photos, without masks."
     ]
+
+
+def test_the_report_says_which_background_scores_the_maps_suggest(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert _threshold_note(Config(), folder) == []
+    record = {"otsu": 0.41, "class_otsu": 0.4, "agreement": 0.29, "scales": None, "used": 0.4}
+    folder.threshold.parent.mkdir(parents=True, exist_ok=True)
+    folder.threshold.write_text(json.dumps(record))
+    assert _threshold_note(Config(), folder) == [
+        "Background score 0.4 by criterion 'class_otsu', without masks; others suggest: otsu 0.41,"
+        " agreement 0.29."
+    ]
+    folder.threshold.write_text(json.dumps({"class_otsu": 0.4, "used": 0.4}))
+    assert _threshold_note(Config(), folder) == [
+        "Background score 0.4 by criterion 'class_otsu', without masks."
+    ]
+    assert _threshold_note(Config(label=LabelConfig(bg_score=0.3)), folder) == []

@@ -14,6 +14,7 @@ from dscnet.data import PhotoSet, Sample, read_image, read_mask
 from dscnet.evaluation import read_metrics
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
+from dscnet.labels.thresholds import CRITERIA
 from dscnet.predictor import Predictor
 from dscnet.report import ReportRow, write_report
 from dscnet.run_folder import RunFolder, read_record
@@ -121,9 +122,15 @@ def _epoch_note(folder: RunFolder) -> list[str]:
 
 
 def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
-    """How the background score was chosen, where the maps chose it."""
+    """How the background score was chosen, where the maps chose it, and what else they suggest."""
     criterion = config.label.criterion
     if criterion is None or not folder.threshold.exists():
         return []
-    used = read_record(folder.threshold)["used"]
-    return [f"Background score {used} by criterion '{criterion}', without masks."]
+    record = read_record(folder.threshold)
+    others = ", ".join(
+        f"{name} {record[name]:g}"
+        for name in CRITERIA
+        if name != criterion and record.get(name) is not None
+    )
+    note = f"Background score {record['used']:g} by criterion '{criterion}', without masks"
+    return [f"{note}; others suggest: {others}." if others else f"{note}."]
