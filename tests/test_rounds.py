@@ -181,8 +181,8 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
         Predictor.from_weights(replace(config, segment=segment), each.weights, each.read_card())
         for each in map(folder.round, (1, 2))
     ]
-    first = trusted_evidence(folder.round(0).labels)
     for count in (1, 2):
+        first = trusted_evidence(folder.round(count).unrefined)
         relabel(job, branches[:count], first, tmp_path / str(count))
         for path in sorted((tmp_path / str(count)).glob("*.png")):
             written = read_label(folder.round(count).labels / path.name)

@@ -122,7 +122,8 @@ def _first_labels(job: Job) -> None:
             )
         saliency = _first_saliency(job, sample, maps)
         write_saliency(job.folder.saliency / f"{sample.image_id}.png", saliency)
-        labels = _write_labels(job, sample, maps, classes, saliency, cam_score)
+        labels = _labels_of_maps(job, sample, maps, classes, saliency, cam_score)
+        write_label(job.folder.labels / f"{sample.image_id}.png", labels)
         best, winner = best_label(maps, classes)
         shown += np.bincount(winner[best > cam_score], minlength=len(shown))
         kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
@@ -199,31 +200,32 @@ def _network(job: Job) -> PlainCam:
 @torch.inference_mode()
 def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> None:
     """Saliency labels and labels of every training photo, for the next round."""
-    first, by_maps = run.round(0), job.config.auxseg.relabel == "maps"
+    by_branch = job.config.auxseg.relabel == "branch"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    of_maps = job.folder.unrefined if by_branch else job.folder.labels
     fresh_folder(job.folder.saliency)
-    fresh_folder(job.folder.labels)
-    cam_score = _cam_score(job, job.folder.cams) if by_maps else None
+    fresh_folder(of_maps)
+    cam_score = _cam_score(job, job.folder.cams)
     for sample in job.train.samples:
         photo = read_image(sample.image_path)
         _, predicted = model.dense_scores(transform(photo, None)[0][None].to(device))
         saliency = refresh_saliency(
             predicted[0, 0].float().cpu().numpy(),
-            _read_map(first.saliency / f"{sample.image_id}.png"),
+            _read_map(run.round(0).saliency / f"{sample.image_id}.png"),
             photo.permute(1, 2, 0).numpy(),
             refine=fit_to_photo if job.config.auxseg.crf else None,
         )
         write_saliency(job.folder.saliency / f"{sample.image_id}.png", saliency)
-        if cam_score is not None:
-            maps, classes = load_map(job.folder.cams, sample.image_id)
-            _write_labels(job, sample, maps, classes, saliency, cam_score)
-    if not by_maps:
+        maps, classes = load_map(job.folder.cams, sample.image_id)
+        labels = _labels_of_maps(job, sample, maps, classes, saliency, cam_score)
+        write_label(of_maps / f"{sample.image_id}.png", labels)
+    if by_branch:
         # The CRF comes after the product with the labels.
         plain = replace(job.config, segment=replace(job.config.segment, crf=False))
         branches = [_branch(plain, run.round(each)) for each in range(1, index + 1)]
-        relabel(job, branches, trusted_evidence(first.labels), job.folder.labels)
+        relabel(job, branches, trusted_evidence(of_maps), job.folder.labels)
 
 
 def _branch(config: Config, folder: RunFolder) -> Predictor:
@@ -241,7 +243,7 @@ def _cam_score(job: Job, cams: Path) -> float:
     return background_score(replace(job, config=replace(job.config, label=label)))
 
 
-def _write_labels(
+def _labels_of_maps(
     job: Job,
     sample: Sample,
     maps: NDArray[np.floating],
@@ -261,7 +263,6 @@ def _write_labels(
     if auxseg.fill_undecided:
         device = device_of(job.config.train.accelerator)
         labels = fill_undecided(labels, classes, read_image(sample.image_path).to(device))
-    write_label(job.folder.labels / f"{sample.image_id}.png", labels)
     return labels
 
 

@@ -74,8 +74,8 @@ class AuxSegConfig:
             spreads to them, in photos whose every class has decided ones; false leaves them
             undecided, as published, and nothing learns there.
         relabel: What labels the photos for the next round: ``maps`` (as published, with the
-            saliency labels) or ``branch`` (the segmentation branches so far and the first labels,
-            as ``segment.rounds`` has it).
+            saliency labels) or ``branch`` (the segmentation branches so far and the labels of the
+            maps, as ``segment.rounds`` has it).
         keep_labels: The labels of the run are those of the last round, made of maps and saliency or
             by its branches; false makes them of the last maps alone, by ``label``, as those of the
             other networks.
