@@ -67,8 +67,8 @@ SWEEPS = {
         "msrc_m1_m2_more",
     ),
     "plain CAM, `msrc`": (
-        "msrc_plain_cam_discriminant",
         "msrc_plain_cam_agreement",
+        "msrc_plain_cam_discriminant",
         "msrc_plain_cam",
     ),
     "AuxSegNet, `msrc`": AUXSEGNET,

@@ -40,7 +40,7 @@ def test_a_grid_runs_resumes_and_is_written(scenes, tmp_path):
     rows = list(run_grid(config, tmp_path / "runs", variants, [0], **options))
     assert [(r["variant"], r["seed"]) for r in rows] == [("baseline", 0), ("M4", 0)]
     assert rows[0]["cam_strict"]["miou"] == pytest.approx(rows[0]["cam"]["miou"])
-    assert rows[0]["bg_criterion"] == config.label.criterion
+    assert rows[0]["bg_criterion"] == config.criterion
     weights = tmp_path / "runs" / "M4-s0" / "checkpoints" / "weights.safetensors"
     before = weights.stat().st_mtime_ns
     assert list(run_grid(config, tmp_path / "runs", variants, [0], **options)) == rows

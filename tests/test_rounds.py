@@ -137,7 +137,7 @@ def test_the_score_of_the_maps_can_be_read_off_those_of_each_round(finished, sce
         (finished / "rounds" / "0" / "cams", tmp_path / "run" / "rounds" / "0"),
         (tmp_path / "run" / "rounds" / "1" / "cams", tmp_path / "run" / "rounds" / "1"),
     ):
-        scores.append(suggested_score(score_counts(photos, cams), LabelConfig().criterion))
+        scores.append(suggested_score(score_counts(photos, cams), "class_otsu"))
         for sample in photos.samples:
             maps, classes = load_map(cams, sample.image_id)
             saliency = read_saliency(folder / "saliency" / f"{sample.image_id}.png")[0].numpy()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from dscnet.config import Criterion, LabelConfig
+from dscnet.config import Config, Criterion, LabelConfig, MethodConfig, ModelConfig
 from dscnet.labels import thresholds
 from dscnet.labels.thresholds import BINS, CRITERIA, ScoreCounts, otsu_score
 from dscnet.labels.thresholds import suggested_score as suggest
@@ -233,11 +234,20 @@ def test_what_a_criterion_lacks():
 
 def test_names_of_the_settings_are_the_criteria():
     assert set(get_args(Criterion)) == {"auto", *CRITERIA}
-    assert LabelConfig().criterion in CRITERIA
-    assert LabelConfig(bg_score=0.3).criterion is None
-    assert LabelConfig(bg_score="tags").criterion == "tags"
     with pytest.raises(ValueError, match="criterion must be one of otsu"):
         suggest(ScoreCounts(), "magic")
+
+
+def test_what_auto_stands_for():
+    config = Config()
+    assert config.criterion == "class_otsu"
+    assert replace(config, label=LabelConfig(bg_score=0.3)).criterion is None
+    assert replace(config, label=LabelConfig(bg_score="tags")).criterion == "tags"
+    plain = replace(config, model=ModelConfig(name="cam"))
+    assert plain.criterion == "agreement"
+    assert replace(plain, label=LabelConfig(cams="elsewhere")).criterion == "class_otsu"
+    assert replace(plain, label=LabelConfig(bg_score="tags")).criterion == "tags"
+    assert replace(plain, method=MethodConfig(variant="baseline")).criterion == "class_otsu"
 
 
 def test_no_criterion_can_open_a_file():

@@ -118,13 +118,6 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
     return CamObjective(contrast, plain_weight=method.plain_weight, pool_ramp=method.pool_ramp)
 
 
-def refines_cam(config: Config) -> bool:
-    """Whether the CAM network gives a refined map beside the plain one."""
-    method = config.method
-    smoothed, weighed = method.dscl and method.smooth > 0, method.pgcl and method.likeness > 0
-    return config.model.name == "seam" or smoothed or weighed
-
-
 def build_features(
     config: Config, model: PlainCam, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,6 @@ from dscnet.build import (
     build_affinity_net,
     build_segmenter,
     build_segmenter_transform,
-    refines_cam,
 )
 from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import check_dataset
@@ -95,7 +94,7 @@ def check_settings(job: Job) -> None:
             "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
             " with tags; add them to the data set or choose another criterion"
         )
-    if label.bg_score == "agreement" and not (label.cams or refines_cam(job.config)):
+    if label.bg_score == "agreement" and not (label.cams or job.config.refines_cam):
         raise DscnetError(
             "label.bg_score: criterion 'agreement' compares the maps before and after the network"
             " refines them, and this one does not: choose model seam or another criterion"

@@ -176,7 +176,7 @@ def _one_run(
     row |= {"seconds": folder.seconds(), **metrics}
     row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
     # What ``auto`` stands for has changed once, and results outlive the code.
-    row["bg_criterion"] = config.label.criterion
+    row["bg_criterion"] = config.criterion
     if strict_masks is not None:
         row["cam_strict"] = _against(strict_masks, config, folder)
     return row

@@ -95,7 +95,7 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     Raises:
         DataError: If the maps do not allow the criterion.
     """
-    criterion = job.config.label.criterion
+    criterion = job.config.criterion
     if criterion is None:
         return float(job.config.label.bg_score)
     counts = counts or job_counts(job)

@@ -123,7 +123,7 @@ def _epoch_note(folder: RunFolder) -> list[str]:
 
 def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
     """How the background score was chosen, where the maps chose it, and what else they suggest."""
-    criterion = config.label.criterion
+    criterion = config.criterion
     if criterion is None or not folder.threshold.exists():
         return []
     record = read_record(folder.threshold)

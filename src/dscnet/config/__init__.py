@@ -82,6 +82,27 @@ class Config:
         return self.has_rounds and self.auxseg.keep_labels
 
     @property
+    def refines_cam(self) -> bool:
+        """Whether the CAM network gives a refined map beside the plain one."""
+        method = self.method
+        smoothed, weighed = method.dscl and method.smooth > 0, method.pgcl and method.likeness > 0
+        return self.model.name == "seam" or smoothed or weighed
+
+    @property
+    def criterion(self) -> str | None:
+        """What reads the background score off the maps; None where it is a number.
+
+        ``auto`` is what lost least in the worst case (docs/labels.md); a plain CAM's refined maps
+        have a lower best score than the others.
+        """
+        if not isinstance(self.label.bg_score, str):
+            return None
+        if self.label.bg_score != "auto":
+            return self.label.bg_score
+        refined_plain_cam = self.model.name == "cam" and self.refines_cam
+        return "agreement" if refined_plain_cam and not self.label.cams else "class_otsu"
+
+    @property
     def own_branch(self) -> bool:
         """Whether the segmentation network is the CAM network's own branch."""
         segment = self.segment

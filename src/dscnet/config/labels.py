@@ -11,9 +11,6 @@ Criterion = Literal[
     "auto", "otsu", "class_otsu", "tags", "stability", "agreement", "scales", "saliency"
 ]
 
-AUTO = "class_otsu"
-"""The criterion that ``auto`` stands for (docs/decisions/0014)."""
-
 
 @dataclass
 class CamConfig:
@@ -128,7 +125,8 @@ class LabelConfig:
         bg_score: Score of the background, in [0, 1], or a criterion that reads it off the maps:
             ``otsu``, ``class_otsu``, ``tags``, ``stability``, ``agreement`` (of the maps before and
             after the network's refinement), ``scales`` (agreement of the maps of single scales),
-            ``saliency``; ``auto`` = ``class_otsu``. Never chosen on masks.
+            ``saliency``; ``auto`` = ``class_otsu``, and for a plain CAM that DSCNet refines
+            ``agreement``. Never chosen on masks.
         ignore_band: Two scores; pixels whose best map lies between them become 255.
         cams: Folder of maps made elsewhere; null = the run's own.
         salient_only: Pixels outside the saliency label of AuxSegNet's last round are background,
@@ -139,10 +137,3 @@ class LabelConfig:
     ignore_band: list[float] | None = None
     cams: str | None = None
     salient_only: bool = False
-
-    @property
-    def criterion(self) -> str | None:
-        """What reads the background score off the maps; None where it is a number."""
-        if not isinstance(self.bg_score, str):
-            return None
-        return AUTO if self.bg_score == "auto" else self.bg_score
