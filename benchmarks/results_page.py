@@ -21,7 +21,7 @@ from dscnet.config import MethodConfig
 from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
-AUXSEGNET = ("msrc_auxsegnet_filled", "msrc_auxsegnet")
+AUXSEGNET = ("msrc_auxsegnet_relabelled", "msrc_auxsegnet_filled", "msrc_auxsegnet")
 SEGMENTERS = (
     "msrc_discriminant",
     "msrc_variants",
@@ -115,7 +115,10 @@ LIGHTER = ", PGCL at 0.1"
 ON_GPU = ", on a GPU"
 """Of runs there: a seed draws other numbers."""
 
-LATER = (UNWEIGHED, RECALLED, LIGHTER)
+BY_MAPS = ", labels by maps"
+"""Of AuxSegNet whose branch has no say in the labels of the next round (decision 17), likewise."""
+
+LATER = (UNWEIGHED, RECALLED, LIGHTER, BY_MAPS)
 """Marks of the forms between the smaller start and the present one."""
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -375,6 +378,8 @@ def ending(variant: str, settings: dict) -> str:
     """What the name of a run of an earlier form ends in."""
     groups = EARLIER if variant != "baseline" and from_the_start(settings) else ""
     marks = groups + (PUBLISHED if published_start(settings) else "")
+    if labelled_by_maps(settings):
+        return marks or BY_MAPS
     if variant not in CONTRASTS:
         return marks
     by_memory = variant == "M4" and recalled(settings)
@@ -390,9 +395,9 @@ def ending(variant: str, settings: dict) -> str:
 def above_baseline(rows: list[dict]) -> dict:
     """How far each variant lies above its own baseline, as ``paired`` says it.
 
-    That is the one of the same start, and on a GPU the one there.
+    That is the one of the same start and labels, and on a GPU the one there.
     """
-    kinds = (ON_GPU, PUBLISHED)
+    kinds = (ON_GPU, PUBLISHED, BY_MAPS)
     gains = {}
     for kind in ("", *kinds):
         same = [
@@ -424,6 +429,12 @@ def recalled(settings: dict) -> bool:
     return bool(settings["method"].get("recall"))
 
 
+def labelled_by_maps(settings: dict) -> bool:
+    """Whether AuxSegNet's rounds are labelled by its maps and saliency alone."""
+    by_maps: bool = settings.get("auxseg", {}).get("relabel", "maps") == "maps"
+    return settings["model"]["name"] == "auxsegnet" and by_maps
+
+
 def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
     """What is said of runs of these settings, DSCNet's among them, if they are of earlier forms."""
     made = list(made)
@@ -436,6 +447,8 @@ def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:
         said.append("the memory has a share of M4's maps in the place of a discriminant")
     if any(published_start(settings) for settings in made):
         said.append("the classifier starts as published")
+    if any(labelled_by_maps(settings) for settings in made):
+        said.append("AuxSegNet's rounds are labelled by its maps alone")
     return said
 
 
