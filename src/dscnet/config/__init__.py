@@ -92,8 +92,8 @@ class Config:
     def criterion(self) -> str | None:
         """What reads the background score off the maps; None where it is a number.
 
-        ``auto`` is what lost least in the worst case (docs/labels.md); a plain CAM's refined maps
-        have a lower best score than the others.
+        ``auto`` is what lost least on photos, in the worst case (docs/labels.md); the refined maps
+        of a plain CAM have a lower best score than the others.
         """
         if not isinstance(self.label.bg_score, str):
             return None
