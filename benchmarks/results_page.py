@@ -116,7 +116,7 @@ ON_GPU = ", on a GPU"
 """Of runs there: a seed draws other numbers."""
 
 BY_MAPS = ", labels by maps"
-"""Of AuxSegNet whose branch has no say in the labels of the next round (decision 17), likewise."""
+"""Of AuxSegNet whose branch has no say in the labels of the next round (decision 18), likewise."""
 
 LATER = (UNWEIGHED, RECALLED, LIGHTER, BY_MAPS)
 """Marks of the forms between the smaller start and the present one."""
@@ -218,7 +218,7 @@ def gain_list(bases: Iterable[str], *, earlier: bool = False) -> list[str]:
         gains = above_baseline(distinct(SWEEPS[base]))
         present = gains if earlier else ({v: g for v, g in gains.items() if of_now(v)} or gains)
         for variant, measures in present.items():
-            lines.append(f"- {base}: {variant} {gain_text(measures['cam.miou'])}")
+            lines.append(f"- {base}: {variant} {gain_text(measures['pseudo_label.miou'])}")
     return lines
 
 
@@ -431,8 +431,9 @@ def recalled(settings: dict) -> bool:
 
 def labelled_by_maps(settings: dict) -> bool:
     """Whether AuxSegNet's rounds are labelled by its maps and saliency alone."""
-    by_maps: bool = settings.get("auxseg", {}).get("relabel", "maps") == "maps"
-    return settings["model"]["name"] == "auxsegnet" and by_maps
+    if settings["model"]["name"] != "auxsegnet":
+        return False
+    return bool(settings["auxseg"].get("relabel", "maps") == "maps")
 
 
 def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:

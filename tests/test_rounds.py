@@ -181,6 +181,16 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
         Predictor.from_weights(replace(config, segment=segment), each.weights, each.read_card())
         for each in map(folder.round, (1, 2))
     ]
+    maps_alone = replace(config, auxseg=replace(config.auxseg, rounds=1, relabel="maps"))
+    run(maps_alone, tmp_path / "maps", stages=["train"], progress=False)
+    for path in RunFolder(tmp_path / "maps").round(1).labels.glob("*.png"):
+        of_maps = read_label(folder.round(1).unrefined / path.name)
+        np.testing.assert_array_equal(read_label(path), of_maps)
+    relabel(job, branches[:1], trusted_evidence(folder.round(0).labels), tmp_path / "first")
+    assert any(
+        (read_label(path) != read_label(folder.round(1).labels / path.name)).any()
+        for path in (tmp_path / "first").glob("*.png")
+    ), "the first labels have no say in it"
     for count in (1, 2):
         first = trusted_evidence(folder.round(count).unrefined)
         relabel(job, branches[:count], first, tmp_path / str(count))

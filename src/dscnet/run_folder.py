@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def unrefined(self) -> Path:
-        """Labels of the training photos before refinement."""
+        """Labels of the training photos before refinement; of a round, those of its maps."""
         return self.refined / "before"
 
     @property
