@@ -52,9 +52,10 @@ def thresholds(content: dict[str, Any]) -> list[str]:
         cells = " | ".join(largest_loss(rows, name) for name in names)
         lines.append(f"| {data} | {form} | {len(rows)} | {best} | {cells} |")
     for kind, own in {"photos": PHOTOS, "drawn scenes": ("scenes",)}.items():
-        rows = [row for row in content["rows"] if row["data"] in own]
+        # AuxSegNet's maps have a criterion of their own.
+        rows = [r for r in content["rows"] if r["data"] in own and not r["run"].startswith("aux")]
         cells = " | ".join(f"**{largest_loss(rows, name)}**" for name in names)
-        lines.append(f"| **all {kind}** | | {len(rows)} | | {cells} |")
+        lines.append(f"| **all {kind}** | all but AuxSegNet | {len(rows)} | | {cells} |")
     return [*lines, "", made_by(content)]
 
 

@@ -244,7 +244,7 @@ def test_metrics_name_the_number_that_a_criterion_chose(refined):
     metrics = json.loads((refined / "metrics.json").read_text())
     threshold = json.loads((refined / "threshold.json").read_text())
     assert metrics["cam"]["bg_score"] == metrics["pseudo_label"]["bg_score"] == threshold["used"]
-    assert threshold["used"] == threshold["class_otsu"]
+    assert threshold["used"] == threshold["agreement"] != threshold["class_otsu"]
     assert threshold["setting"] == "auto"
 
 

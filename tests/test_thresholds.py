@@ -240,14 +240,25 @@ def test_names_of_the_settings_are_the_criteria():
 
 def test_what_auto_stands_for():
     config = Config()
-    assert config.criterion == "class_otsu"
+    assert config.criterion == "agreement"
     assert replace(config, label=LabelConfig(bg_score=0.3)).criterion is None
     assert replace(config, label=LabelConfig(bg_score="tags")).criterion == "tags"
-    plain = replace(config, model=ModelConfig(name="cam"))
-    assert plain.criterion == "agreement"
-    assert replace(plain, label=LabelConfig(cams="elsewhere")).criterion == "class_otsu"
-    assert replace(plain, label=LabelConfig(bg_score="tags")).criterion == "tags"
-    assert replace(plain, method=MethodConfig(variant="baseline")).criterion == "class_otsu"
+    assert replace(config, label=LabelConfig(cams="elsewhere")).criterion == "class_otsu"
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "criterion"),
+    [
+        ("seam", "baseline", "agreement"),
+        ("seam", "M4", "agreement"),
+        ("cam", "M4", "agreement"),
+        ("cam", "baseline", "class_otsu"),  # nothing refines these maps
+        ("auxsegnet", "M4", "class_otsu"),
+    ],
+)
+def test_auto_by_network(model, variant, criterion):
+    config = Config(model=ModelConfig(name=model), method=MethodConfig(variant=variant))
+    assert config.criterion == criterion
 
 
 def test_no_criterion_can_open_a_file():

@@ -92,15 +92,16 @@ class Config:
     def criterion(self) -> str | None:
         """What reads the background score off the maps; None where it is a number.
 
-        ``auto`` is what lost least on photos, in the worst case (docs/labels.md); the refined maps
-        of a plain CAM have a lower best score than the others.
+        ``auto`` compares the maps before and after they are refined, which lost least in the worst
+        case (docs/labels.md). AuxSegNet's affinity moves more than edges, and other maps, or those
+        made elsewhere, need not have a second one to compare.
         """
         if not isinstance(self.label.bg_score, str):
             return None
         if self.label.bg_score != "auto":
             return self.label.bg_score
-        refined_plain_cam = self.model.name == "cam" and self.refines_cam
-        return "agreement" if refined_plain_cam and not self.label.cams else "class_otsu"
+        compares = self.refines_cam and not self.has_rounds and not self.label.cams
+        return "agreement" if compares else "class_otsu"
 
     @property
     def own_branch(self) -> bool:

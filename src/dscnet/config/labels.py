@@ -125,8 +125,8 @@ class LabelConfig:
         bg_score: Score of the background, in [0, 1], or a criterion that reads it off the maps:
             ``otsu``, ``class_otsu``, ``tags``, ``stability``, ``agreement`` (of the maps before and
             after the network's refinement), ``scales`` (agreement of the maps of single scales),
-            ``saliency``; ``auto`` = ``class_otsu``, and for a plain CAM that DSCNet refines
-            ``agreement``. Never chosen on masks.
+            ``saliency``; ``auto`` = ``agreement`` on SEAM and wherever DSCNet refines a plain CAM,
+            else ``class_otsu``. Never chosen on masks.
         ignore_band: Two scores; pixels whose best map lies between them become 255.
         cams: Folder of maps made elsewhere; null = the run's own.
         salient_only: Pixels outside the saliency label of AuxSegNet's last round are background,
