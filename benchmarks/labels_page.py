@@ -15,7 +15,7 @@ PHOTOS = ("coco20mini", "msrc")
 def main() -> None:
     """Each part of the page between its marks is made anew."""
     text = PAGE.read_text()
-    for name, make in {"refinement": refinement, "thresholds": thresholds, "crf": crf}.items():
+    for name, make in PARTS.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, rest = text.split(begin)
         path = RESULTS / f"{name}.json"
@@ -59,6 +59,22 @@ def thresholds(content: dict[str, Any]) -> list[str]:
     return [*lines, "", made_by(content)]
 
 
+def few_photos(content: dict[str, Any]) -> list[str]:
+    """What each criterion loses on parts of the photos, mean and most over the draws."""
+    names = list(dict.fromkeys(name for row in content["rows"] for name in row["lost"]))
+    lines = [
+        f"| data | networks | runs | photos | draws | {' | '.join(names)} |",
+        "|" + "---|" * (len(names) + 5),
+    ]
+    for (data, form), rows in grouped(content["rows"]).items():
+        for size in sorted({row["photos"] for row in rows}):
+            part = [row for row in rows if row["photos"] == size]
+            cells = " | ".join(f"{mean_loss(part, n)} ({largest_loss(part, n)})" for n in names)
+            runs = len({row["run"] for row in part})
+            lines.append(f"| {data} | {form} | {runs} | {size} | {len(part)} | {cells} |")
+    return [*lines, "", made_by(content)]
+
+
 def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Rows by data and by the name of their run without its seed."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -77,6 +93,12 @@ def largest_loss(rows: list[dict[str, Any]], name: str) -> str:
     """Points of mIoU that a criterion loses at most; - where it was not measured."""
     lost = [row["lost"][name] for row in rows if name in row["lost"]]
     return f"{100 * max(lost):.2f}" if lost else "-"
+
+
+def mean_loss(rows: list[dict[str, Any]], name: str) -> str:
+    """Points of mIoU that a criterion loses in the mean; - where it was not measured."""
+    lost = [row["lost"][name] for row in rows if name in row["lost"]]
+    return f"{100 * sum(lost) / len(lost):.2f}" if lost else "-"
 
 
 def crf(content: dict[str, Any]) -> list[str]:
@@ -138,6 +160,9 @@ def made_by(content: dict[str, Any]) -> str:
     place = content["environment"]
     return f"({place['processor']}, torch {place['versions']['torch']}, {place['git_revision']})"
 
+
+PARTS = {"refinement": refinement, "thresholds": thresholds, "few_photos": few_photos, "crf": crf}
+"""Part of the page, and file -> what makes its lines."""
 
 if __name__ == "__main__":
     main()

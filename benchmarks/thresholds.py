@@ -1,19 +1,27 @@
 """What each criterion for the background score loses against the best score; with masks.
 
-python benchmarks/thresholds.py --runs runs/a runs/b --json benchmarks/results/labels/NAME.json
+python benchmarks/thresholds.py --runs runs/a runs/b \\
+    --json benchmarks/results/labels/thresholds.json
 
-Runs that the JSON already holds are not measured again.
+As if there were few photos, drawn at random with at least one tag; the network has seen all:
+
+python benchmarks/thresholds.py --runs runs/a --few 10 30 --draws 12 \\
+    --json benchmarks/results/labels/few_photos.json
+
+What the JSON already holds is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dscnet.config import Config
+import numpy as np
+
 from dscnet.data import PhotoSet, open_dataset, read_mask
 from dscnet.evaluation import SWEEP, evaluate_cams
 from dscnet.labelling import load_map, score_counts
@@ -23,30 +31,49 @@ from dscnet.run_folder import RunFolder, environment, write_text
 
 
 def main() -> None:
-    """One row a finished run: its maps alone choose, then masks measure the choice."""
+    """A row a finished run, or a draw of its photos: its maps alone choose, then masks measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--few", type=int, nargs="+", default=[], help="how many photos to draw")
+    parser.add_argument("--draws", type=int, default=12)
     options = parser.parse_args()
     rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
     for path in options.runs:
-        config = RunFolder(path).read_config()
-        name = {"data": Path(config.data).name, "run": path.name}
-        if any(name.items() <= row.items() for row in rows):
-            print(f"{name['data']} {path.name}: measured before")
-            continue
-        rows.append(name | measure(RunFolder(path), config))
-        content = {"environment": environment(0), "rows": rows}
-        write_text(options.json, json.dumps(content, indent=1) + "\n")
-        lost = ", ".join(f"{key} {100 * value:.2f}" for key, value in rows[-1]["lost"].items())
-        print(f"{name['data']} {path.name}: points lost by {lost}")
+        folder = RunFolder(path)
+        config = folder.read_config()
+        photos = open_dataset(config.data, config.train_split)
+        run = {"data": Path(config.data).name, "run": path.name}
+        sets = few_photos(photos, options.few, options.draws) if options.few else [({}, photos)]
+        for part, chosen in sets:
+            name = run | part
+            if any(name.items() <= row.items() for row in rows):
+                print(f"{name}: measured before")
+                continue
+            made_by = {"variant": config.method.variant, "seed": config.seed}
+            rows.append(name | made_by | measure(folder, chosen))
+            content = {"environment": environment(0), "rows": rows}
+            write_text(options.json, json.dumps(content, indent=1) + "\n")
+            lost = ", ".join(f"{key} {100 * value:.2f}" for key, value in rows[-1]["lost"].items())
+            print(f"{name}: points lost by {lost}", flush=True)
 
 
-def measure(folder: RunFolder, config: Config) -> dict[str, Any]:
+def few_photos(
+    photos: PhotoSet, sizes: Sequence[int], draws: int
+) -> Iterator[tuple[dict[str, int], PhotoSet]]:
+    """Random parts of a data set, each with what tells it from the others."""
+    tagged = [sample for sample in photos.samples if sample.tags]
+    for size in sizes:
+        for draw in range(draws):
+            chosen = np.random.default_rng(draw).choice(len(tagged), size, replace=False)
+            part = replace(photos, samples=tuple(tagged[index] for index in chosen))
+            yield {"photos": size, "draw": draw}, part
+
+
+def measure(folder: RunFolder, photos: PhotoSet) -> dict[str, Any]:
     """Background score of each criterion, and the mIoU that it loses."""
-    photos = open_dataset(config.data, config.train_split)
     with_saliency = all(sample.saliency_path is not None for sample in photos.samples)
     counts = score_counts(photos, folder.cams, saliency=with_saliency)
     found = {name: suggested_score(counts, name) for name in CRITERIA}
@@ -54,8 +81,6 @@ def measure(folder: RunFolder, config: Config) -> dict[str, Any]:
     best = evaluate(folder, photos, SWEEP)
     miou = {score: evaluate(folder, photos, [score])[0] for score in set(scores.values())}
     return {
-        "variant": config.method.variant,
-        "seed": config.seed,
         "miou_best_bg": best[0],
         "best_bg_score": best[1],
         "bg_score": found,

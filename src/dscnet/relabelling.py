@@ -34,26 +34,26 @@ Evidence = tuple[torch.Tensor, NDArray[Any]]
 def relabel(
     job: Job,
     predictors: Sequence[Predictor],
-    first: Callable[[Sample], Evidence],
+    evidence: Callable[[Sample], Evidence],
     out: Path,
 ) -> None:
-    """Label the training photos by the networks so far and by what the first labels came from.
+    """Label the training photos by the networks so far and by what their maps say.
 
-    The probabilities that each network gives the photo's classes and background, times the first
-    ones; a dense CRF fits the product to the photo. The networks have seen that a class looks
-    alike in many photos; the first probabilities know this one photo. Without them, the networks'
-    errors would feed themselves. [Reading: self-training is usual, this form is ours.]
+    The probabilities that each network gives the photo's classes and background, times those of
+    the maps; a dense CRF fits the product to the photo. The networks have seen that a class looks
+    alike in many photos; the maps know the tags of this one. Without them, the networks' errors
+    would feed themselves. [Reading: self-training is usual, this form is ours.]
 
     Args:
         job: Photos.
         predictors: The networks, without a CRF of their own; at least one.
-        first: Gives the probabilities, and the classes, of a photo before any network.
+        evidence: Gives the probabilities of a photo by its maps, and its classes.
         out: Folder of the new labels.
     """
     fresh_folder(out)
     for sample in job.train.samples:
         photo = read_image(sample.image_path)
-        joint, classes = first(sample)
+        joint, classes = evidence(sample)
         labels = np.array([BACKGROUND, *(classes + 1)])
         for predictor in predictors:
             # Scaled after each, so that no product of small numbers is lost.

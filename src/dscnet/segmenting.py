@@ -116,8 +116,8 @@ def _make_labels(job: Job, index: int, mark: str) -> None:
     before = [_predictor(plain, _network_folder(job, each)) for each in range(1, index)]
     made.start("labels", mark)
     elsewhere = job.config.segment.labels
-    first = trusted_evidence(Path(elsewhere)) if elsewhere else label_evidence(job)
-    relabel(job, before, first, made.labels)
+    evidence = trusted_evidence(Path(elsewhere)) if elsewhere else label_evidence(job)
+    relabel(job, before, evidence, made.labels)
     made.finish("labels", mark, time.monotonic() - started)
 
 
