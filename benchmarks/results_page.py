@@ -21,7 +21,12 @@ from dscnet.config import MethodConfig
 from dscnet.experiments import VARIANTS
 
 ROOT = Path(__file__).parent.parent
-AUXSEGNET = ("msrc_auxsegnet_relabelled", "msrc_auxsegnet_filled", "msrc_auxsegnet")
+AUXSEGNET = (
+    "msrc_auxsegnet_relabelled",
+    "msrc_auxsegnet_relabelled_more",
+    "msrc_auxsegnet_filled",
+    "msrc_auxsegnet",
+)
 SEGMENTERS = (
     "msrc_discriminant",
     "msrc_variants",
