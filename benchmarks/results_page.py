@@ -95,6 +95,7 @@ SWEEPS = {
         "scenes_memory",
         "scenes_dscnet",
     ),
+    "SEAM, `scenes` drawn anew, background score by `auto`": ("scenes_auto",),
 }
 """Sweeps by base and data; of a run that two hold, the first counts."""
 
