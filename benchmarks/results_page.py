@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 AUXSEGNET = (
     "msrc_auxsegnet_relabelled",
     "msrc_auxsegnet_relabelled_more",
+    "msrc_auxsegnet_relabelled_m1_m3",
     "msrc_auxsegnet_filled",
     "msrc_auxsegnet",
 )
