@@ -47,15 +47,15 @@ def test_the_report_says_which_epoch_was_kept(tmp_path):
 def test_the_report_says_which_background_scores_the_maps_suggest(tmp_path):
     folder = RunFolder(tmp_path)
     assert _threshold_note(Config(), folder) == []
-    record = {"otsu": 0.41, "class_otsu": 0.4, "agreement": 0.29, "scales": None, "used": 0.4}
+    record = {"otsu": 0.41, "class_otsu": 0.4, "agreement": 0.29, "scales": None, "used": 0.29}
     folder.threshold.parent.mkdir(parents=True, exist_ok=True)
     folder.threshold.write_text(json.dumps(record))
     assert _threshold_note(Config(), folder) == [
-        "Background score 0.4 by criterion 'class_otsu', without masks; others suggest: otsu 0.41,"
-        " agreement 0.29."
+        "Background score 0.29 by criterion 'agreement', without masks; others suggest: otsu 0.41,"
+        " class_otsu 0.4."
     ]
-    folder.threshold.write_text(json.dumps({"class_otsu": 0.4, "used": 0.4}))
+    folder.threshold.write_text(json.dumps({"agreement": 0.29, "used": 0.29}))
     assert _threshold_note(Config(), folder) == [
-        "Background score 0.4 by criterion 'class_otsu', without masks."
+        "Background score 0.29 by criterion 'agreement', without masks."
     ]
     assert _threshold_note(Config(label=LabelConfig(bg_score=0.3)), folder) == []

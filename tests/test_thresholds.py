@@ -115,6 +115,20 @@ def test_kappa_against_loops(criterion):
     assert suggest(counted(made), criterion) == best_by_loops(kappa)
 
 
+def test_peaks_alone_do_not_agree():
+    """Two maps that share their few highest pixels and little else."""
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(0, 0.9, (2, 1, 50, 50))
+    second[:, :25] = first[:, :25]
+    few = ScoreCounts()
+    few.add(first, [0], second=second)
+    chosen = suggest(few, "agreement")
+    first[0, 0, :3] = second[0, 0, :3] = 1.0
+    peaked = ScoreCounts()
+    peaked.add(first, [0], second=second)
+    assert suggest(peaked, "agreement") == chosen < 0.9
+
+
 def cohens_kappa(one, other):
     """Agreement beyond chance of two labellings, pixel by pixel; 0 where it is not defined."""
     pairs = list(zip(one, other, strict=True))

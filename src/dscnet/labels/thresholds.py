@@ -18,6 +18,9 @@ from dscnet.labels.pseudo_label import best_label
 BINS = 100
 """Equal parts of [0, 1] that scores are counted in; criteria answer with the edges between them."""
 
+LEAST_FOREGROUND = 0.01
+"""Share of the pixels of tagged photos that `agreement` needs as foreground in both maps."""
+
 Counts = NDArray[Any]
 
 
@@ -188,12 +191,16 @@ def stability(counts: ScoreCounts) -> float | None:
 
 
 def agreement(counts: ScoreCounts) -> float | None:
-    """Agreement of two maps of a photo on what is foreground, beyond chance (Cohen's kappa)."""
+    """Agreement of two maps of a photo on what is foreground, beyond chance (Cohen's kappa).
+
+    Scores above which either map has next to no foreground do not count: there the peaks of the
+    maps alone would decide.
+    """
     if not counts.all_seconds:
         return None
-    return _best_score(
-        _kappa(_above(counts.shared), _above(counts.foreground), _above(counts.second))
-    )
+    one, other = _above(counts.foreground), _above(counts.second)
+    shown = np.minimum(one, other) >= LEAST_FOREGROUND * one[0]
+    return _best_score(np.where(shown, _kappa(_above(counts.shared), one, other), 0.0))
 
 
 def scales(counts: ScoreCounts) -> float | None:
