@@ -37,19 +37,19 @@ def job(tmp_path) -> Job:
 
 
 def trusting(label: int):
-    """First probabilities: all of each photo has this label, trusted with 0.7."""
+    """Evidence: all of each photo has this label, trusted with 0.7."""
 
-    def first(sample):
+    def evidence(sample):
         classes = np.array(sample.tags or (), dtype=np.int64)
         labels = np.full((4, 6), label, dtype=np.uint8)
         return trusted_labels(labels, np.array([0, *(classes + 1)])), classes
 
-    return first
+    return evidence
 
 
-def relabelled(job: Job, networks, first) -> list[int]:
+def relabelled(job: Job, networks, evidence) -> list[int]:
     """The one label of each photo."""
-    relabel(job, networks, first, job.folder.labels)
+    relabel(job, networks, evidence, job.folder.labels)
     labels = [read_label(job.folder.labels / f"{each.image_id}.png") for each in job.train.samples]
     assert all(len(np.unique(one)) == 1 and one.shape == (4, 6) for one in labels)
     return [int(one[0, 0]) for one in labels]

@@ -192,8 +192,8 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
         for path in (tmp_path / "first").glob("*.png")
     ), "the first labels have no say in it"
     for count in (1, 2):
-        first = trusted_evidence(folder.round(count).unrefined)
-        relabel(job, branches[:count], first, tmp_path / str(count))
+        evidence = trusted_evidence(folder.round(count).unrefined)
+        relabel(job, branches[:count], evidence, tmp_path / str(count))
         for path in sorted((tmp_path / str(count)).glob("*.png")):
             written = read_label(folder.round(count).labels / path.name)
             np.testing.assert_array_equal(written, read_label(path))

@@ -19,7 +19,7 @@ BINS = 100
 """Equal parts of [0, 1] that scores are counted in; criteria answer with the edges between them."""
 
 LEAST_FOREGROUND = 0.01
-"""Share of the pixels of tagged photos that `agreement` needs as foreground in both maps."""
+"""Share of the pixels of tagged photos that both maps must show as foreground in ``agreement``."""
 
 Counts = NDArray[Any]
 
