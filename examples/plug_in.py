@@ -50,19 +50,20 @@ def main(steps: int = 8, seed: int = 0) -> list[float]:
         )
         batches = [batch for _ in range(steps // 2) for batch in loader]
 
+    losses = []
     # --8<-- DSCNet begins
     network = YourNetwork(photos.num_classes)
     context = DualStreamContext(48, photos.num_labels, semantic=True, fuse=True)
-    contrast = ContrastObjective(photos.num_labels, pgcl_weight=0.3, sgcl_weight=0.1)
+    contrast = ContrastObjective(photos.num_labels, pgcl_weight=0.3, sgcl_weight=0.1, warmup=0.25)
     optimizer = torch.optim.SGD([*network.parameters(), *context.parameters()], lr=0.05)
-    losses = []
     for step, batch in enumerate(batches):
         middle, features, cam_logits = network(batch.image)
         streams = context(features, cam_logits, batch.tags, guide=middle)
-        terms = contrast([streams], [streams.cam_logits], batch.tags)
+        progress = step / len(batches)
+        terms = contrast([streams], [streams.cam_logits], batch.tags, progress)
         # Tags by the refined map: by its mean at first, by its groups from half of training on.
         mean = streams.cam_logits[:, 1:].mean((2, 3))
-        scores = torch.lerp(mean, streams.tag_logits, min(2 * step / len(batches), 1.0))
+        scores = torch.lerp(mean, streams.tag_logits, min(2 * progress, 1.0))
         loss = F.multilabel_soft_margin_loss(scores, batch.tags) + terms.total
         # And a little by the mean of the plain one.
         loss += 0.4 * F.multilabel_soft_margin_loss(cam_logits[:, 1:].mean((2, 3)), batch.tags)

@@ -224,6 +224,20 @@ def test_registered() -> None:
     assert type(create_model("auxsegnet", TinyTrunk(), 2)) is AuxSegNet
 
 
+def test_grid_pooling_pools_the_plain_cam_on_the_grid_too() -> None:
+    model, batch = make(variant="M4", grid_pooling=True), make_batch()
+    nn.init.normal_(model.context.classifier.weight)
+    output = model(batch.image, batch.tags)
+    terms = AuxSegObjective(CamObjective())(output, batch).terms
+    expected = output.cam_logits[:, 1:].mean((2, 3))
+    torch.testing.assert_close(
+        terms["cls_plain"], functional.multilabel_soft_margin_loss(expected, batch.tags)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(batch.image, batch.tags)
+    assert output.tag_logits.dtype == output.plain_tag_logits.dtype == torch.float32
+
+
 def test_grid_pooling_scores_tags_by_the_mean_over_the_grid() -> None:
     model, batch = make(grid_pooling=True), make_batch()
     output = model(batch.image)

@@ -33,7 +33,7 @@ class Doubling(nn.Module):
     ) -> SimpleNamespace:
         self.calls.append((features, tags, guide))
         refined = 2 * cam_logits if self.fuse else None
-        return SimpleNamespace(cam_logits=refined, tag_logits=None)
+        return SimpleNamespace(cam_logits=refined, tag_logits=None, pointing=None, likeness=None)
 
 
 @pytest.fixture
@@ -72,21 +72,28 @@ def test_gradient_reaches_trunk_and_classifier(image: Tensor) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("fuse", "training", "called"),
-    [(False, True, True), (False, False, False), (True, True, True), (True, False, True)],
-)
-def test_context_runs_in_training_or_where_it_fuses(
-    image: Tensor, fuse: bool, training: bool, called: bool
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_context_runs_as_the_tag_scores_may_be_its_own(
+    image: Tensor, fuse: bool, training: bool
 ) -> None:
     context, tags = Doubling(fuse), torch.ones(2, 3)
     model = PlainCam(TinyTrunk(), 3, context=context).train(training)
     output = model(image, tags)
-    assert bool(context.calls) == called
-    if called:
-        features, seen_tags, guide = context.calls[0]
-        assert features is output.features and seen_tags is tags and guide is features
+    features, seen_tags, guide = context.calls[0]
+    assert features is output.features and seen_tags is tags and guide is features
     assert torch.equal(output.final_logits, (2 if fuse else 1) * output.cam_logits)
+
+
+@pytest.mark.parametrize(
+    ("fuse", "likeness", "called"), [(False, 0.0, False), (True, 0.0, True), (False, 0.1, True)]
+)
+def test_maps_ask_a_context_that_has_a_part_in_them(
+    image: Tensor, fuse: bool, likeness: float, called: bool
+) -> None:
+    context = Doubling(fuse)
+    PlainCam(TinyTrunk(), 3, context=context, likeness=likeness).eval().score_maps(image, None)
+    assert bool(context.calls) == called
 
 
 @pytest.mark.parametrize("group_by", TAPS)

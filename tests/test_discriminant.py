@@ -94,8 +94,20 @@ def test_what_is_refused():
     discriminant = LabelDiscriminant(num_labels=2, dim=3)
     with pytest.raises(ValueError, match=r"embeddings must be \(2, 3\)"):
         discriminant.add(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(IndexError):
-        discriminant.add(torch.zeros(1, 3), torch.tensor([2]))
+    with pytest.raises(IndexError, match=r"labels must be in \[0, 2\), got 0 to 2"):
+        discriminant.add(torch.ones(2, 3), torch.tensor([0, 2]))
+    assert not discriminant.fitted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_pixels_than_float32_can_count_one_by_one(generator, dtype):
+    past = 2.0**24
+    discriminant = LabelDiscriminant(num_labels=2, dim=3).to(dtype)
+    discriminant.pixels[0] = discriminant.total[0, 0] = discriminant.squares[0, 0] = past
+    discriminant.add(torch.eye(3)[[0] * 64 + [1]], torch.tensor([0] * 64 + [1]))
+    assert discriminant.pixels.tolist() == [past + 64, 1]
+    assert discriminant.total[:, 0].tolist() == [past + 64, 0]
+    assert discriminant.squares[0, 0] == past + 64
 
 
 def test_it_is_kept_with_the_weights(generator):

@@ -405,7 +405,6 @@ def test_channels_last_is_the_same(generator):
         ({"starts": "zero"}, r"starts must be one of cam, kmeans\+\+"),
         ({"num_groups": 3}, r"needs starts='kmeans\+\+'"),
         ({"temperature": 0.0}, "temperature must be > 0"),
-        ({"bg_score": 2.0}, r"bg_score must be in \[0, 1\]"),
     ],
 )
 def test_wrong_options(options, message):

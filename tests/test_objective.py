@@ -229,12 +229,18 @@ def test_photos_without_tags_give_finite_losses():
     model, objective = make("M4")
     batch = make_batch()
     batch.tags.zero_()
-    objective(model(batch.image, batch.tags), batch, 1.0).total.backward()
+    terms = objective(model(batch.image, batch.tags), batch, 1.0)
+    assert {"cls", "cls_plain", "pgcl", "sgcl"} < set(terms.terms)
+    assert all(torch.isfinite(term) for term in terms.terms.values())
+    terms.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_argument_errors():
     with pytest.raises(ValueError, match="warmup"):
         ContrastObjective(3, warmup=1.0)
+    with pytest.raises(ValueError, match=r"warm-up of 0.2 needs the progress"):
+        ContrastObjective(3, warmup=0.2)([], [], torch.zeros(1, 2))
     with pytest.raises(ValueError, match="contrast"):
         ContrastObjective(3, contrast="images")
     with pytest.raises(ValueError, match="no term"):

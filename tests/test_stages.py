@@ -201,6 +201,17 @@ def test_no_share_changes_what_the_discriminant_learns(tmp_path):
         assert torch.equal(value, other.state_dict()[name])
 
 
+def test_an_earlier_discriminant_has_no_say_in_the_next(tmp_path):
+    job, network = fitted(tmp_path, likeness=0.9)
+    learned = network.context.discriminant
+    first = {name: value.clone() for name, value in learned.state_dict().items()}
+    # One that takes each label for another.
+    turned = {name: first[name].flip(0) for name in ("pixels", "total")}
+    learned.load_state_dict(first | turned)
+    fit_discriminant(job, network)
+    assert all(torch.equal(value, first[name]) for name, value in learned.state_dict().items())
+
+
 @pytest.mark.parametrize("variant", ["baseline", "M2"])
 def test_without_the_contrast_there_is_nothing_to_fit(tmp_path, variant):
     config = Config(method=MethodConfig(variant=variant), train=TrainConfig(accelerator="cpu"))

@@ -55,7 +55,6 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         learned_prototypes=method.learned_prototypes,
         zero_init=method.zero_init,
         dropout=DROPOUT,
-        bg_score=method.bg_score,
         pool_sharpness=method.pool_sharpness,
         memory_size=method.memory_size,
     )

@@ -82,7 +82,7 @@ class ContrastObjective(nn.Module):
         views: Sequence[ContextOutput],
         cam_logits: Sequence[Tensor],
         tags: Tensor,
-        progress: float = 1.0,
+        progress: float | None = None,
     ) -> LossTerms:
         """Contrast the groups of one or more views of the same photos.
 
@@ -90,13 +90,18 @@ class ContrastObjective(nn.Module):
             views: What the context computed for each view.
             cam_logits: The CAM of each view, ``(B, L, h, w)``, that names the groups.
             tags: ``(B, C)`` in {0, 1}.
-            progress: Share of training that is done, in [0, 1].
+            progress: Share of training that is done, in [0, 1]; a warm-up needs it.
 
         Returns:
             Terms ``pgcl`` and ``sgcl`` as far as they are on; both zero during the warm-up.
+
+        Raises:
+            ValueError: If there is a warm-up and no progress.
         """
+        if progress is None and self.warmup > 0:
+            raise ValueError(f"a warm-up of {self.warmup} needs the progress of the training")
         names = [name for name, on in (("pgcl", self.pgcl), ("sgcl", self.sgcl)) if on]
-        if progress < self.warmup:
+        if progress is not None and progress < self.warmup:
             return LossTerms({name: tags.new_zeros(()) for name in names}, self.weights)
         present = present_labels(tags)
         with torch.no_grad():
@@ -197,9 +202,9 @@ class CamObjective(nn.Module):
         terms = {"cls": _mean_tag_loss(final, batch.tags)}
         weights: dict[str, float] = {}
         plain = [
-            pooled_logits(view.cam_logits, size)
+            _plain_tag_logits(view, size)
             for view, size in zip(views, sizes, strict=True)
-            if view.cam_logits is not None and _scored_by_context(view)
+            if _scored_by_context(view)
         ]
         if plain:
             terms["cls_plain"] = _mean_tag_loss(plain, batch.tags)
@@ -274,6 +279,14 @@ def _tag_logits(view: ModelOutput, size: tuple[int, int], share: float) -> Tenso
     if mean is None:
         mean = pooled_logits(view.final_logits, size)
     return mean if groups is None else torch.lerp(mean.to(groups), groups, share)
+
+
+def _plain_tag_logits(view: ModelOutput, size: tuple[int, int]) -> Tensor:
+    """Tag scores of P, Eq. (1): the mean over the pixels."""
+    if view.plain_tag_logits is not None:
+        return view.plain_tag_logits
+    assert view.cam_logits is not None
+    return pooled_logits(view.cam_logits, size)
 
 
 def _scored_by_context(view: ModelOutput) -> bool:

@@ -111,7 +111,9 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
     context = model.context
     if not job.config.method.pgcl or not isinstance(context, DualStreamContext):
         return
-    learned = LabelDiscriminant(context.num_labels, context.embedding_dim)
+    learned = LabelDiscriminant(context.num_labels, context.embedding_dim).double()
+    # One that an earlier training left would have a say in the labels that this one learns from.
+    context.discriminant.load_state_dict(learned.state_dict())
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)

@@ -68,11 +68,12 @@ class ModelOutput:
         features: Backbone features X, or AffinityNet's F, ``(B, D, h, w)``; None for segmenters.
         cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never
             supervised.
-        cam_refined: CAM after the pixel correlation module or the cross-task affinity,
-            ``(B, L, h, w)`` in [0, 1].
+        cam_refined: CAM after the pixel correlation module or the cross-task affinity, and where
+            DSCNet's streams refine maps, after these; ``(B, L, h, w)`` in [0, 1].
         context: What DSCNet's streams computed for this view.
         tag_logits: Tag scores ``(B, C)`` of a model that pools its CAM in a way of its own; None =
             the mean of the CAM enlarged to the photo.
+        plain_tag_logits: The same of P, where the context changes it or scores the tags itself.
         seg_logits: Segmentation scores at image size, ``(B, L, H, W)``.
         seg_initial: The same before the cross-task affinity refined them.
         saliency_logits: Saliency scores at image size, ``(B, 1, H, W)``.
@@ -87,6 +88,7 @@ class ModelOutput:
     cam_refined: Tensor | None = None
     context: ContextOutput | None = None
     tag_logits: Tensor | None = None
+    plain_tag_logits: Tensor | None = None
     seg_logits: Tensor | None = None
     seg_initial: Tensor | None = None
     saliency_logits: Tensor | None = None

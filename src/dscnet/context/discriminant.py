@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dscnet.context.numerics import full_precision, unit
 
@@ -53,7 +54,9 @@ class LabelDiscriminant(nn.Module):
 
     @torch.no_grad()
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Add pixels.
+        """Add pixels, many at a time: VOC's photos have more than float32 can count one by one.
+
+        For a data set of that size let the discriminant be ``double()`` until all are added.
 
         Args:
             embeddings: Unit vectors, ``(M, E)``.
@@ -61,16 +64,21 @@ class LabelDiscriminant(nn.Module):
 
         Raises:
             ValueError: If the shapes do not fit.
-            IndexError: If a label is not in [0, L).
+            IndexError: If a label is not in [0, L); then nothing is added.
         """
         if embeddings.shape != (len(labels), self.total.shape[1]):
             raise ValueError(
                 f"embeddings must be ({len(labels)}, {self.total.shape[1]}), "
                 f"got {tuple(embeddings.shape)}"
             )
+        num_labels = len(self.pixels)
+        if not bool(((labels >= 0) & (labels < num_labels)).all()):
+            lowest, highest = int(labels.min()), int(labels.max())
+            raise IndexError(f"labels must be in [0, {num_labels}), got {lowest} to {highest}")
         added = embeddings.to(self.total)
-        self.pixels.index_add_(0, labels, torch.ones_like(added[:, 0]))
-        self.total.index_add_(0, labels, added)
+        members = F.one_hot(labels, num_labels).to(added)
+        self.pixels += members.sum(0)
+        self.total += members.mT @ added
         self.squares += added.mT @ added
 
     @torch.no_grad()

@@ -67,6 +67,7 @@ class ContextOutput:
     likeness: Tensor | None = None
     memory: GroupMemory | None = None
 
+    @full_precision
     def smooth(self, maps: Tensor, share: float) -> Tensor:
         """Replace a share of each pixel's scores by those of the groups that it points to.
 
@@ -77,7 +78,7 @@ class ContextOutput:
             share: In [0, 1]; 0 changes nothing.
 
         Returns:
-            ``(B, L, h, w)``, within the range of ``maps``.
+            ``(B, L, h, w)``, within the range of ``maps``, at least float32.
 
         Raises:
             ValueError: If the context was built without fusion, or ``share`` is outside [0, 1].
@@ -149,7 +150,6 @@ class DualStreamContext(nn.Module):
             training begins as a plain CAM.
         dropout: Probability of dropping a channel before the classifier of the refined CAM, in
             [0, 1); give it that of your own classifier, or the two differ in more than the context.
-        bg_score: Background of the CAM that guides the groups, in [0, 1].
         pool_sharpness: Of the pooling of the final CAM over the groups to tag scores, see
             ``pixel_groups.pool_groups``; 0 = no such scores.
         memory_size: Past groups kept a category, 0 = off. The contrast fills the memory.
@@ -178,7 +178,6 @@ class DualStreamContext(nn.Module):
         learned_prototypes: bool = True,
         zero_init: bool = True,
         dropout: float = 0.0,
-        bg_score: float = 0.2,
         pool_sharpness: float = 1.0,
         memory_size: int = 64,
     ) -> None:
@@ -189,8 +188,6 @@ class DualStreamContext(nn.Module):
             raise ValueError(f"num_labels must be >= 2, background included, got {num_labels}")
         if temperature <= 0:
             raise ValueError(f"temperature must be > 0, got {temperature}")
-        if not 0 <= bg_score <= 1:
-            raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
         if pool_sharpness < 0:
             raise ValueError(f"pool_sharpness must be >= 0, got {pool_sharpness}")
         self.in_channels = in_channels
@@ -204,7 +201,6 @@ class DualStreamContext(nn.Module):
         self.num_groups = num_groups
         self.embedding_dim = embedding_dim
         self.temperature = temperature
-        self.bg_score = bg_score
         self.pool_sharpness = pool_sharpness
         self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
         self.discriminant = LabelDiscriminant(num_labels, embedding_dim)
@@ -261,7 +257,8 @@ class DualStreamContext(nn.Module):
         compared = _compared(features, guide)
         groups = group_pixels(
             compared,
-            normalise_cam(cam_logits.detach(), present, self.bg_score),
+            # The grouping reads no background channel.
+            normalise_cam(cam_logits.detach(), present, bg_score=0.0),
             present,
             grouping=self.grouping,
             starts=self.starts,
@@ -289,7 +286,8 @@ class DualStreamContext(nn.Module):
 
     def embed(self, features: Tensor) -> Tensor:
         """What the contrasts compare: unit embeddings of the pixels, ``(B, N, E)``."""
-        return unit(self.projection(features).flatten(2).mT.float())
+        projected = self.projection(features).flatten(2).mT
+        return unit(projected.to(torch.promote_types(projected.dtype, torch.float32)))
 
     @torch.no_grad()
     def _pointing(self, compared: Tensor, groups: PixelGroups) -> Tensor:

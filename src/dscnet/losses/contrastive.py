@@ -67,6 +67,8 @@ def group_contrast(
     _check_temperature(temperature)
     _check_length("embeddings", embeddings, 2, categories)
     _check_length("sources", sources, 1, categories)
+    if images is not None:
+        _check_length("images", images, 1, categories)
     others, other_categories = embeddings, categories
     other_sources = sources
     if memory is not None:

@@ -124,17 +124,21 @@ class AuxSegNet(PlainCam):
         self.grid_pooling = grid_pooling
         self.cross_task = CrossTaskAffinity(rows=rows, published_row_quirk=published_row_quirk)
 
-    def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
-        """Run the network once.
+    def one_view(
+        self, image: Tensor, tags: Tensor | None = None, *, maps_only: bool = False
+    ) -> ModelOutput:
+        """Run the network once; arguments as for :class:`PlainCam`.
 
         Returns:
             The output with ``features``, ``cam_logits``, the scores of both branches at image size,
-            in inference ``cam_refined``, and with ``grid_pooling`` ``tag_logits``.
+            in inference ``cam_refined``, and with ``grid_pooling`` ``tag_logits`` and
+            ``plain_tag_logits``.
         """
-        output = super().one_view(image, tags)
-        assert output.features is not None
+        output = super().one_view(image, tags, maps_only=maps_only)
+        assert output.features is not None and output.cam_logits is not None
         if self.grid_pooling:
-            output.tag_logits = output.final_logits[:, 1:].mean((2, 3))
+            output.tag_logits = _grid_mean(output.final_logits)
+            output.plain_tag_logits = _grid_mean(output.cam_logits)
         cam = None if self.training else _cam_to_refine(output)
         initial, refined, spread_cam = self._branches(output.features, cam)
         output.cam_refined = spread_cam
@@ -226,6 +230,12 @@ def _cam_to_refine(output: ModelOutput) -> Tensor:
         return output.cam_refined
     logits = output.final_logits
     return normalise_cam(logits, torch.ones_like(logits[:, 1:, 0, 0]), bg_score=0.0)
+
+
+def _grid_mean(cam_logits: Tensor) -> Tensor:
+    """Mean of the foreground CAM over its own grid, ``(B, C)``, at least float32."""
+    foreground = cam_logits[:, 1:]
+    return foreground.to(torch.promote_types(foreground.dtype, torch.float32)).mean((2, 3))
 
 
 def _enlarge(scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -27,8 +27,8 @@ class PlainCam(nn.Module):
         num_classes: Foreground classes C, >= 1; the CAM has L = C + 1 labels.
         context: The streams of DSCNet (``dscnet.context.DualStreamContext`` or alike), called as
             ``context(features, cam_logits, tags, guide=tap)``. Where its attribute ``fuse`` is true
-            its ``cam_logits`` replace the plain ones; otherwise it only runs in training, and in
-            inference where it has a ``likeness``. It returns a ``ContextOutput`` or alike.
+            its ``cam_logits`` replace the plain ones; otherwise inference reads its tag scores, and
+            its maps its ``likeness`` alone. It returns a ``ContextOutput`` or alike.
         group_by: The tap that guides the context, one of ``TAPS``.
         smooth: Share of the refined map that the context's groups give where it fuses, in [0, 1];
             see ``ContextOutput.smooth``.
@@ -81,14 +81,23 @@ class PlainCam(nn.Module):
         """
         return self.one_view(image, tags)
 
-    def one_view(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
-        """Run the network once on photos of one size, in training and in inference alike."""
+    def one_view(
+        self, image: Tensor, tags: Tensor | None = None, *, maps_only: bool = False
+    ) -> ModelOutput:
+        """Run the network once on photos of one size, in training and in inference alike.
+
+        Args:
+            image: As for :meth:`forward`.
+            tags: As for :meth:`forward`.
+            maps_only: Leave out a context that has no part in the maps.
+        """
         taps = self.backbone(image)
         low, mid, high = taps
         cam_logits = self.classifier(self.dropout(high))
         size = (image.shape[-2], image.shape[-1])
         output = ModelOutput(features=high, cam_logits=cam_logits, size=size)
-        if self.context is not None and (self.training or self.context.fuse or self.likeness > 0):
+        in_maps = self.context is not None and (self.context.fuse or self.likeness > 0)
+        if self.context is not None and (in_maps or not maps_only):
             output.context = self.context(high, cam_logits, tags, guide=taps[self.group_by])
         output.cam_refined = self.refine(output.final_logits, image, low, mid)
         if output.context is not None:
@@ -122,7 +131,7 @@ class PlainCam(nn.Module):
             ``cam``: rectified scores ``(B, C, h, w)``; and ``refined`` ``(B, C, h, w)`` in [0, 1]
             where the model refines its CAM.
         """
-        output = self.one_view(image, tags)
+        output = self.one_view(image, tags, maps_only=True)
         maps = {"cam": output.final_logits[:, 1:].relu()}
         if output.cam_refined is not None:
             maps["refined"] = output.cam_refined[:, 1:]
