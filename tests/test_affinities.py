@@ -269,6 +269,7 @@ def test_labels_of_cells_are_merged_from_averaged_scores(scenes, tmp_path, gener
         ({"affinity.beta": 0.0}, "affinity.beta must be > 0"),
         ({"affinity.radius": 1}, "radius must be at least 2"),
         ({"affinity.radius": 5}, "augment.crop_size must be above 64, or affinity.radius lower"),
+        ({"affinity.scale_range": [1.0]}, "scale_range must be an ascending range above 0"),
         ({"affinity.output_stride": 7}, "output_stride must be one of"),
         ({"irn.bg_scores": [0.3]}, "irn.bg_scores must be two ascending"),
         ({"irn.bg_scores": [0.3, 1.3]}, "irn.bg_scores and irn.threshold must be in"),

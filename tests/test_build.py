@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dscnet.build import (
+    build_affinity_transform,
     build_model,
     build_objective,
     build_segmenter,
@@ -139,6 +140,16 @@ def test_photos_of_the_segmentation_network():
     assert transform.scale_range == [0.5, 1.5]
     assert (transform.jitter.brightness, transform.jitter.hue) == (None, (-0.05, 0.05))
     assert build_train_transform(settings.augment, (0.5,) * 3, (0.5,) * 3).crop_size == 40
+
+
+def test_affinitynets_photos_can_keep_their_size():
+    settings = Config(augment=AugmentConfig(crop_size=40, long_side=[50, 60]))
+    transform = build_affinity_transform(settings, (0.5,) * 3, (0.5,) * 3)
+    assert (transform.long_side, transform.scale_range) == ((50, 60), None)
+    settings.affinity.scale_range = [1.0, 1.0]
+    transform = build_affinity_transform(settings, (0.5,) * 3, (0.5,) * 3)
+    assert (transform.long_side, transform.scale_range) == (None, [1.0, 1.0])
+    assert transform.crop_size == 40
 
 
 def test_how_the_segmentation_network_is_tested():

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dscnet.build import build_model, optimiser_settings
-from dscnet.config import Config, TrainConfig
+from dscnet.config import TrainConfig
 from dscnet.context import DualStreamContext
 from dscnet.labels import multi_scale_cam, scaled_photos
 from dscnet.models import (
+    AffinityNet,
     AuxSegNet,
     PlainCam,
     ResNet38,
@@ -24,7 +25,7 @@ from dscnet.models import (
     write_published,
 )
 from dscnet.objective import AuxSegObjective, CamObjective
-from dscnet.settings import from_dict
+from dscnet.recipes import find_recipe, read_config
 from dscnet.training import TrainingModule, parameter_groups
 from dscnet.types import Batch, DscnetError
 from published_oracle import auxsegnet_maps, narrow_trunk, resized, seam_maps, seam_terms
@@ -32,19 +33,6 @@ from test_resnet38 import REFERENCE, noise, published_shapes
 
 IMAGENET, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNUSED = ("g.weight", "g.bias", "W_z.0.weight", "W_z.1.running_mean")
-
-
-class AffinityNet(nn.Module):
-    """The layers that AffinityNet's published checkpoint holds, by our names."""
-
-    def __init__(self, trunk: ResNet38) -> None:
-        super().__init__()
-        low, mid, high = trunk.channels
-        self.backbone = trunk
-        self.squeeze_low = nn.Conv2d(low, 64, 1, bias=False)
-        self.squeeze_mid = nn.Conv2d(mid, 128, 1, bias=False)
-        self.squeeze_high = nn.Conv2d(high, 256, 1, bias=False)
-        self.mix = nn.Conv2d(448, 448, 1, bias=False)
 
 
 def seam(num_classes: int = 3, seed: int = 0) -> Seam:
@@ -230,7 +218,7 @@ def test_seams_losses_and_gradients_equal_the_description() -> None:
 
 
 def test_six_steps_equal_the_published_optimisation() -> None:
-    model, batch, total = without_trunk_dropout(seam().train()), some_batch(size=(40, 32)), 10
+    model, batch, total = without_trunk_dropout(seam().train()), some_batch(size=(40, 32)), 200
     state = copied(published_state(model))
     frozen = ("conv1a", "b2")
     learned = {
@@ -238,7 +226,7 @@ def test_six_steps_equal_the_published_optimisation() -> None:
         for name, values in state.items()
         if values.ndim == 4 and name.partition(".")[0].partition("_")[0] not in frozen
     }
-    settings = TrainConfig(lr=0.01, weight_decay=5e-4, published_momentum_quirk=True)
+    settings = TrainConfig(lr=0.01, lr_warmup=0.0, weight_decay=5e-4, published_momentum_quirk=True)
     module = TrainingModule(
         model, CamObjective(), total_steps=total, **optimiser_settings(settings)
     )
@@ -338,10 +326,14 @@ def test_auxsegnets_losses_and_a_step_equal_the_description() -> None:
         if not name.startswith("conv1a") and "bn" not in name
     }
     settings = TrainConfig(
-        lr=7e-4, weight_decay=1e-5, bias_lr_factor=1.0, published_positional_quirk=True
+        lr=7e-4,
+        lr_warmup=0.0,
+        weight_decay=1e-5,
+        bias_lr_factor=1.0,
+        published_positional_quirk=True,
     )
     objective = AuxSegObjective(CamObjective())
-    module = TrainingModule(model, objective, total_steps=4, **optimiser_settings(settings))
+    module = TrainingModule(model, objective, total_steps=200, **optimiser_settings(settings))
     optimiser = module.configure_optimizers()["optimizer"]
     assert all(group["momentum"] == 1e-5 for group in optimiser.param_groups)
     terms = objective(model(batch.image, batch.tags), batch).terms
@@ -379,15 +371,13 @@ def test_auxsegnets_losses_and_a_step_equal_the_description() -> None:
 # --------------------------------------------------------------------------------------- the page
 
 
-def blocks(kind: str) -> list[str]:
-    page = Path(__file__).resolve().parents[1] / "docs" / "published.md"
-    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(), re.DOTALL)
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
 
 
 def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(published_state(seam(num_classes=20).float()), "resnet38_SEAM.pth")
-    (code,) = blocks("python")
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     exec(code.replace("create_resnet38()", "create_resnet38(width=1 / 32)"), {})
     printed = capsys.readouterr().out
     assert "missing: none; not used: none" in printed
@@ -395,13 +385,18 @@ def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert Path("resnet38_SEAM.safetensors").exists()
 
 
-def test_the_pages_settings_are_settings() -> None:
-    for block, name in zip(blocks("yaml"), ("seam", "auxsegnet"), strict=True):
-        config = from_dict(Config, yaml.safe_load(block))
-        assert config.model.name == name and config.model.backbone == "resnet38"
-        with torch.device("meta"):
-            build_model(config, 20)
-        assert optimiser_settings(config.train)["momentum"] == config.train.weight_decay
+@pytest.mark.parametrize(("heading", "recipe"), [("SEAM", "seam"), ("AuxSegNet", "auxsegnet")])
+def test_the_pages_options_are_those_of_the_recipe(heading: str, recipe: str) -> None:
+    section = re.search(rf"## {heading}\n(.*?)(\n## |\Z)", PAGE.read_text(), re.DOTALL)[1]
+    options = re.findall(r"`([a-z]+)\.([a-z_]+)(?:: ([^`]+))?`", section)
+    assert {"lr_warmup", "classifier_gain", "clip"} < {name for _, name, _ in options}
+    config = read_config(find_recipe(f"voc12_{recipe}"))
+    for group, name, value in options:
+        expected = yaml.safe_load(value) if value else True
+        assert getattr(getattr(config, group), name) == expected, name
+    with torch.device("meta"):
+        build_model(config, 20, pretrained=False)
+    assert optimiser_settings(config.train)["momentum"] == config.train.weight_decay
 
 
 def test_a_published_file_has_the_ending_of_what_it_holds(tmp_path):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dscnet.build import (
     build_affinity_net,
+    build_affinity_transform,
     build_boundary_net,
     build_eval_transform,
     build_model,
@@ -96,7 +97,7 @@ def _learn_affinity(job: Job) -> Step:
         _write_scores(job, folder / "labels")
         dataset = ScoredPhotos(
             job.train,
-            build_train_transform(job.config.augment, net.backbone.mean, net.backbone.std),
+            build_affinity_transform(job.config, net.backbone.mean, net.backbone.std),
             scores=folder / "labels",
             stride=settings.output_stride,
         )

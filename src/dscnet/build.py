@@ -190,6 +190,13 @@ def build_segmenter_transform(
     return build_train_transform(augment, mean, std, scale_range=segment.scale_range)
 
 
+def build_affinity_transform(
+    config: Config, mean: tuple[float, ...], std: tuple[float, ...]
+) -> TrainTransform:
+    """Augmentation of AffinityNet's photos: ``augment`` but for their scale."""
+    return build_train_transform(config.augment, mean, std, scale_range=config.affinity.scale_range)
+
+
 def build_train_transform(
     augment: AugmentConfig,
     mean: tuple[float, ...],

@@ -10,6 +10,7 @@ import torch
 
 from dscnet.build import (
     build_affinity_net,
+    build_affinity_transform,
     build_segmenter,
     build_segmenter_transform,
 )
@@ -175,6 +176,7 @@ def check_affinities(config: Config) -> None:
     if "affinity" in config.refine.steps:
         _check_learned("affinity", affinity, "powers", affinity.powers)
         _check_crop(config, "affinity.radius", affinity.radius, affinity.output_stride)
+        build_affinity_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
         build_affinity_net(config, pretrained=False)
     if "irn" in config.refine.steps:
         _check_learned("irn", irn, "bg_scores", irn.bg_scores)

@@ -63,12 +63,14 @@ class RefineConfig:
 class AffinityConfig(OptimiserConfig):
     """AffinityNet, along whose affinities the refinement step ``affinity`` walks.
 
-    Its training photos are varied as ``augment`` says. The published background of the maps that
-    are spread is ``refine.bg_power: 6``.
+    Its training photos are varied as ``augment`` says, but for ``scale_range``. The published
+    background of the maps that are spread is ``refine.bg_power: 6``.
 
     Args:
         start: Trunk that its training starts from: ``cam`` (the trained CAM network's) or
             ``weights`` (``model.weights``, as published).
+        scale_range: Its photos are scaled by a factor drawn uniformly from this closed range
+            (published: 1 to 1); null = to ``augment.long_side``.
         output_stride: Photo pixels a cell.
         radius: Cells nearer than this are pairs.
         powers: Pixels that are foreground under a background of (1 - strongest score) to the first
@@ -81,6 +83,7 @@ class AffinityConfig(OptimiserConfig):
     batch_size: int = 8
     lr: float = 1e-3
     start: Literal["cam", "weights"] = "cam"
+    scale_range: list[float] | None = None
     output_stride: int = 8
     radius: int = 5
     powers: list[float] = field(default_factory=lambda: [4.0, 24.0])

@@ -87,7 +87,8 @@ class AuxSegConfig:
         published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
             to 1; true does as it does.
         published_cam_quirk: The published code makes labels of the refined maps as they are, and
-            does not stretch them to [0, 1] as SEAM does; true does as it does.
+            does not stretch them to [0, 1] as SEAM does; true does as it does. Scores above 1,
+            which ``published_row_quirk`` allows, count as 1.
         grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published; false
             takes the mean of the enlarged CAM, as SEAM does.
     """

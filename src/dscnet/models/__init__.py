@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
 from dscnet.models.heads import PixelCorrelation, pcm_input, propagate
@@ -15,6 +16,7 @@ from dscnet.models.seam import Seam, view_size
 
 __all__ = [
     "MODELS",
+    "AffinityNet",
     "AuxSegNet",
     "PixelCorrelation",
     "PlainCam",

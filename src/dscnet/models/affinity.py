@@ -101,7 +101,7 @@ class CrossTaskAffinity(nn.Module):
             maps: ``(B, M, h, w)`` with N = h w.
 
         Returns:
-            ``(B, M, h, w)``, within the range of ``maps``.
+            ``(B, M, h, w)``, within the range of ``maps`` unless ``published_row_quirk`` is set.
         """
         values = maps.flatten(2).mT
         count = values.shape[1]

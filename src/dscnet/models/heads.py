@@ -55,7 +55,7 @@ def propagate(pcm_map: Tensor, features: Tensor) -> Tensor:
         features: Pixel features, ``(B, F, h, w)``. A zero feature correlates with nothing.
 
     Returns:
-        ``(B, L, h, w)``; within the range of ``pcm_map`` where that is not negative.
+        ``(B, L, h, w)``; between 0 and the largest score where none is negative.
     """
     pixels = features.flatten(2)
     length: Tensor = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
