@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
+import torch
 
+from dscnet import experiments
 from dscnet.comparison import paired, summarise
 from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, TrainConfig
 from dscnet.data.scenes import write_scenes
@@ -77,6 +81,39 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
     assert "lower the learning rate" in rows[0][1]["error"]
     assert "needs starts='kmeans++'" in rows[0][2]["error"]
     assert "Above small steps, by seed" in capsys.readouterr().out
+
+
+def test_no_error_of_a_run_ends_the_others(monkeypatch, tmp_path, caplog):
+    def too_large(config, out, **_):
+        if config.seed == 0:
+            raise torch.OutOfMemoryError("out of memory")
+        return {}
+
+    monkeypatch.setattr(experiments, "run", too_large)
+    rows = list(run_grid(Config(), tmp_path, {"one": {}}, [0, 1], stages=STAGES))
+    assert [row.get("error") for row in rows] == ["out of memory", None]
+    assert "too_large" in caplog.text, "where it happened"
+
+
+def test_a_process_that_dies_is_a_run_that_failed(monkeypatch, tmp_path):
+    class Broken:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        def submit(self, *_):
+            future = Future()
+            future.set_exception(BrokenProcessPool("a process ended"))
+            return future
+
+    monkeypatch.setattr(experiments, "start_pool", lambda jobs: Broken())
+    rows = list(run_grid(Config(), tmp_path, {"one": {}}, [0, 1], stages=STAGES, jobs=2))
+    assert sorted((row["seed"], row["error"]) for row in rows) == [
+        (0, "a process ended"),
+        (1, "a process ended"),
+    ]
 
 
 def test_no_job_is_refused(scenes, tmp_path):

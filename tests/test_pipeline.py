@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dscnet.cli import main
 from dscnet.config import (
@@ -406,6 +407,21 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
     assert made[0] == made[1]
 
 
+@pytest.mark.parametrize("setting", ["model.weights", "segment.weights"])
+def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypatch, setting):
+    monkeypatch.setattr("dscnet.pipeline.check_photos", lambda job: pytest.fail("photos first"))
+    other = tmp_path / "other.safetensors"
+    save_file({"fc.weight": torch.zeros(1)}, other)
+    for path, message in (
+        (tmp_path / "none.pth", "none.pth: no such weight file"),
+        (other, "other.safetensors does not fit the model: .* tensors are missing"),
+    ):
+        config = replace_settings(settings(scenes), {setting: str(path)})
+        with pytest.raises(DscnetError, match=message):
+            run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -672,7 +688,6 @@ def test_an_interrupted_training_goes_on(scenes, tmp_path, monkeypatch):
         run(config, tmp_path / "broken", stages=["train"], progress=False)
     monkeypatch.undo()
     run(config, tmp_path / "broken", stages=["train"], resume=True, progress=False)
-    from safetensors.torch import load_file
 
     one = load_file(whole / "checkpoints" / "weights.safetensors")
     two = load_file(tmp_path / "broken" / "checkpoints" / "weights.safetensors")

@@ -28,7 +28,7 @@ def test_the_csv_has_a_number_a_line_and_only_what_there_is():
     rows = list(csv.DictReader(io.StringIO(to_csv(long_rows("II", ENTRIES)))))
     found = {(r["row"], r["column"], r["seed"]): float(r["value"]) for r in rows}
     assert found == {
-        ("CPN", "val", "paper"): 67.8,
+        ("CPN", "val", "published"): 67.8,
         ("SEAM", "val", "0"): 60,
         ("SEAM", "val", "1"): 62,
         ("SEAM", "val", "2"): 64,

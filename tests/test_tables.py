@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def test_finished_runs_are_only_read_and_other_tables_share_them(place):
     found = numbers(place / "out" / "II.csv")
     assert found["DSCNet+SEAM", "val", "0"] == pytest.approx(reached(place, "M4"))
     assert ("DSCNet+SEAM", "test", "0") not in found
+    assert found["DSCNet+SEAM", "val", "paper"] == 67.7
+    assert found["CPN [ICCV21], ResNet38", "val", "published"] == 67.8
     text = (place / "out" / "II.md").read_text()
     assert text.startswith("# Table II: Baselines with and without DSCNet; ours on scenes\n")
     assert "| CPN [ICCV21], ResNet38 | - | 67.8 | - | 68.5 |" in text
@@ -129,6 +132,23 @@ def test_runs_of_other_settings_are_neither_trained_over_nor_counted(place, tmp_
     assert main(["tables", "II", *words(place)]) == 0, "the table as it was"
 
 
+def test_runs_on_other_data_are_neither_trained_over_nor_counted(place, tmp_path, capsys):
+    before = states(place)
+    shutil.copytree(place / "scenes", tmp_path / "others")
+    argv = ["tables", "II", *words(place), "--data", str(tmp_path / "others")]
+    assert main(argv) == 1
+    assert "data: scenes there, others here" in capsys.readouterr().err
+    assert main([*argv, "--collect"]) == 0
+    assert "| SEAM | not run |" in capsys.readouterr().out
+    assert states(place) == before
+    # The same data at another place is no other.
+    shutil.copytree(place / "scenes", tmp_path / "scenes")
+    argv = ["tables", "II", *words(place), "--data", str(tmp_path / "scenes"), "--collect"]
+    assert main(argv) == 0
+    assert "| SEAM | not run |" not in capsys.readouterr().out
+    assert main(["tables", "II", *words(place)]) == 0, "the table as it was"
+
+
 def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
     argv = ["tables", "II", *words(place), "--out", str(tmp_path), "--earlier"]
     before = states(place)
@@ -144,11 +164,18 @@ def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
     assert main([*argv, str(tmp_path / "II.json"), "--collect"]) == 0
     assert numbers(tmp_path / "II.csv") == found
     assert "`II.json`: 2 runs" in capsys.readouterr().out
-    others = ["--train.epochs", "2"], ["--seeds", "1"], ["--measure", "refine.miou"]
-    for other in (*others, ["--data", str(place / "other")]):
+    others = ["--train.epochs", "2"], ["--seeds", "1"], ["--data", str(place / "other")]
+    for other in others:
         # Not of II.json, which each of these calls writes anew.
         assert main([*argv, str(place / "out" / "IV.json"), "--collect", *other]) == 0
         assert "| SEAM | not run |" in capsys.readouterr().out
+    measure = ["--measure", "tags.mask_f1", "--collect"]
+    content = json.loads((place / "out" / "IV.json").read_text())
+    for run in content["runs"]:
+        (run["metrics"] or {"tags": {}})["tags"].pop("mask_f1", None)
+    (tmp_path / "before.json").write_text(json.dumps(content))
+    assert main([*argv, str(tmp_path / "before.json"), *measure]) == 0
+    assert "| SEAM | not run |" in capsys.readouterr().out
 
 
 def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, monkeypatch):
@@ -276,6 +303,23 @@ def test_shards_are_all_runs_and_share_none(tmp_path, count):
     assert sorted(folders) == sorted(cell.run.folder for cell in cells)
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_run_that_measured_nothing_is_no_run_that_is_not_there(place, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(place, root)
+    path = root / "out" / "tiny" / "baseline-s0" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["segmenter"]["miou"] = None
+    path.write_text(json.dumps(metrics))
+    assert main(["tables", "II", *words(root), "--collect"]) == 0
+    said = capsys.readouterr().out
+    assert "| SEAM | not measured |" in said and "| AuxSegNet | not run |" in said
+
+
+def test_an_unknown_measure_is_refused(place, capsys):
+    assert main(["tables", "II", *words(place), "--collect", "--measure", "segmenter.mIoU"]) == 2
+    assert "--measure must be one of segmenter.miou, " in capsys.readouterr().err
 
 
 def test_a_shard_writes_runs_and_no_table(tmp_path, monkeypatch):

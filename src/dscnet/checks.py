@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from dscnet.build import (
     build_affinity_net,
     build_affinity_transform,
+    build_model,
     build_segmenter,
     build_segmenter_transform,
 )
@@ -24,6 +26,7 @@ from dscnet.labels.pairs import pair_offsets
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.models.irn import STRIDE
+from dscnet.models.weights import names_file
 from dscnet.predictor import check_scales
 from dscnet.types import IGNORE_INDEX, DataError, DscnetError
 
@@ -287,6 +290,24 @@ def check_place(job: Job, *, force: bool) -> None:
     inside = [s.image_path for s in job.train.samples if root in s.image_path.resolve().parents]
     if force and inside:
         raise DscnetError(f"{root}: --force would delete photos of the data set, {inside[0]}")
+
+
+def check_weights(config: Config, stages: Collection[str]) -> None:
+    """Refuse files of pretrained weights that are absent or of another network.
+
+    Args:
+        config: Settings.
+        stages: Those that will run.
+
+    Raises:
+        DscnetError: The message names the file.
+    """
+    model, segment = config.model, config.segment
+    if names_file(model.weights):
+        build_model(config, 1)
+    own_trunk = not config.own_branch and (segment.backbone or segment.weights)
+    if "segment" in stages and own_trunk and names_file(segment.weights or model.weights):
+        build_segmenter(config, 2)
 
 
 def check_photos(job: Job) -> None:

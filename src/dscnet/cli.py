@@ -15,7 +15,7 @@ from dscnet.arguments import STAGE_VERBS, build_parser
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, read_mapping, summary
 from dscnet.settings import dotted_settings, from_dict, path_name, to_dict
-from dscnet.tables.specs import BASES, TABLES, table_spec, unknown_table
+from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
 
 def _run(arguments: list[str]) -> int:
@@ -163,8 +163,8 @@ def _tables_problem(parsed: Namespace) -> str | None:
         return f"no base {', '.join(unknown)}; there are {', '.join(BASES)}"
     if not re.fullmatch(r"\d+/\d+", parsed.shard):
         return f"--shard must be I/N, e.g. 1/4, got {parsed.shard}"
-    if not re.fullmatch(r"\w+\.\w+", parsed.measure):
-        return f"--measure must be SECTION.KEY, e.g. pseudo_label.miou, got {parsed.measure}"
+    if parsed.measure not in MEASURES:
+        return f"--measure must be one of {', '.join(MEASURES)}, got {parsed.measure}"
     return None
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,8 +110,12 @@ def run_all(
             yield one(*each)
         return
     with start_pool(jobs) as pool:
-        for done in as_completed(pool.submit(one, *each) for each in runs):
-            yield done.result()
+        futures = {pool.submit(one, *each): each for each in runs}
+        for done in as_completed(futures):
+            try:
+                yield done.result()
+            except BrokenProcessPool as error:
+                yield _failed(futures[done].variant, futures[done].config.seed, error)
 
 
 def sweep(
@@ -170,9 +175,8 @@ def _one_run(
     row: dict[str, Any] = {"variant": variant, "seed": config.seed}
     try:
         metrics = run(config, folder.root, resume=True, stages=stages, progress=False)
-    except (DscnetError, ValueError, OSError) as error:
-        log.error("== %s, seed %d failed: %s", variant, config.seed, error)
-        return row | {"error": str(error)}
+    except Exception as error:  # whatever it is, a GPU out of memory too: others may do
+        return _failed(variant, config.seed, error)
     row |= {"seconds": folder.seconds(), **metrics}
     row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
     # What ``auto`` stands for has changed once, and results outlive the code.
@@ -180,6 +184,13 @@ def _one_run(
     if strict_masks is not None:
         row["cam_strict"] = _against(strict_masks, config, folder)
     return row
+
+
+def _failed(variant: str, seed: int, error: Exception) -> dict[str, Any]:
+    """The row of a run that failed; what is no message to users comes with its place."""
+    told = isinstance(error, DscnetError | ValueError | OSError)
+    log.error("== %s, seed %d failed: %s", variant, seed, error, exc_info=None if told else error)
+    return {"variant": variant, "seed": seed, "error": str(error) or type(error).__name__}
 
 
 def of_seed(config: Config, seed: int) -> Config:

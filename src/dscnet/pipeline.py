@@ -19,7 +19,13 @@ from typing import Any
 from dscnet import evaluation, labelling, measuring
 from dscnet import stages as work
 from dscnet.affinities import learned_steps
-from dscnet.checks import check_networks, check_photos, check_place, check_settings
+from dscnet.checks import (
+    check_networks,
+    check_photos,
+    check_place,
+    check_settings,
+    check_weights,
+)
 from dscnet.config import Config, MethodConfig, SegmentConfig
 from dscnet.data import available_splits, open_dataset
 from dscnet.dependencies import (
@@ -92,6 +98,8 @@ def run(
     job = open_run(config, folder, progress=progress)
     config = job.config
     if not (resume and folder.fingerprint_of("train")):
+        # Weights first: photos take longer.
+        check_weights(config, names)
         check_photos(job)
     check_place(job, force=force)
     folder.create(resume=resume, force=force)
@@ -120,6 +128,7 @@ def run_single(
     check_place(job, force=force)
     _check_needs(name, job)
     if name == "train":
+        check_weights(job.config, [name])
         check_photos(job)
         folder.create(resume=resume, force=force)
     else:

@@ -81,6 +81,7 @@ def find_layout(path: Path) -> Layout:
     if (path / "images").is_dir():
         return _tag_file(path)
     if any(photos_in(folder) for folder in _class_folders(path)):
+        _refuse_described(path)
         return _folders(path)
     raise DataError(
         f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
@@ -194,6 +195,22 @@ def _tag_file(root: Path) -> Layout:
         saliency=pngs_in(root / "saliency"),
         splits=_split_files(root / "splits"),
     )
+
+
+def _refuse_described(root: Path) -> None:
+    """Refuse sub-folders of photos as classes where a file beside them says what they are."""
+    if described := [*files_ending(root, ".yaml"), *files_ending(root, ".yml")]:
+        raise DataError(
+            f"{root}: its sub-folders hold photos, and {described[0].name} lies beside them: give"
+            f" {described[0]} if it describes the data set; move it away if each sub-folder is a"
+            " class"
+        )
+    if (tag_file := _find_tag_file(root)) is not None:
+        raise DataError(
+            f"{root}: its sub-folders hold photos, and {tag_file.name} lies beside them: put the"
+            " photos into images/ if it holds their tags; move it away if each sub-folder is a"
+            " class"
+        )
 
 
 def _folders(root: Path) -> Layout:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 State = dict[str, Tensor]
 """Tensors by name, as ``Module.state_dict`` gives them."""
 
-FILE_ENDINGS = (".pth", ".pt", ".safetensors")
+FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".params")
 
 PACKAGED = {
     "tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),
@@ -236,7 +236,8 @@ def _timm_key(key: str, blocks: tuple[int, ...]) -> str:
     return f"blocks.{stage}.{block - starts[stage]}.{names[layer]}.{leaf}"
 
 
-def _is_file(weights: str) -> bool:
+def names_file(weights: str) -> bool:
+    """Whether a setting of weights means a file, there or not, and no weights by name."""
     return weights.endswith(FILE_ENDINGS) or Path(weights).is_file()
 
 
@@ -254,7 +255,7 @@ def tagged_name(name: str, weights: str) -> str:
         >>> tagged_name("resnet50", "timm/resnet50.a1_in1k"), tagged_name("resnet50", "none")
         ('resnet50.a1_in1k', 'resnet50')
     """
-    if weights in ("packaged", "imagenet", "none") or _is_file(weights):
+    if weights in ("packaged", "imagenet", "none") or names_file(weights):
         return name
     model = name.partition(".")[0]
     full_name = weights.removeprefix("timm/")
@@ -289,7 +290,7 @@ def pretrained_state(name: str, weights: str) -> tuple[State, str] | None:
         return None
     if weights == "packaged":
         return packaged_weights(name.partition(".")[0]), f"the packaged weights of {name}"
-    if _is_file(weights):
+    if names_file(weights):
         return read_weights(weights), weights
     try:
         # The whole network, because timm only then checks names strictly and converts old formats.

@@ -24,6 +24,7 @@ class Entry:
         values: Seed -> ours; of seconds, turn -> ours. Empty = not run.
         paper: What the paper reports; None = nothing, or it cannot be read.
         published: Whether the paper quotes the row, so that there is nothing to run.
+        ran: Whether a run is there; one without values was not measured, e.g. without true masks.
     """
 
     row: str
@@ -32,6 +33,7 @@ class Entry:
     values: Mapping[int, float]
     paper: float | None = None
     published: bool = False
+    ran: bool = False
 
     @property
     def mean(self) -> float | None:
@@ -48,7 +50,7 @@ class Entry:
         if self.published:
             return "-"
         if self.mean is None:
-            return "not run"
+            return "not measured" if self.ran else "not run"
         spread = "" if self.std is None else f" ± {self._number(self.std)}"
         return f"{self._number(self.mean)}{spread} ({len(self.values)})"
 
@@ -61,11 +63,16 @@ class Entry:
 
 
 def long_rows(table: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """A number a row: ours of every seed, their mean and standard deviation, the paper's."""
+    """A number a row: ours of every seed, their mean and standard deviation, the paper's.
+
+    In the place of the seed stand ``mean``, ``std``, and ``paper``, or ``published`` where the
+    paper quotes others.
+    """
     rows = []
     for entry in entries:
         values: dict[Any, float | None] = dict(entry.values)
-        values |= {"mean": entry.mean, "std": entry.std, "paper": entry.paper}
+        source = "published" if entry.published else "paper"
+        values |= {"mean": entry.mean, "std": entry.std, source: entry.paper}
         rows += [
             dict(
                 zip(

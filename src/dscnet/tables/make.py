@@ -15,7 +15,7 @@ from typing import Any
 from dscnet.comparison import lookup
 from dscnet.data import open_dataset
 from dscnet.experiments import run_all
-from dscnet.run_folder import RunFolder, environment, write_text
+from dscnet.run_folder import RunFolder, environment, read_record, write_text
 from dscnet.settings import replace_settings, shown
 from dscnet.tables import figures
 from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
@@ -85,6 +85,7 @@ def _entries(request: Request, cells: Sequence[Cell]) -> list[Entry]:
     measured = {(c.base, c.variant, c.seed): finished(c) for c in cells}
     seconds = {base: _read_seconds(request, base) for base in request.configs}
     ours: dict[tuple[str, str], dict[int, float]] = {}
+    ran: set[tuple[str, str]] = set()
     numbers = [number for base in request.configs for number in spec.numbers(base)]
     for number in numbers:
         if number.seconds:
@@ -99,6 +100,8 @@ def _entries(request: Request, cells: Sequence[Cell]) -> list[Entry]:
         ours[number.row, number.column] = {
             seed: 100 * value for seed, value in found.items() if value is not None
         }
+        if found:
+            ran.add((number.row, number.column))
     published = {row.row for row in paper.rows if row.published}
     rows = dict.fromkeys([row.row for row in paper.rows] + [number.row for number in numbers])
     return [
@@ -109,6 +112,7 @@ def _entries(request: Request, cells: Sequence[Cell]) -> list[Entry]:
             ours.get((row, column), {}),
             paper.value(row, column),
             row in published,
+            (row, column) in ran,
         )
         for row in rows
         for column in spec.columns
@@ -128,7 +132,7 @@ def _read_seconds(request: Request, base: str) -> dict[str, list[float]]:
     path = _seconds_file(request, base)
     if not path.exists():
         return {}
-    content = json.loads(path.read_text())
+    content = read_record(path)
     same = content["settings"] == comparable(request.configs[base])
     return dict(content["seconds"]) if same else {}
 

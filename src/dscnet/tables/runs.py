@@ -41,7 +41,7 @@ class Request:
             written, as the others would write them too.
         collect: Nothing is run.
         variants: Only these are run; None = all.
-        measure: Section and key of ``metrics.json``.
+        measure: Section and key of ``metrics.json``, one of ``specs.MEASURES``.
         weights: Values of alpha and beta in Figure 6.
         photos: Photos in Figure 5.
         earlier: Runs whose folders need not be there, by :func:`identity`, as
@@ -132,7 +132,7 @@ def identity(config: Config, seed: int) -> str:
         seed: The seed of the run.
     """
     elsewhere = from_dict(Config, shown(replace(config, seed=seed)))
-    return json.dumps(comparable(elsewhere) | {"data": elsewhere.data}, sort_keys=True)
+    return json.dumps(_with_data(elsewhere), sort_keys=True)
 
 
 def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
@@ -197,12 +197,17 @@ def comparable(config: Config) -> dict[str, Any]:
     }
 
 
+def _with_data(config: Config) -> dict[str, Any]:
+    """The settings that change what a run makes, and the name of its data, wherever they lie."""
+    return comparable(config) | {"data": Path(config.data).name}
+
+
 def _differing(cell: Cell) -> list[str]:
     """Settings in which the run in the cell's folder differs; none where there is no run."""
     folder = RunFolder(cell.run.folder)
     if not folder.config.exists():
         return []
-    there, here = comparable(folder.read_config()), comparable(cell.run.config)
+    there, here = map(_with_data, (folder.read_config(), cell.run.config))
     return [
         f"{name}: {there.get(name)} there, {value} here"
         for name, value in here.items()

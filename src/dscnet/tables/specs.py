@@ -13,6 +13,12 @@ BASES = {"seam": "SEAM", "auxsegnet": "AuxSegNet"}
 TABLES = ("II", "III", "IV", "V", "figure5", "figure6")
 """What can be made."""
 
+MEASURES = (
+    *(f"{x}.{y}" for x in ("segmenter", "pseudo_label", "cam") for y in ("miou", "pixel_accuracy")),
+    *("cam.miou_best_bg", "tags.map", "tags.mask_f1"),
+)
+"""Sections and keys of ``metrics.json`` that a table can be made of."""
+
 WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Figure 6's grid [Reading]: neither its range nor its steps are told, only that 0 is none."""
 
