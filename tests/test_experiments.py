@@ -12,6 +12,8 @@ from dscnet.comparison import paired, summarise
 from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, TrainConfig
 from dscnet.data.scenes import write_scenes
 from dscnet.experiments import VARIANTS, of_seed, read_variants, run_grid, sweep, write_results
+from dscnet.settings import replace_settings
+from dscnet.types import DscnetError
 
 
 def test_variants_are_the_papers_table():
@@ -81,6 +83,23 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
     assert "lower the learning rate" in rows[0][1]["error"]
     assert "needs starts='kmeans++'" in rows[0][2]["error"]
     assert "Above small steps, by seed" in capsys.readouterr().out
+
+
+def test_a_training_of_other_settings_is_not_trained_over(scenes, tmp_path):
+    config, one = tiny(scenes), {"one": {"method.variant": "baseline"}}
+    (before,) = run_grid(config, tmp_path, one, [0], stages=STAGES)
+    weights = tmp_path / "one-s0" / "checkpoints" / "weights.safetensors"
+    written = weights.stat().st_mtime_ns
+    other = replace_settings(config, {"train.lr": 0.01})
+    with pytest.raises(
+        DscnetError, match=r"one-s0 holds a training .*train\.lr: 0\.005 th"
+    ):
+        list(run_grid(other, tmp_path, one, [0], stages=["train"]))
+    # Labels may be made anew, and more rounds are no other training.
+    again = replace_settings(config, {"label.bg_score": 0.6, "auxseg.rounds": 5})
+    (after,) = run_grid(again, tmp_path, one, [0], stages=STAGES)
+    assert weights.stat().st_mtime_ns == written
+    assert after["pseudo_label"]["bg_score"] == 0.6 != before["pseudo_label"]["bg_score"]
 
 
 def test_no_error_of_a_run_ends_the_others(monkeypatch, tmp_path, caplog):

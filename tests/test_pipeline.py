@@ -26,7 +26,7 @@ from dscnet.data.scenes import write_scenes
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
+from dscnet.pipeline import STAGES, located, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.settings import replace_settings
@@ -407,12 +407,42 @@ def test_no_choice_ever_opens_a_mask(scenes, tmp_path, monkeypatch):
     assert made[0] == made[1]
 
 
+def test_numbers_of_files_that_become_others_are_gone(finished, scenes, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    config = replace_settings(settings(scenes), {"label.bg_score": 0.6})
+    assert run(config, copy, resume=True, stages=["label"], progress=False) == {}
+    assert not (copy / "metrics.json").exists() and not (copy / "report.html").exists()
+    assert run(config, copy, resume=True, progress=False)["pseudo_label"]["bg_score"] == 0.6
+
+
+def test_force_runs_a_stage_again(finished, scenes, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    label = sorted((copy / "labels").iterdir())[0]
+    label.write_bytes(b"")
+    assert not run_single("label", settings(scenes), copy, progress=False)
+    assert run_single("label", settings(scenes), copy, force=True, progress=False)
+    assert read_label(label).shape == (64, 64)
+    assert run_single("label", settings(scenes), copy, progress=False) is False
+
+
+def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(scenes)
+    config = replace_settings(settings(Path(".")), {"label.cams": "cams", "refine.masks": "../sam"})
+    found = located(config)
+    assert (found.data, found.label.cams) == (str(scenes), str(scenes / "cams"))
+    assert found.refine.masks == str(scenes.parent / "sam")
+    assert found.segment.labels is None
+
+
 @pytest.mark.parametrize("setting", ["model.weights", "segment.weights"])
 def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypatch, setting):
     monkeypatch.setattr("dscnet.pipeline.check_photos", lambda job: pytest.fail("photos first"))
     other = tmp_path / "other.safetensors"
     save_file({"fc.weight": torch.zeros(1)}, other)
     for path, message in (
+        ("imagnet", "weights 'imagnet' is not"),
         (tmp_path / "none.pth", "none.pth: no such weight file"),
         (other, "other.safetensors does not fit the model: .* tensors are missing"),
     ):
@@ -434,11 +464,21 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"segment.scale_range": [1.5, 0.5]}, "scale_range must be an ascending range above 0"),
         ({"segment.iterations": 0}, "segment.iterations must be at least 1, got 0"),
         ({"train.epochs": 0}, "train.epochs must be at least 1, got 0"),
+        ({"train.batch_size": 0}, "train.batch_size must be at least 1, got 0"),
+        ({"segment.batch_size": 0}, "segment.batch_size must be at least 1, got 0"),
+        ({"segment.batch_size": 1}, "DeepLabV3. needs at least 2 photos a step, got 1"),
+        ({"segment.lr_warmup": 1.0}, "segment.lr_warmup must be in"),
+        ({"train.poly_power": -1.0}, "train.poly_power must be at least 0"),
+        ({"segment.precision": "foo"}, "segment.accelerator or segment.precision: .*foo"),
+        ({"train.accelerator": "tpu"}, "train.accelerator or train.precision: "),
+        ({"model.view_scale": 0.0}, "view_scale must be positive"),
+        ({"method.temperature": 0.0}, "temperature must be > 0"),
+        ({"augment.crop_size": 0}, "crop_size must be at least 1"),
         ({"segment.epochs": -1}, "segment.epochs must be at least 1, got -1"),
         ({"segment.output_stride": 32}, r"output_stride must be one of \(8, 16\), got 32"),
         ({"segment.backbone": "no_such_net"}, "no_such_net"),
-        ({"segment.labels": "no/such"}, "segment.labels: no/such is no folder"),
-        ({"label.cams": "no/such"}, "label.cams: no/such is no folder"),
+        ({"segment.labels": "no/such"}, "segment.labels: .*no/such is no folder"),
+        ({"label.cams": "no/such"}, "label.cams: .*no/such is no folder"),
         ({"label.ignore_band": [0.9, 0.1]}, "label.ignore_band must be two ascending scores"),
         ({"label.ignore_band": [0.1]}, "label.ignore_band must be two ascending scores"),
         ({"cam.scales": []}, "scales must be one or more positive numbers"),

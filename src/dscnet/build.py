@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -252,3 +254,28 @@ def device_of(accelerator: str) -> torch.device:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def check_hardware(name: str, settings: OptimiserConfig) -> None:
+    """Refuse a processor that is not there, and a precision that it does not have.
+
+    Args:
+        name: Section of the settings, for the message.
+        settings: Which they are.
+
+    Raises:
+        ValueError: The message is Lightning's.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        L.Trainer(
+            accelerator=settings.accelerator,
+            precision=settings.precision,  # type: ignore[arg-type]
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except Exception as error:  # Lightning's own families, and ValueError
+        raise ValueError(f"{name}.accelerator or {name}.precision: {error}") from error

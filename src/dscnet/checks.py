@@ -13,8 +13,11 @@ from dscnet.build import (
     build_affinity_net,
     build_affinity_transform,
     build_model,
+    build_objective,
     build_segmenter,
     build_segmenter_transform,
+    build_train_transform,
+    check_hardware,
 )
 from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import check_dataset
@@ -26,7 +29,8 @@ from dscnet.labels.pairs import pair_offsets
 from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.models.irn import STRIDE
-from dscnet.models.weights import names_file
+from dscnet.models.resnet38 import NAME as RESNET38
+from dscnet.models.weights import names_file, tagged_name
 from dscnet.predictor import check_scales
 from dscnet.types import IGNORE_INDEX, DataError, DscnetError
 
@@ -76,6 +80,7 @@ def check_settings(job: Job) -> None:
     """Refuse settings of stages that cannot work, before anything is trained."""
     refine, label = job.config.refine, job.config.label
     _check_numbers(job.config)
+    _check_training(job)
     _check_made_elsewhere(job)
     _check_segmenter(job.config)
     _check_stuff(job)
@@ -143,15 +148,47 @@ def _check_numbers(config: Config) -> None:
         raise ValueError(f"label.ignore_band must be two ascending scores in [0, 1], got {band}")
 
 
-def _check_made_elsewhere(job: Job) -> None:
-    """Refuse labels and masks that are not there."""
+def _check_training(job: Job) -> None:
+    """Refuse settings of the trainings that would stop them at their first step."""
     config = job.config
-    for name, folder in (
-        ("label.cams", config.label.cams),
-        ("segment.labels", config.segment.labels),
+    for name, settings in (("train", config.train), ("segment", config.segment)):
+        if settings.batch_size < 1:
+            raise ValueError(f"{name}.batch_size must be at least 1, got {settings.batch_size}")
+        if not 0 <= settings.lr_warmup < 1:
+            raise ValueError(f"{name}.lr_warmup must be in [0, 1), got {settings.lr_warmup}")
+        if settings.poly_power < 0:
+            raise ValueError(f"{name}.poly_power must be at least 0, got {settings.poly_power}")
+        check_hardware(name, settings)
+    photos = min(config.segment.batch_size, len(job.train.samples))
+    if photos < 2 and not config.own_branch and config.segment.network in ("auto", "deeplabv3plus"):
+        raise ValueError(
+            "segment: DeepLabV3+ needs at least 2 photos a step, got"
+            f" {photos}: set segment.batch_size to 2 or more, on as many training photos"
+        )
+    build_train_transform(config.augment, mean=(0.5,) * 3, std=(0.5,) * 3)
+    build_objective(config.method, job.train.num_labels)
+    with torch.device("meta"):
+        build_model(config, job.train.num_classes, pretrained=False)
+
+
+def _check_made_elsewhere(job: Job) -> None:
+    """Refuse maps, labels and masks that are not there, of any photo."""
+    config = job.config
+    for name, folder, ending in (
+        ("label.cams", config.label.cams, ".npz"),
+        ("auxseg.cams", config.auxseg.cams if config.has_rounds else None, ".npz"),
+        ("segment.labels", config.segment.labels, ".png"),
     ):
-        if folder is not None and not Path(folder).is_dir():
+        if folder is None:
+            continue
+        if not Path(folder).is_dir():
             raise DataError(f"{name}: {folder} is no folder")
+        files = (Path(folder) / f"{sample.image_id}{ending}" for sample in job.train.samples)
+        if missing := [file.name for file in files if not file.exists()]:
+            raise DataError(
+                f"{name}: {folder} has no file for {len(missing)} of {len(job.train.samples)}"
+                f" training photos ({first_few(missing)}); make them, or leave the setting alone"
+            )
     if config.segment.supervision == "full" and not any(s.mask_path for s in job.train.samples):
         raise DataError("segment.supervision: full learns from true masks, and no photo has one")
     if job.train.num_classes >= IGNORE_INDEX:
@@ -293,21 +330,30 @@ def check_place(job: Job, *, force: bool) -> None:
 
 
 def check_weights(config: Config, stages: Collection[str]) -> None:
-    """Refuse files of pretrained weights that are absent or of another network.
+    """Refuse pretrained weights that do not exist, or files of another network's.
 
     Args:
         config: Settings.
-        stages: Those that will run.
+        stages: Those that are to train a network.
 
     Raises:
-        DscnetError: The message names the file.
+        DscnetError: The message names the weights.
     """
     model, segment = config.model, config.segment
-    if names_file(model.weights):
+    if "train" in stages and _held_here(model.backbone, model.weights):
         build_model(config, 1)
     own_trunk = not config.own_branch and (segment.backbone or segment.weights)
-    if "segment" in stages and own_trunk and names_file(segment.weights or model.weights):
+    trunk = segment.backbone or model.backbone, segment.weights or model.weights
+    if "segment" in stages and own_trunk and _held_here(*trunk):
         build_segmenter(config, 2)
+
+
+def _held_here(backbone: str, weights: str) -> bool:
+    """Whether weights are a file; a name that means none is refused."""
+    if names_file(weights) or backbone == RESNET38:
+        return weights != "none"
+    tagged_name(backbone, weights)
+    return False
 
 
 def check_photos(job: Job) -> None:

@@ -24,7 +24,7 @@ from dscnet.config import Config
 from dscnet.data import open_dataset, read_mask
 from dscnet.job import Job
 from dscnet.labelling import background_score, load_map
-from dscnet.pipeline import run
+from dscnet.pipeline import STAGES, located, run
 from dscnet.recipes import read_mapping
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import dotted_settings, replace_settings, shown, to_dict
@@ -76,6 +76,7 @@ def run_grid(
 
     Raises:
         ValueError: If a setting of a variant does not exist, or ``jobs`` is below 1.
+        DscnetError: If a folder holds a training of other settings; nothing is run then.
     """
     # Seeds outside, so that an unfinished grid compares all variants on the seeds it has.
     runs = [
@@ -87,7 +88,36 @@ def run_grid(
         for seed in seeds
         for name, settings in variants.items()
     ]
+    for each in runs:
+        _refuse_to_train_over(each)
     yield from run_all(runs, stages=stages, strict_masks=strict_masks, jobs=jobs)
+
+
+def _refuse_to_train_over(one: GridRun) -> None:
+    """Refuse a folder whose finished training has other settings than are asked for."""
+    folder = RunFolder(one.folder)
+    if folder.fingerprint_of("train") is None:
+        return
+    there, here = folder.read_config(), located(one.config)
+    if _of_training(there) == _of_training(here):
+        return
+    before, now = (dotted_settings(to_dict(config)) for config in (there, here))
+    differing = [
+        f"{name}: {before.get(name)} there, {value} here"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    raise DscnetError(
+        f"{folder.root} holds a training of other settings ({'; '.join(differing)}): name another"
+        " --out, or give it those settings"
+    )
+
+
+def _of_training(config: Config) -> list[Any]:
+    """What the training of a run depends on; rounds may be added to those that are there."""
+    config = replace_settings(config, {"auxseg.rounds": 1})
+    data = Path(config.data).name
+    return [config.seed, data, config.train_split, *STAGES["train"].settings(config)]
 
 
 def run_all(

@@ -49,6 +49,10 @@ def map_name(maps: Container[str]) -> str:
     return "refined" if "refined" in maps else "cam"
 
 
+FALLBACK = "class_otsu"
+"""What ``auto`` asks where its criterion finds nothing: it needs the maps alone."""
+
+
 def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """The map that labels are made from, with its classes."""
     maps, classes = read_cam(folder / f"{image_id}.npz")
@@ -100,6 +104,10 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
         return float(job.config.label.bg_score)
     counts = counts or job_counts(job)
     score = suggested_score(counts, criterion)
+    if score is None and job.config.label.bg_score == "auto" and criterion != FALLBACK:
+        log.warning("criterion '%s' finds no background score: '%s' is asked", criterion, FALLBACK)
+        criterion = FALLBACK
+        score = suggested_score(counts, criterion)
     if score is None:
         raise DataError(
             f"label.bg_score: criterion '{criterion}' finds no background score in"

@@ -43,10 +43,21 @@ from dscnet.job import Job, data_fingerprint
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
-from dscnet.settings import replace_settings
+from dscnet.settings import dotted_settings, replace_settings, to_dict
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
+
+PLACES = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
+"""Settings that name a file or folder of the user's."""
+
+
+def located(config: Config) -> Config:
+    """The same settings with absolute places, for a run is resumed from wherever one stands."""
+    places = dotted_settings(to_dict(config))
+    return replace_settings(
+        config, {name: os.path.abspath(places[name]) for name in PLACES if places[name]}
+    )
 
 
 def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job:
@@ -54,8 +65,7 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     check_networks(config)
     if not config.data:
         raise DataError("no data set was named: --data FOLDER")
-    # A run is resumed and its photos are found from wherever the command is given.
-    config = replace(config, data=os.path.abspath(config.data))
+    config = located(config)
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
     if splits and config.val_split not in (*splits, Config.val_split):
@@ -86,7 +96,7 @@ def run(
         progress: Show progress bars.
 
     Returns:
-        What ``metrics.json`` holds; empty if nothing was evaluated.
+        What ``metrics.json`` holds; empty if what is there now was not evaluated.
 
     Raises:
         DscnetError: For data or settings that cannot work, before anything is trained.
@@ -97,16 +107,16 @@ def run(
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
     config = job.config
-    if not (resume and folder.fingerprint_of("train")):
-        # Weights first: photos take longer.
-        check_weights(config, names)
+    # Weights first: photos take longer.
+    check_weights(config, _to_train(job, names, force=force))
+    if force or not (resume and folder.fingerprint_of("train")):
         check_photos(job)
     check_place(job, force=force)
     folder.create(resume=resume, force=force)
     folder.write_config(config)
     for name in names:
         run_stage(name, job)
-    return evaluation.read_metrics(folder.metrics) if folder.metrics.exists() else {}
+    return evaluation.read_metrics(folder.metrics) if folder.fingerprint_of("evaluate") else {}
 
 
 def run_single(
@@ -120,6 +130,8 @@ def run_single(
 ) -> bool:
     """One stage alone, in a run folder that may hold what the stages before it made.
 
+    With ``force`` it runs even if its files are up to date, and ``train`` deletes the run first.
+
     Returns:
         Whether it ran; False when its files are up to date.
     """
@@ -127,18 +139,33 @@ def run_single(
     job = open_run(config, folder, progress=progress)
     check_place(job, force=force)
     _check_needs(name, job)
+    check_weights(job.config, _to_train(job, [name], force=force))
     if name == "train":
-        check_weights(job.config, [name])
         check_photos(job)
         folder.create(resume=resume, force=force)
     else:
         folder.create(resume=True)
     folder.write_config(job.config)
-    return run_stage(name, job)
+    return run_stage(name, job, again=force)
 
 
-def run_stage(name: str, job: Job) -> bool:
+def _to_train(job: Job, names: Sequence[str], *, force: bool) -> list[str]:
+    """Which of these stages are to train a network, as far as that can be told beforehand."""
+    return [
+        name
+        for name in names
+        if name in ("train", "segment")
+        and (force or not job.folder.is_done(name, stage_fingerprint(name, job)))
+    ]
+
+
+def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     """Run one stage unless its inputs, settings and code are those it finished with.
+
+    Args:
+        name: The stage.
+        job: The run.
+        again: Run it even so.
 
     Returns:
         Whether it ran.
@@ -147,11 +174,15 @@ def run_stage(name: str, job: Job) -> bool:
     _check_needs(name, job)
     mark = stage_fingerprint(name, job)
     done = folder.is_done(name, mark)
-    if done and all(path.exists() for path in stage.makes(job)):
+    if done and not again and all(path.exists() for path in stage.makes(job)):
         log.info("%s: up to date", name)
         return False
     # Files that were lost come out as they were: what was made of them stays.
     stale = set() if done else _downstream(name, job.config)
+    if "evaluate" in stale:
+        # Numbers of files that are about to be others.
+        folder.metrics.unlink(missing_ok=True)
+        folder.report.unlink(missing_ok=True)
     resumable = folder.start(name, mark, stale=stale)
     started = time.monotonic()
     log.info("%s ...", name)

@@ -237,9 +237,12 @@ class CollapseWatch(Callback):
 
     @property
     def collapsed(self) -> bool:
-        """Whether the last tenth of the steps is still at 0.9 of the floor or above it."""
+        """Whether the last tenth of the steps is still at 0.9 of the floor or above it.
+
+        Nothing falls below a floor of 0, which tags have that are the same for every photo.
+        """
         last = self.values[-max(1, len(self.values) // 10) :]
-        return bool(last) and sum(last) / len(last) >= 0.9 * self.floor
+        return self.floor > 0 and bool(last) and sum(last) / len(last) >= 0.9 * self.floor
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell the user."""

@@ -12,6 +12,7 @@ from dscnet.comparison import lookup
 from dscnet.config import Config
 from dscnet.evaluation import read_metrics
 from dscnet.experiments import GridRun, of_seed
+from dscnet.pipeline import located
 from dscnet.recipes import read_config
 from dscnet.run_folder import RunFolder
 from dscnet.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
@@ -199,7 +200,7 @@ def comparable(config: Config) -> dict[str, Any]:
 
 def _with_data(config: Config) -> dict[str, Any]:
     """The settings that change what a run makes, and the name of its data, wherever they lie."""
-    return comparable(config) | {"data": Path(config.data).name}
+    return comparable(located(config)) | {"data": Path(config.data).name}
 
 
 def _differing(cell: Cell) -> list[str]:
