@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -9,7 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dscnet.prepare.download import Archive, checked_line, fetch, provide, unpack
+from dscnet.prepare.download import (
+    Archive,
+    Incomplete,
+    checked_line,
+    fetch,
+    provide,
+    unpack,
+    until_complete,
+    where_to_get,
+)
 from dscnet.types import DataError, DscnetError
 
 CONTENT = bytes(range(256)) * 40
@@ -180,6 +190,65 @@ def test_damage_is_named(tmp_path, name):
         path.write_bytes(b"no archive at all" * 100)
     with pytest.raises(DataError, match=rf"{name}: expected a whole archive, found damage"):
         unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz"])
+@pytest.mark.parametrize("cut", ["before the second header", "in the second header", "the end"])
+def test_a_tar_that_is_cut_off_between_files_is_not_taken_for_whole(tmp_path, name, cut):
+    pack_tar(tmp_path / "whole.tar", {"a": b"x" * 600, "b": b"y" * 600})
+    second = 2 * 512 + 1024  # the folder, the header of a, its two blocks
+    length = {"before the second header": second, "in the second header": second + 100}
+    whole = (tmp_path / "whole.tar").read_bytes()
+    part = whole[: length.get(cut, second + 512 + 1024)]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(part) if name == "a.tgz" else part)
+    with pytest.raises(
+        DataError, match=rf"{name}: expected a whole archive, found damage \(no end"
+    ):
+        unpack(path, tmp_path / "out")
+    path.write_bytes(gzip.compress(whole) if name == "a.tgz" else whole)
+    unpack(path, tmp_path / "out")
+    assert (tmp_path / "out/b").read_bytes() == b"y" * 600
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+def test_outer_folders_can_be_left_out(tmp_path, name):
+    files = FILES | {"d/e/f/c.txt": b"three"}
+    path = (pack_zip if name == "a.zip" else pack_tar)(tmp_path / name, files)
+    unpack(path, tmp_path / "out", skip=2)
+    there = [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.txt")]
+    assert sorted(there) == ["b.txt", "f/c.txt"]
+    assert not (tmp_path / "out/empty").exists()
+
+
+def test_where_to_get_an_archive_depends_on_whether_it_is_here(tmp_path):
+    archive = Archive("a.tar", "http://x/a.tar", "")
+    assert where_to_get(archive, tmp_path).startswith("fetch and unpack a.tar from http://x/a.tar")
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert where_to_get(archive, tmp_path).startswith(f"{tmp_path / 'a.tar'} is here: unpack it")
+
+
+def test_what_is_incomplete_is_provided_once(tmp_path):
+    first, second = (Archive(name, f"http://x/{name}", "") for name in ("a.tar", "b.tar"))
+    missing, provided = [first, second], []
+
+    def read():
+        if missing:
+            raise Incomplete("a file is missing", missing[0])
+        return "all"
+
+    def provide_again(archive):
+        provided.append(archive)
+        missing.remove(archive)
+
+    assert until_complete(read, provide_again) == "all" and provided == [first, second]
+    missing.append(first)
+    with pytest.raises(Incomplete):
+        until_complete(read, provided.append)
+    assert provided == [first, second, first]
+    missing[0] = None
+    with pytest.raises(Incomplete):
+        until_complete(read, provide_again)
 
 
 def test_what_is_there_is_not_fetched(server, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,10 +10,8 @@ from PIL import Image
 
 from dscnet.cli import main
 from dscnet.data import open_dataset
-from dscnet.data.coco_json import read_coco
 from dscnet.labels.pseudo_label import read_label
 from dscnet.prepare import coco, prepare_coco2014
-from dscnet.prepare.coco import coco_mask
 from dscnet.types import DataError, DscnetError
 
 HEIGHT, WIDTH = 5, 7
@@ -46,81 +45,6 @@ def annotation(number, category, segmentation, *, image=1, crowd=0):
         "iscrowd": crowd,
         "bbox": [0, 0, 1, 1],
     }
-
-
-def photo(tmp_path, *annotations, **image):
-    path = tmp_path / "instances.json"
-    size = {"height": HEIGHT, "width": WIDTH} | image
-    images = [{"id": 1, "file_name": "a.jpg"} | size]
-    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    path.write_text(json.dumps(content))
-    return read_coco(path, outlines=True).photos[0]
-
-
-def test_polygons_are_painted_with_labels_by_sorted_category_id(tmp_path):
-    two_parts = [box(0, 0, 2, 1), box(5, 3, 7, 5)]
-    made = coco_mask(photo(tmp_path, annotation(1, 90, two_parts)))
-    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-    expected[0:1, 0:2] = BRUSH
-    expected[3:5, 5:7] = BRUSH
-    assert made.dtype == np.uint8 and made.tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_small_objects_lie_on_large_ones_and_crowds_below_all(tmp_path, order):
-    crowd = np.zeros((HEIGHT, WIDTH), int)
-    crowd[:, 0:3] = 1
-    listed = [
-        annotation(1, 1, [box(2, 0, 7, 4)]),
-        annotation(2, 90, [box(3, 1, 5, 3)]),
-        annotation(3, 1, runs(crowd), crowd=1),
-    ]
-    made = coco_mask(photo(tmp_path, *[listed[i] for i in order]))
-    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-    expected[:, 0:3] = 255
-    expected[0:4, 2:7] = PERSON
-    expected[1:3, 3:5] = BRUSH
-    assert made.tolist() == expected.tolist()
-
-
-def test_of_equal_objects_the_later_lies_on_top(tmp_path):
-    made = coco_mask(
-        photo(tmp_path, annotation(1, 90, [box(0, 0, 2, 2)]), annotation(2, 1, [box(1, 0, 3, 2)]))
-    )
-    assert made[0].tolist() == [BRUSH, PERSON, PERSON, 0, 0, 0, 0]
-
-
-def test_compressed_and_plain_run_lengths_agree(tmp_path):
-    from pycocotools import mask as tools
-
-    shape = np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH)).astype(np.uint8)
-    packed = tools.encode(np.asfortranarray(shape))
-    packed["counts"] = packed["counts"].decode()
-    for outline in (runs(shape), packed):
-        made = coco_mask(photo(tmp_path, annotation(1, 90, outline)))
-        assert made.tolist() == (shape * BRUSH).tolist()
-
-
-@pytest.mark.parametrize(
-    ("outline", "message"),
-    [
-        ([[0, 0, 2, 2]], r"annotation 4: expected polygons of at least three points, found \[4\]"),
-        ([[0, 0, 1, 1, 2, 2, 3]], r"found \[7\] numbers"),
-        ([], r"found \[\] numbers"),
-        (None, r"found \[\] numbers"),
-        ({"size": [7, 5], "counts": [35]}, r"run-length encoding of 5 x 7 .*found \[7, 5\]"),
-        ({"size": [5, 7]}, r"expected a run-length encoding"),
-    ],
-)
-def test_an_outline_that_is_none_is_named(tmp_path, outline, message):
-    with pytest.raises(DataError, match=message):
-        coco_mask(photo(tmp_path, annotation(4, 1, outline)))
-
-
-def test_a_photo_without_size_is_named(tmp_path):
-    made = photo(tmp_path, annotation(1, 1, [box(0, 0, 2, 2)]), height=None)
-    with pytest.raises(DataError, match=r"'a\.jpg': expected height and width, found none"):
-        coco_mask(made)
 
 
 def name_of(split, number):
@@ -220,15 +144,88 @@ def test_missing_parts_are_named_and_nothing_is_written(root, capsys):
     assert main(["data", "prepare", "coco2014", str(root)]) == 1
     said = capsys.readouterr().out
     assert "missing: " in said and "http://images.cocodataset.org/zips/val2014.zip" in said
-    assert "instances_train2014.json: annotations_trainval2014.zip from http" in said
+    assert "instances_train2014.json: fetch and unpack annotations_trainval2014.zip from h" in said
     assert not (root / "masks").exists() and not (root / "tags.csv").exists()
 
 
 def test_a_half_unpacked_folder_is_refused(root):
     (root / "val2014" / f"{name_of('val', 3)}.jpg").unlink()
-    with pytest.raises(DataError, match=r"val2014: expected the 2 photos .*found 1; missing C"):
+    message = r"val2014: expected the 2 photos .*found 1; missing C.*unpack val2014\.zip from http"
+    with pytest.raises(DataError, match=message):
         prepare_coco2014(root)
     assert not (root / "masks").exists()
+
+
+def test_an_archive_that_is_not_unpacked_is_named_as_such(root, capsys):
+    (root / "val2014").rename(root / "elsewhere")
+    (root / "val2014.zip").write_bytes(b"")
+    assert main(["data", "prepare", "coco2014", str(root)]) == 1
+    assert "val2014.zip is here: unpack it, or let --download do so" in capsys.readouterr().out
+
+
+def test_download_completes_a_half_unpacked_folder(root, monkeypatch):
+    photo = root / "val2014" / f"{name_of('val', 3)}.jpg"
+    asked = []
+
+    def fetch(archive, folder):
+        asked.append(archive.name)
+        with zipfile.ZipFile(folder / archive.name, "w") as file:
+            file.write(root / "val2014" / f"{name_of('val', 1)}.jpg", f"val2014/{photo.name}")
+        return folder / archive.name
+
+    monkeypatch.setattr(coco, "fetch", fetch)
+    photo.unlink()
+    prepare_coco2014(root, download=True)
+    assert asked == ["val2014.zip"] and photo.is_file()
+    assert len(list((root / "masks").iterdir())) == 4
+
+
+def test_saliency_maps_are_read_once_they_are_there(root):
+    prepare_coco2014(root)
+    path = root / "coco2014.yaml"
+    plain = path.read_text()
+    (root / "saliency").mkdir()
+    name = name_of("train", 1)
+    Image.new("L", (WIDTH, HEIGHT)).save(root / "saliency" / f"{name}.png")
+    outcome = prepare_coco2014(root)
+    assert f"{path}: written" in outcome.lines
+    samples = open_dataset(path, "train").samples
+    assert [sample.saliency_path is not None for sample in samples] == [True, False]
+    assert path.read_text() == plain + "saliency: saliency\n"
+
+
+def test_a_line_on_saliency_of_ones_own_stays(root):
+    prepare_coco2014(root)
+    path = root / "coco2014.yaml"
+    own = "saliency: elsewhere\n" + path.read_text()
+    path.write_text(own)
+    (root / "saliency").mkdir()
+    prepare_coco2014(root)
+    assert path.read_text() == own
+    path.write_text(own.replace("masks: masks", "masks: others"))
+    with pytest.raises(DataError, match=r"coco2014\.yaml: expected .*found other content"):
+        prepare_coco2014(root)
+
+
+def test_outlines_are_checked_before_the_first_mask_is_written(root):
+    def edit(content):
+        content["annotations"][1]["segmentation"] = [[0, 0, 1, 1, 2, 2, 3]]
+
+    change(root, "val", edit)
+    with pytest.raises(DataError, match=r"instances_val2014\.json, annotation 2: .*found \[7\]"):
+        prepare_coco2014(root)
+    assert not (root / "masks").exists()
+
+
+def test_polygons_of_two_points_are_skipped_and_counted(root):
+    def edit(content):
+        content["annotations"][1]["segmentation"] = [[0, 0, 1, 1]]
+
+    change(root, "val", edit)
+    lines = prepare_coco2014(root).lines
+    assert any("val2014.json: 1 polygons of fewer than three points skipped" in x for x in lines)
+    mask = read_label(root / "masks" / f"{name_of('val', 1)}.png")
+    assert np.unique(mask).tolist() == [0, BRUSH]
 
 
 def test_a_photo_of_another_size_is_named(root):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from dscnet.cli import main
 from dscnet.data import open_dataset
 from dscnet.data.formats import VOC_CLASSES
 from dscnet.labels.pseudo_label import read_label, write_label
-from dscnet.prepare import prepare_voc2012, voc
+from dscnet.prepare import download, prepare_voc2012, voc
 from dscnet.prepare.voc import read_sbd_mask
 from dscnet.types import DataError, DscnetError
 
@@ -209,8 +210,14 @@ def test_verify_looks_at_masks_that_were_written_before(root, kit, sbd):
         (f"SegmentationClass/{TRAIN}.png", "SegmentationClass: expected the 1 masks that train"),
         (f"Annotations/{VAL}.xml", "Annotations: expected the 2 annotations .* found 1; missing"),
         (f"Annotations/{SBD_TRAIN}.xml", "expected the 2 annotations that SBD's train names"),
-        ("ImageSets/Segmentation/val.txt", r"val\.txt: expected, found none; unpack VOCtrainval"),
-        ("../../benchmark_RELEASE/dataset/val.txt", r"val\.txt: cannot be read"),
+        (
+            "ImageSets/Segmentation/val.txt",
+            r"val\.txt: expected, found none; fetch and unpack VOCtr",
+        ),
+        (
+            "../../benchmark_RELEASE/dataset/val.txt",
+            r"val\.txt: expected, found none; .*benchmark\.tgz from h",
+        ),
         (f"../../benchmark_RELEASE/dataset/cls/{SBD_TRAIN}.mat", r"expected the 2 \.mat files .*1"),
     ],
 )
@@ -264,7 +271,9 @@ def test_a_file_that_is_no_mask_of_sbd_is_named(tmp_path):
 
 
 def test_a_folder_without_sbd_is_refused(root):
-    with pytest.raises(DataError, match=r"JPEGImages: expected SBD's folder cls/"):
+    with pytest.raises(
+        DataError, match=r"JPEGImages: expected SBD's folder cls/.* benchmark\.tgz from https://"
+    ):
         prepare_voc2012(root, sbd=root / "VOCdevkit/VOC2012/JPEGImages")
 
 
@@ -281,3 +290,80 @@ def test_photos_of_the_test_set_need_no_annotation(root, kit, sbd):
     outcome = prepare_voc2012(root)
     assert "test: 1, published are 1456" in outcome.differing
     assert [s.image_id for s in open_dataset(kit, "test").samples] == ["2008_000006"]
+
+
+def test_annotations_of_the_test_set_give_no_tags(root, kit, sbd):
+    prepare_voc2012(root)
+    before = (kit / "ImageSets/tags.csv").read_text()
+    names = {"Layout": "2008_000006  1\n", "Action": "2010_000007  2\n2010_000007  3\n"}
+    for task, text in names.items():
+        (kit / "ImageSets" / task).mkdir()
+        (kit / "ImageSets" / task / "test.txt").write_text(text)
+        Image.new("RGB", SIZE[::-1]).save(kit / "JPEGImages" / f"{text[:11]}.jpg")
+        (kit / "Annotations" / f"{text[:11]}.xml").write_text(xml("person"))
+    assert "annotations: 5, published are 17125" in prepare_voc2012(root).differing
+    assert (kit / "ImageSets/tags.csv").read_text() == before
+
+
+def test_an_empty_folder_names_both_archives(tmp_path):
+    with pytest.raises(
+        DataError, match=r"VOCtrainval\S+ from http://.* benchmark\.tgz from https://"
+    ):
+        prepare_voc2012(tmp_path)
+
+
+def test_archives_that_are_not_unpacked_are_named_as_such(root, kit, tmp_path):
+    (root / voc.SBD.name).write_bytes(b"")
+    said = prepare_voc2012(root).missing
+    assert len(said) == 1 and f"{root / voc.SBD.name} is here: unpack it" in said[0]
+    (kit / f"JPEGImages/{VAL}.jpg").unlink()
+    (root / voc.DEVKIT.name).write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"missing 2007_000002: .*tar is here: unpack it, or let --d"
+    ):
+        prepare_voc2012(root)
+
+
+def pack(source, names, target, mode):
+    with tarfile.open(target, mode) as archive:
+        for name in names:
+            archive.add(source / name, name)
+
+
+@pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_download_completes_what_is_half_unpacked(root, kit, sbd, below, tmp_path, monkeypatch):
+    kept = tmp_path / "server"
+    kept.mkdir()
+    pack(root, ["VOCdevkit"], kept / voc.DEVKIT.name, "w")
+    pack(root, ["benchmark_RELEASE"], kept / voc.SBD.name, "w:gz")
+    asked = []
+
+    def fetch(archive, folder):
+        asked.append(archive.name)
+        return kept / archive.name
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    gone = [kit / f"JPEGImages/{VAL}.jpg", sbd / f"cls/{SBD_VAL}.mat", sbd / "train.txt"]
+    gone.append(kit / "ImageSets/Segmentation/train.txt")
+    for path in gone:
+        path.unlink()
+    outcome = prepare_voc2012(root / below, sbd=sbd.parent, download=True)
+    assert asked == [voc.DEVKIT.name, voc.SBD.name] and outcome.missing == []
+    assert all(path.is_file() for path in gone)
+    assert not (kit / "VOCdevkit").exists() and not (sbd.parent / "benchmark_RELEASE").exists()
+
+
+def test_photos_that_only_sbd_names_are_fetched_with_the_kit(root, kit, sbd, tmp_path, monkeypatch):
+    pack(root, ["VOCdevkit"], tmp_path / "kit.tar", "w")
+    monkeypatch.setattr(download, "fetch", lambda archive, folder: tmp_path / "kit.tar")
+    (kit / f"JPEGImages/{SBD_VAL}.jpg").unlink()
+    (kit / f"Annotations/{SBD_VAL}.xml").unlink()
+    assert prepare_voc2012(root, download=True).missing == []
+    assert (kit / f"SegmentationClassAug/{SBD_VAL}.png").is_file()
+
+
+def test_photos_of_the_test_set_are_in_no_archive_that_can_be_fetched(root, kit, sbd, monkeypatch):
+    monkeypatch.setattr(download, "fetch", None)
+    (kit / "ImageSets/Segmentation/test.txt").write_text("2008_000006\n")
+    with pytest.raises(DataError, match=r"photos that test names, .*: unpack their archive again"):
+        prepare_voc2012(root, download=True)

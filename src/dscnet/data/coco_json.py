@@ -47,13 +47,16 @@ class CocoPhoto:
         image_id: The file's name without ending, as far as the photo lies in sub-folders joined by
             ``__``; not COCO's number.
         file_name: Path as the JSON has it.
-        size: Height and width as the JSON has them; None if it does not say.
+        size: Height and width as the JSON has them; None if it does not say, or not in whole
+            numbers above 0.
+        where: File and photo, for messages.
         instances: What it shows.
     """
 
     image_id: str
     file_name: str
     size: tuple[int, int] | None
+    where: str
     instances: list[Instance] = field(default_factory=list)
 
 
@@ -78,7 +81,7 @@ class CocoFile:
             TagEntry(
                 photo.image_id,
                 tuple(self.classes[i] for i in sorted({x.class_index for x in photo.instances})),
-                f"{self.path}, image {photo.file_name!r}",
+                photo.where,
             )
             for photo in self.photos
         ]
@@ -103,7 +106,8 @@ def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
             raise DataError(f"{path}: two images have the id {item['id']}; remove one")
         name = PurePosixPath(item["file_name"])
         parts = [part for part in name.with_suffix("").parts if part not in ("/", "..")]
-        photos[item["id"]] = CocoPhoto("__".join(parts), str(name), _size(item))
+        where = f"{path}, image {str(name)!r}"
+        photos[item["id"]] = CocoPhoto("__".join(parts), str(name), _size(item), where)
     needed = {"id": int, "image_id": int, "category_id": int}
     for item in _items(path, content, "annotations", needed):
         where = f"{path}, annotation {item['id']}"
@@ -127,7 +131,9 @@ def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     height, width = image.get("height"), image.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    if not isinstance(height, int) or not isinstance(width, int):
+        return None
+    return (height, width) if min(height, width) > 0 else None
 
 
 def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
 def _packed(path: Path, item: dict[str, Any], polygon: Any) -> array[float]:
     try:
         return array("d", polygon)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise DataError(
             f"{path}, annotation {item.get('id')}: expected polygons of numbers, found "
             f"{str(polygon)[:40]!r}; correct it"

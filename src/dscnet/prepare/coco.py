@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dscnet.confusion import Labels
 from dscnet.data import open_dataset
-from dscnet.data.coco_json import CocoFile, CocoPhoto, Instance, read_coco
+from dscnet.data.coco_json import CocoFile, CocoPhoto, read_coco
 from dscnet.data.formats import photos_in
-from dscnet.prepare.download import Archive, checked_line, provide
+from dscnet.data.tag_files import read_text
+from dscnet.prepare.download import (
+    Archive,
+    checked_line,
+    fetch,
+    provide,
+    unpack,
+    until_complete,
+    where_to_get,
+)
 from dscnet.prepare.masks import write_masks
 from dscnet.prepare.outcome import (
     Outcome,
@@ -24,7 +30,8 @@ from dscnet.prepare.outcome import (
     tags_text,
     write_missing,
 )
-from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, DscnetError
+from dscnet.prepare.outlines import check_outlines, coco_mask, coco_tools
+from dscnet.types import DataError
 
 ANNOTATIONS = Archive(
     "annotations_trainval2014.zip",
@@ -85,10 +92,13 @@ classes: classes.txt
 masks: masks
 splits: {train: splits/train.txt, val: splits/val.txt}
 """
+SALIENCY = "saliency: saliency\n"
 
 
 def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False) -> Outcome:
     """Write what a run needs beside the photos; what is there is never written again.
+
+    The one exception: ``coco2014.yaml`` gains a line on saliency maps once ``saliency/`` is there.
 
     ``coco2014.yaml``, which is the data set, with ``tags.csv``, ``classes.txt``, ``splits/`` and
     ``masks/``. Photos without an annotation are in no split. [Reading: as in the field; the paper's
@@ -96,7 +106,7 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
 
     Args:
         root: Folder with ``train2014/``, ``val2014/`` and ``annotations/``.
-        download: Fetch and unpack the three archives, as far as they are not there.
+        download: Fetch and unpack the three archives, as far as their files are not there.
         verify: Compare the archives that lie in ``root`` with their checksums, and open every mask
             that was written before.
 
@@ -116,11 +126,13 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
     for part in PARTS.values():
         for path, archive in ((part.folder, part.archive), (part.json, ANNOTATIONS)):
             if not (root / path).exists():
-                outcome.missing.append(f"{root / path}: {archive.name} from {archive.url}")
+                outcome.missing.append(f"{root / path}: {where_to_get(archive, root)}")
     if outcome.missing:
         return outcome
-    _rle()  # says at once that pycocotools is absent
-    splits = [_read_split(root, name) for name in PARTS]
+    coco_tools()  # says at once that pycocotools is absent
+    read = partial(_read_splits, root)
+    again = partial(_provide_again, root)
+    splits = until_complete(read, again) if download else read()
     classes = splits[0].file.classes
     for split in splits:
         if split.file.classes != classes:
@@ -128,14 +140,16 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
                 f"{split.file.path}: expected the categories of {splits[0].file.path}, found "
                 "others; take both files from one archive"
             )
-    texts = _texts(root, splits)
-    refuse_other(texts)
+    texts, outdated = _texts(root, splits), {root / "coco2014.yaml": YAML}
+    refuse_other(texts, outdated)
+    for split in splits:
+        _note_skipped(split.file.path, split.photos, root / "masks", outcome)
     for split in splits:
         written = write_masks(
             root / "masks", split.paths, split.mask, num_labels=len(classes) + 1, verify=verify
         )
         outcome.lines.append(f"{root / 'masks'}: {written} masks of {split.name} written")
-    write_missing(texts, outcome)
+    write_missing(texts, outcome, outdated)
     outcome.count("classes", len(classes), NUM_CLASSES)
     for split in splits:
         part, photos = PARTS[split.name], split.file.photos
@@ -163,75 +177,30 @@ def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
         DataError: If photos are missing, or an outline is missing or wrong.
         DscnetError: If pycocotools is absent.
     """
-    _rle()
-    photos = open_dataset(path)
+    coco_tools()
+    photos, outcome, folder = open_dataset(path), Outcome(), path.parent / "masks"
+    paths = {sample.image_id: sample.image_path for sample in photos.samples}
     file = read_coco(path, outlines=True)
-    drawn = {photo.image_id: photo for photo in file.photos}
+    drawn = {photo.image_id: photo for photo in file.photos if photo.image_id in paths}
+    _note_skipped(path, drawn, folder, outcome)
     written = write_masks(
-        path.parent / "masks",
-        {sample.image_id: sample.image_path for sample in photos.samples},
-        lambda image_id: (coco_mask(drawn[image_id]), f"{path}, image {image_id!r}"),
+        folder,
+        paths,
+        lambda image_id: (coco_mask(drawn[image_id]), drawn[image_id].where),
         num_labels=photos.num_labels,
         verify=verify,
     )
-    return Outcome([f"{path.parent / 'masks'}: {written} masks written"])
+    outcome.lines.append(f"{folder}: {written} masks written")
+    return outcome
 
 
-def coco_mask(photo: CocoPhoto) -> NDArray[np.uint8]:
-    """Paint the instances of a photo.
-
-    Larger ones first, so that small ones stay visible; of equal ones the later in the file lies on
-    top. [Reading: the paper names no rule.] Crowds come before all and give 255, which nothing
-    counts. [Reading]
-
-    Args:
-        photo: With size and outlines.
-
-    Returns:
-        ``(H, W)`` uint8: 0 = background, ``c + 1`` = class ``c``, 255 = crowd.
-
-    Raises:
-        DataError: If the photo's size or an outline is missing or wrong.
-    """
-    rle = _rle()
-    if photo.size is None:
-        raise DataError(f"image {photo.file_name!r}: expected height and width, found none")
-    codes = [(instance, _encode(instance, photo.size)) for instance in photo.instances]
-    codes.sort(key=lambda pair: (not pair[0].crowd, -int(rle.area(pair[1]))))
-    labels = np.full(photo.size, BACKGROUND, dtype=np.uint8)
-    for instance, code in codes:
-        label = IGNORE_INDEX if instance.crowd else instance.class_index + 1
-        labels[rle.decode(code).astype(bool)] = label
-    return labels
-
-
-def _encode(instance: Instance, size: tuple[int, int]) -> Any:
-    """The run-length encoding of an outline, as COCO's own tools make it."""
-    rle, outline = _rle(), instance.segmentation
-    if isinstance(outline, dict):
-        if list(outline.get("size", ())) != list(size) or "counts" not in outline:
-            raise DataError(
-                f"{instance.where}: expected a run-length encoding of {size[0]} x {size[1]} "
-                f"(height, width), found {outline.get('size')}; fetch the file anew"
-            )
-        packed = isinstance(outline["counts"], str)
-        return outline if packed else rle.frPyObjects(outline, *size)
-    # COCO's tools would take four numbers for a box.
-    if not outline or any(len(polygon) < 6 or len(polygon) % 2 for polygon in outline):
-        found = [len(polygon) for polygon in outline or ()]
-        raise DataError(
-            f"{instance.where}: expected polygons of at least three points, found {found} "
-            "numbers; correct it or remove the annotation"
-        )
-    return rle.merge(rle.frPyObjects(outline, *size))
-
-
-def _rle() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise DscnetError("COCO's masks need pycocotools: pip install 'dscnet[coco]'") from error
-    return mask
+def _note_skipped(
+    path: Path, photos: Mapping[str, CocoPhoto], masks: Path, outcome: Outcome
+) -> None:
+    """Check the outlines of the photos that have no mask yet, and say which are not painted."""
+    drawn = (photo for name, photo in photos.items() if not (masks / f"{name}.png").exists())
+    if skipped := check_outlines(drawn):
+        outcome.lines.append(f"{path}: {skipped} polygons of fewer than three points skipped")
 
 
 @dataclass(frozen=True)
@@ -252,7 +221,16 @@ class _Split:
 
     def mask(self, image_id: str) -> tuple[Labels, str]:
         """Labels of a photo, and where they are from."""
-        return coco_mask(self.photos[image_id]), f"{self.file.path}, image {image_id!r}"
+        photo = self.photos[image_id]
+        return coco_mask(photo), photo.where
+
+
+def _provide_again(root: Path, archive: Archive) -> None:
+    unpack(fetch(archive, root), root)
+
+
+def _read_splits(root: Path) -> list[_Split]:
+    return [_read_split(root, name) for name in PARTS]
 
 
 def _read_split(root: Path, name: str) -> _Split:
@@ -260,7 +238,15 @@ def _read_split(root: Path, name: str) -> _Split:
     file = read_coco(root / part.json, outlines=True)
     photos = {photo.image_id: photo for photo in file.photos if photo.instances}
     there = photos_in(root / part.folder)
-    refuse_missing(root / part.folder, "photos", str(file.path), tuple(photos), there)
+    refuse_missing(
+        root / part.folder,
+        "photos",
+        str(file.path),
+        tuple(photos),
+        there,
+        archive=part.archive,
+        home=root,
+    )
     return _Split(name, file, photos, {image_id: there[image_id] for image_id in photos})
 
 
@@ -269,9 +255,19 @@ def _texts(root: Path, splits: Sequence[_Split]) -> dict[Path, str]:
     return {
         root / "classes.txt": list_text(("background", *splits[0].file.classes)),
         root / "tags.csv": tags_text({entry.image_id: entry.names for entry in entries}),
-        root / "coco2014.yaml": YAML,
+        root / "coco2014.yaml": _yaml(root),
         **{
             root / "splits" / f"{split.name}.txt": list_text(tuple(split.photos))
             for split in splits
         },
     }
+
+
+def _yaml(root: Path) -> str:
+    """What ``coco2014.yaml`` shall say; a line on saliency maps that it has already stays."""
+    path = root / "coco2014.yaml"
+    found = read_text(path) if path.exists() else ""
+    rest = [line for line in found.splitlines() if not line.startswith("saliency:")]
+    if rest == YAML.splitlines() and len(rest) < len(found.splitlines()):
+        return found
+    return YAML + SALIENCY if (root / "saliency").is_dir() else YAML

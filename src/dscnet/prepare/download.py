@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,10 +23,13 @@ from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
 
+Read = TypeVar("Read")
+
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 _TIMEOUT = 60
 _RANGE_NOT_SATISFIABLE = 416
 _PARTIAL = 206
+_NO_HEADER = bytes(tarfile.BLOCKSIZE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,52 @@ class Archive:
     md5: str
 
 
-def provide(archive: Archive, folder: Path, *, there: bool) -> None:
+class Incomplete(DataError):
+    """Files that a published archive holds are missing.
+
+    Attributes:
+        archive: The archive; None if it cannot be fetched.
+    """
+
+    def __init__(self, message: str, archive: Archive | None) -> None:
+        super().__init__(message)
+        self.archive = archive
+
+
+def where_to_get(archive: Archive, folder: Path) -> str:
+    """Say how the content of an archive comes into a folder, where it lies already or not."""
+    path = folder / archive.name
+    if path.exists():
+        return f"{path} is here: unpack it, or let --download do so"
+    return f"fetch and unpack {archive.name} from {archive.url}, or let --download do so"
+
+
+def until_complete(read: Callable[[], Read], provide_again: Callable[[Archive], None]) -> Read:
+    """Read what archives hold; one whose files are missing is unpacked again, each at most once.
+
+    Args:
+        read: Reads all of it, and raises `Incomplete` if files are missing.
+        provide_again: Fetches and unpacks an archive.
+
+    Returns:
+        What ``read`` gives.
+
+    Raises:
+        Incomplete: If files are missing that the archive does not bring, or that has none.
+    """
+    unpacked: set[Archive] = set()
+    while True:
+        try:
+            return read()
+        except Incomplete as error:
+            if error.archive is None or error.archive in unpacked:
+                raise
+            log.info("%s", error)
+            unpacked.add(error.archive)
+            provide_again(error.archive)
+
+
+def provide(archive: Archive, folder: Path, *, there: bool, skip: int = 0) -> None:
     """Fetch an archive and unpack it, as far as that has not been done.
 
     Args:
@@ -52,9 +100,10 @@ def provide(archive: Archive, folder: Path, *, there: bool) -> None:
         folder: Where it goes and is unpacked.
         there: Its content is there, and is unpacked again only if the archive itself lies there
             too: it may have been interrupted.
+        skip: As in `unpack`.
     """
     if not there or (folder / archive.name).exists():
-        unpack(fetch(archive, folder), folder)
+        unpack(fetch(archive, folder), folder, skip=skip)
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
@@ -118,8 +167,14 @@ def checked_line(archive: Archive, folder: Path) -> str:
     return f"{archive.name}: checksum as published"
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path, *, skip: int = 0) -> None:
     """Unpack a tar or zip archive; files that are there with their full size are left alone.
+
+    Args:
+        path: The archive.
+        folder: Where its files go.
+        skip: How many outer folders of the archive's paths are left out; files that lie above
+            them are left out too.
 
     Raises:
         DataError: If the archive is damaged or holds a path that leads out of ``folder``.
@@ -133,8 +188,9 @@ def unpack(path: Path, folder: Path) -> None:
                 raise DataError(
                     f"{path}: holds {name!r}, which leads out of {folder}; do not use it"
                 )
-            target = folder / inside
-            if target.exists() and target.stat().st_size == size:
+            target = folder.joinpath(*inside.parts[skip:])
+            above = len(inside.parts) <= skip
+            if above or (target.exists() and target.stat().st_size == size):
                 continue
             with opened() as source, whole_file(target) as file:
                 shutil.copyfileobj(source, file)
@@ -159,6 +215,19 @@ def _tar_members(path: Path) -> Iterator[Member]:
                     return file
 
                 yield member.name, member.size, opened
+        _refuse_no_end(archive)
+
+
+def _refuse_no_end(archive: tarfile.TarFile) -> None:
+    """Refuse an archive whose members do not end with the block of zeros that ends all of them.
+
+    A reader takes a cut or damaged header for the end.
+    """
+    file = archive.fileobj
+    assert file is not None, "an archive that is read has a file"
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != _NO_HEADER:
+        raise tarfile.ReadError(f"no end of the archive after {archive.offset} bytes of files")
 
 
 def _zip_members(path: Path) -> Iterator[Member]:

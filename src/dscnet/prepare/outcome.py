@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dscnet.data.tag_files import first_few
 from dscnet.labels.files import whole_file
+from dscnet.prepare.download import Archive, Incomplete, where_to_get
 from dscnet.types import DataError
 
 
@@ -39,7 +40,14 @@ class Outcome:
 
 
 def refuse_missing(
-    folder: Path, what: str, named_by: str, ids: Sequence[str], there: Collection[str]
+    folder: Path,
+    what: str,
+    named_by: str,
+    ids: Sequence[str],
+    there: Collection[str],
+    *,
+    archive: Archive | None,
+    home: Path,
 ) -> None:
     """Refuse a folder that lacks files of some ids.
 
@@ -49,39 +57,54 @@ def refuse_missing(
         named_by: What names the ids.
         ids: All that should be there.
         there: Those that are.
+        archive: What holds them all; None if it cannot be fetched.
+        home: Where the archive lies, or would be put.
 
     Raises:
-        DataError: If one is missing; the message says how many, and the first.
+        Incomplete: If one is missing; the message says how many, and the first.
     """
     missing = [image_id for image_id in ids if image_id not in there]
     if missing:
-        raise DataError(
+        remedy = where_to_get(archive, home) if archive else "unpack their archive again"
+        raise Incomplete(
             f"{folder}: expected the {len(ids)} {what} that {named_by} names, found "
-            f"{len(ids) - len(missing)}; missing {first_few(missing)}: unpack the archive again"
+            f"{len(ids) - len(missing)}; missing {first_few(missing)}: {remedy}",
+            archive,
         )
 
 
-def refuse_other(files: Mapping[Path, str]) -> None:
+def refuse_other(files: Mapping[Path, str], outdated: Mapping[Path, str] | None = None) -> None:
     """Refuse to replace text files that say something else.
 
     Args:
         files: Text of each file that shall be written.
+        outdated: Texts that may be replaced.
 
     Raises:
         DataError: If one is there with other content.
     """
     for path, text in files.items():
-        if path.exists() and path.read_bytes() != text.encode():
+        known = (text, (outdated or {}).get(path, text))
+        if path.exists() and path.read_bytes() not in [item.encode() for item in known]:
             raise DataError(
                 f"{path}: expected to be absent or what `dscnet data prepare` writes, found other "
                 "content; move it away to have it written anew"
             )
 
 
-def write_missing(files: Mapping[Path, str], outcome: Outcome) -> None:
-    """Write the text files that are not there yet, whole or not at all."""
+def write_missing(
+    files: Mapping[Path, str], outcome: Outcome, outdated: Mapping[Path, str] | None = None
+) -> None:
+    """Write the text files that are not there yet, whole or not at all.
+
+    Args:
+        files: Text of each file.
+        outcome: Gets a line for each that is written.
+        outdated: Texts that are replaced.
+    """
     for path, text in files.items():
-        if path.exists():
+        old = (outdated or {}).get(path, text)
+        if path.exists() and (old == text or path.read_bytes() != old.encode()):
             continue
         with whole_file(path) as file:
             file.write(text.encode())

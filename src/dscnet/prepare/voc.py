@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,14 @@ from dscnet.confusion import Labels
 from dscnet.data.formats import VOC_CLASSES, photos_in, pngs_in
 from dscnet.data.tag_files import class_indices, files_ending, read_annotations, read_text
 from dscnet.labels.pseudo_label import read_label
-from dscnet.prepare.download import Archive, checked_line, provide
+from dscnet.prepare.download import (
+    Archive,
+    Incomplete,
+    checked_line,
+    provide,
+    until_complete,
+    where_to_get,
+)
 from dscnet.prepare.masks import write_masks
 from dscnet.prepare.outcome import (
     Outcome,
@@ -55,6 +64,38 @@ NUM_LABELS = len(VOC_CLASSES) + 1
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Where the files of an archive lie: in its outer folders, or in some of them, or in none.
+
+    Attributes:
+        outer: The archive's outer folders.
+        inner: The folder inside them that tells it.
+    """
+
+    outer: tuple[str, str]
+    inner: str
+
+    def skipped(self, root: Path) -> int | None:
+        """How many outer folders are not below ``root``; None if the files are not there."""
+        skips = (2, 1, 0)
+        return next((n for n in skips if (self._home(root, n) / self.inner).is_dir()), None)
+
+    def find(self, root: Path) -> Path | None:
+        """The folder that holds ``inner``."""
+        skip = self.skipped(root)
+        return None if skip is None else self._home(root, skip)
+
+    def _home(self, root: Path, skip: int) -> Path:
+        return root.joinpath(*self.outer[skip:])
+
+
+_PLACES = {
+    DEVKIT: _Place(("VOCdevkit", "VOC2012"), "JPEGImages"),
+    SBD: _Place(("benchmark_RELEASE", "dataset"), "cls"),
+}
+
+
+@dataclass(frozen=True)
 class _Devkit:
     """An unpacked development kit, complete for its own lists."""
 
@@ -92,23 +133,23 @@ def prepare_voc2012(
         root: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012.
         sbd: SBD's folder, with ``cls/``, or one that holds it; None = look in ``root``.
         difficult: Whether objects marked difficult give tags.
-        download: Fetch and unpack the two archives, as far as they are not there.
+        download: Fetch and unpack the two archives, as far as their files are not there.
         verify: Compare the archives that lie in ``root`` with their checksums, and open every mask
             that was written before.
 
     Raises:
         DataError: If a part is incomplete, damaged, or a file says something else already.
+            (`Incomplete` is one.)
         DscnetError: If scipy is needed and absent, or a download fails.
     """
-    sbd_home = root if sbd is None else sbd
+    homes = {DEVKIT: root, SBD: root if sbd is None else sbd}
     if download:
-        provide(DEVKIT, root, there=_devkit_folder(root) is not None)
-        provide(SBD, sbd_home, there=_sbd_folder(sbd_home) is not None)
+        for archive in homes:
+            _provide(archive, homes, there=_PLACES[archive].find(homes[archive]) is not None)
+    read = partial(_read, homes, difficult, need_sbd=sbd is not None)
+    again = partial(_provide, homes=homes, there=False)
+    devkit, extra = until_complete(read, again) if download else read()
     outcome = Outcome()
-    devkit = _read_devkit(root, difficult)
-    sbd_folder = _sbd_folder(sbd_home)
-    if sbd is not None and sbd_folder is None:
-        raise DataError(f"{sbd}: expected SBD's folder cls/ of .mat files there, found none")
     texts = {
         devkit.root / "classes.txt": list_text(("background", *VOC_CLASSES)),
         devkit.root / "ImageSets" / "tags.csv": tags_text(devkit.tags),
@@ -116,10 +157,9 @@ def prepare_voc2012(
     refuse_other(texts)
     counts = {"annotations": len(devkit.tags)}
     counts |= {name: len(ids) for name, ids in devkit.splits.items()}
-    if sbd_folder is None:
-        outcome.missing.append(f"SBD, for train_aug: {SBD.name} from {SBD.url}")
+    if extra is None:
+        outcome.missing.append(f"SBD, for train_aug: {where_to_get(SBD, homes[SBD])}")
     else:
-        extra = _read_sbd(sbd_folder, devkit)
         counts |= {f"SBD {name}": len(ids) for name, ids in extra.splits.items()}
         train_aug = _train_aug(devkit, extra)
         counts["train_aug"] = len(train_aug)
@@ -134,7 +174,7 @@ def prepare_voc2012(
     if "test" not in devkit.splits:
         outcome.lines.append(f"test: not here, and not needed to train: {TEST}")
     if verify:
-        outcome.lines += [checked_line(DEVKIT, root), checked_line(SBD, sbd_home)]
+        outcome.lines += [checked_line(archive, home) for archive, home in homes.items()]
     return outcome
 
 
@@ -174,58 +214,81 @@ def _mat_reader() -> tuple[Any, tuple[type[Exception], ...]]:
     return loadmat, (*known, MatReadError, zlib.error, struct.error)
 
 
-def _devkit_folder(root: Path) -> Path | None:
-    homes = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    return next((home for home in homes if (home / "JPEGImages").is_dir()), None)
+def _provide(archive: Archive, homes: Mapping[Archive, Path], *, there: bool) -> None:
+    """Fetch and unpack an archive where its files lie already, or would be looked for."""
+    skip = _PLACES[archive].skipped(homes[archive])
+    provide(archive, homes[archive], there=there, skip=skip or 0)
 
 
-def _sbd_folder(root: Path) -> Path | None:
-    homes = (root, root / "dataset", root / "benchmark_RELEASE" / "dataset")
-    return next((home for home in homes if (home / "cls").is_dir()), None)
-
-
-def _read_devkit(root: Path, difficult: bool) -> _Devkit:
-    folder = _devkit_folder(root)
+def _read(
+    homes: Mapping[Archive, Path], difficult: bool, *, need_sbd: bool
+) -> tuple[_Devkit, _Sbd | None]:
+    root = homes[DEVKIT]
+    folder, sbd_folder = (_PLACES[archive].find(home) for archive, home in homes.items())
     if folder is None:
-        raise DataError(
+        besides = "" if sbd_folder else f"; for train_aug also {where_to_get(SBD, homes[SBD])}"
+        raise Incomplete(
             f"{root}: expected the folder JPEGImages there, in VOC2012 or in VOCdevkit/VOC2012, "
-            f"found none; fetch and unpack {DEVKIT.url}, or let --download do so"
+            f"found none; {where_to_get(DEVKIT, root)}{besides}",
+            DEVKIT,
         )
+    if need_sbd and sbd_folder is None:
+        raise Incomplete(
+            f"{homes[SBD]}: expected SBD's folder cls/ of .mat files there, found none; "
+            f"{where_to_get(SBD, homes[SBD])}",
+            SBD,
+        )
+    devkit = _read_devkit(folder, root, difficult)
+    return devkit, None if sbd_folder is None else _read_sbd(sbd_folder, devkit, homes)
+
+
+def _read_devkit(folder: Path, root: Path, difficult: bool) -> _Devkit:
     lists = folder / "ImageSets" / "Segmentation"
+    own = {path.stem for path in files_ending(lists, ".txt")} & {"trainval", "test"}
     splits = {
-        path.stem: _read_ids(path)
-        for path in files_ending(lists, ".txt")
-        if path.stem in ("train", "val", "trainval", "test")
+        name: _read_ids(lists / f"{name}.txt", DEVKIT, root)
+        for name in sorted(own | {"train", "val"})
     }
-    for name in ("train", "val"):
-        if name not in splits:
-            raise DataError(f"{lists / name}.txt: expected, found none; unpack {DEVKIT.name} again")
     photos = photos_in(folder / "JPEGImages")
     masks = pngs_in(folder / "SegmentationClass")
     for name, ids in splits.items():
-        refuse_missing(folder / "JPEGImages", "photos", name, ids, photos)
+        archive = None if name == "test" else DEVKIT
+        check = partial(refuse_missing, archive=archive, home=root)
+        check(folder / "JPEGImages", "photos", name, ids, photos)
         if name != "test":
-            refuse_missing(folder / "SegmentationClass", "masks", name, ids, masks)
-    entries = read_annotations(folder / "Annotations", difficult=difficult)
-    tags = {
-        entry.image_id: tuple(VOC_CLASSES[index] for index in class_indices(entry, VOC_CLASSES))
-        for entry in entries
-    }
+            check(folder / "SegmentationClass", "masks", name, ids, masks)
+    tags = _read_tags(folder, difficult)
     ids = (*splits["train"], *splits["val"])
-    refuse_missing(folder / "Annotations", "annotations", "train and val", ids, tags)
-    refuse_missing(folder / "JPEGImages", "photos", "Annotations", tuple(tags), photos)
+    check = partial(refuse_missing, archive=DEVKIT, home=root)
+    check(folder / "Annotations", "annotations", "train and val", ids, tags)
+    check(folder / "JPEGImages", "photos", "Annotations", tuple(tags), photos)
     return _Devkit(folder, photos, masks, tags, splits)
 
 
-def _read_sbd(folder: Path, devkit: _Devkit) -> _Sbd:
-    splits = {name: _read_ids(folder / f"{name}.txt") for name in ("train", "val")}
+def _read_tags(folder: Path, difficult: bool) -> dict[str, tuple[str, ...]]:
+    """Tags of the kit's own photos: the test set's archive brings annotations too."""
+    test = {
+        line.split()[0]  # Layout's and Action's lists have the number of a person behind the id
+        for path in sorted((folder / "ImageSets").glob("*/test.txt"))
+        for line in read_text(path).splitlines()
+        if line.strip()
+    }
+    return {
+        entry.image_id: tuple(VOC_CLASSES[index] for index in class_indices(entry, VOC_CLASSES))
+        for entry in read_annotations(folder / "Annotations", difficult=difficult)
+        if entry.image_id not in test
+    }
+
+
+def _read_sbd(folder: Path, devkit: _Devkit, homes: Mapping[Archive, Path]) -> _Sbd:
+    splits = {name: _read_ids(folder / f"{name}.txt", SBD, homes[SBD]) for name in ("train", "val")}
     masks = {path.stem: path for path in files_ending(folder / "cls", ".mat")}
+    kit = partial(refuse_missing, archive=DEVKIT, home=homes[DEVKIT])
     for name, ids in splits.items():
-        refuse_missing(folder / "cls", ".mat files", f"SBD's {name}", ids, masks)
-        refuse_missing(devkit.root / "JPEGImages", "photos", f"SBD's {name}", ids, devkit.photos)
-        refuse_missing(
-            devkit.root / "Annotations", "annotations", f"SBD's {name}", ids, devkit.tags
-        )
+        who = f"SBD's {name}"
+        refuse_missing(folder / "cls", ".mat files", who, ids, masks, archive=SBD, home=homes[SBD])
+        kit(devkit.root / "JPEGImages", "photos", who, ids, devkit.photos)
+        kit(devkit.root / "Annotations", "annotations", who, ids, devkit.tags)
     return _Sbd(masks, splits)
 
 
@@ -255,7 +318,10 @@ def _write_masks(devkit: _Devkit, sbd: _Sbd, verify: bool) -> int:
     return write_masks(folder, photos, read, num_labels=NUM_LABELS, verify=verify)
 
 
-def _read_ids(path: Path) -> tuple[str, ...]:
+def _read_ids(path: Path, archive: Archive, home: Path) -> tuple[str, ...]:
+    """Image ids, one a line, of a list that an archive holds."""
+    if not path.exists():
+        raise Incomplete(f"{path}: expected, found none; {where_to_get(archive, home)}", archive)
     ids = tuple(read_text(path).split())
     if not ids:
         raise DataError(f"{path}: expected image ids, one a line, found none; unpack it again")
