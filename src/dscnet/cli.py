@@ -197,21 +197,22 @@ def _do_evaluate(parsed: Namespace) -> int:
     if missing:
         print(f"dscnet evaluate: needs {', '.join(missing)}, or --out RUN", file=sys.stderr)
         return 2
+    from dscnet import evaluation
     from dscnet.data import read_classes
-    from dscnet.evaluation import evaluate_folders, section_text, shared_ids, write_section
+    from dscnet.data.formats import listed_ids
 
     pred, gt = Path(parsed.pred), Path(parsed.gt)
     if parsed.ids is not None:
-        lines = Path(parsed.ids).read_text().splitlines()
-        ids = sorted({line.strip() for line in lines if line.strip()})
+        ids = sorted(listed_ids(Path(parsed.ids), evaluation.label_files(gt)))
     else:
-        ids, left_out = shared_ids(pred, gt)
+        ids, left_out = evaluation.shared_ids(pred, gt)
         if left_out:
             print(f"{left_out} true masks have no prediction: left out", file=sys.stderr)
-    section = evaluate_folders(pred, gt, read_classes(Path(parsed.classes)), ids=ids)
-    print(section_text(section))
+    classes = read_classes(Path(parsed.classes))
+    section = evaluation.evaluate_folders(pred, gt, classes, ids=ids)
+    print(evaluation.section_text(section))
     if parsed.json is not None:
-        write_section(Path(parsed.json), section)
+        evaluation.write_section(Path(parsed.json), section)
     return 0
 
 
