@@ -269,11 +269,13 @@ def _do_data(parsed: Namespace) -> int:
 
 
 def _do_submit(parsed: Namespace) -> int:
-    from dscnet.submission import check_voc2012, submit_voc2012
+    from dscnet.submission import check_voc2012, submit_voc2012, unchecked_ids
 
     if parsed.check is not None:
         problems = check_voc2012(parsed.check, images=parsed.images, ids=parsed.ids)
         print("\n".join(problems) if problems else f"{parsed.check}: nothing wrong")
+        if parsed.images is None and parsed.ids is None:
+            print(unchecked_ids(parsed.check))
         return 1 if problems else 0
     missing = [f"--{name}" for name in ("model", "images", "out") if parsed[name] is None]
     if missing:

@@ -102,7 +102,7 @@ def prepare_voc2012(
     """
     sbd_home = root if sbd is None else sbd
     if download:
-        provide(DEVKIT, root, there=_devkit_folder(root) is not None)
+        provide(DEVKIT, root, there=devkit_folder(root) is not None)
         provide(SBD, sbd_home, there=_sbd_folder(sbd_home) is not None)
     outcome = Outcome()
     devkit = _read_devkit(root, difficult)
@@ -136,6 +136,19 @@ def prepare_voc2012(
     if verify:
         outcome.lines += [checked_line(DEVKIT, root), checked_line(SBD, sbd_home)]
     return outcome
+
+
+def devkit_folder(root: Path) -> Path | None:
+    """Find an unpacked development kit.
+
+    Args:
+        root: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012.
+
+    Returns:
+        The folder VOC2012; None if there is no folder JPEGImages in any of the three.
+    """
+    homes = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((home for home in homes if (home / "JPEGImages").is_dir()), None)
 
 
 def read_sbd_mask(path: Path) -> Labels:
@@ -174,18 +187,13 @@ def _mat_reader() -> tuple[Any, tuple[type[Exception], ...]]:
     return loadmat, (*known, MatReadError, zlib.error, struct.error)
 
 
-def _devkit_folder(root: Path) -> Path | None:
-    homes = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    return next((home for home in homes if (home / "JPEGImages").is_dir()), None)
-
-
 def _sbd_folder(root: Path) -> Path | None:
     homes = (root, root / "dataset", root / "benchmark_RELEASE" / "dataset")
     return next((home for home in homes if (home / "cls").is_dir()), None)
 
 
 def _read_devkit(root: Path, difficult: bool) -> _Devkit:
-    folder = _devkit_folder(root)
+    folder = devkit_folder(root)
     if folder is None:
         raise DataError(
             f"{root}: expected the folder JPEGImages there, in VOC2012 or in VOCdevkit/VOC2012, "
