@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from dscnet.arguments import STAGE_VERBS, build_parser
+from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, read_mapping, summary
 from dscnet.settings import dotted_settings, from_dict, path_name, to_dict
@@ -349,20 +349,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 = done, 1 = failed, 2 = wrong usage.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO)
     try:
-        return _run([word for word in arguments if word != "--debug"])
+        return _run(words)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on", file=sys.stderr)
+        print(after_interrupt(words[0] if words else ""), file=sys.stderr)
         return 1
     except Exception as error:
         from dscnet.types import DscnetError
 
-        if debug:
+        if "--debug" in arguments:
             raise
         expected = isinstance(error, (DscnetError, ValueError, OSError))
         said = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
