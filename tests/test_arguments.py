@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.arguments import nearest_option
-from dscnet.cli import main
+from dscnet.arguments import RESUMED, after_interrupt, build_parser, nearest_option
+from dscnet.cli import VERBS, main
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from dscnet.cli import main
     ],
 )
 def test_the_nearest_option_of_an_error(message, option):
-    assert nearest_option(message) == option
+    assert nearest_option(message, ["train.epochs", "resume", "out"]) == option
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,9 @@ def test_the_nearest_option_of_an_error(message, option):
     [
         (["run", "--out", "x", "--train.lrr", "1"], "--train.lr?"),
         (["run", "--out", "x", "--method.varient", "M1"], "--method.variant?"),
+        (["data", "prepare", "voc2012", "x", "--downlod"], "--download?"),
+        (["submit", "voc2012", "--image", "x"], "--images?"),
+        (["--versio"], "--version?"),
     ],
 )
 def test_a_wrong_setting_names_the_right_one(argv, hint, capsys):
@@ -50,3 +53,45 @@ def test_a_shortened_name_is_refused(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     assert main(["run", "--data", "x", "--out", str(tmp_path / "run"), "--forc"]) == 2
     assert "did you mean --force?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["data", "prepare", "voc2012", "x", "--resume"],
+        ["predict", "x", "--model", "x", "--out", "x", "--force"],
+        ["evaluate", "--train.epochs", "3"],
+    ],
+)
+def test_no_hint_is_an_option_of_another_verb(argv, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert "unrecognized arguments" in error
+    assert "did you mean" not in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["run", "--out", "x"], "interrupted; --resume goes on\n"),
+        (["data", "prepare", "voc2012", "x"], "interrupted; the same command goes on\n"),
+        (["demo"], "interrupted; --force starts anew\n"),
+        (["predict", "x", "--model", "x", "--out", "x"], "interrupted\n"),
+        (["submit", "voc2012"], "interrupted\n"),
+    ],
+)
+def test_what_is_said_of_an_interrupted_verb(argv, said, monkeypatch, capsys):
+    def interrupt(parsed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, argv[0], interrupt)
+    assert main(argv) == 1
+    assert capsys.readouterr().err == said
+
+
+def test_only_verbs_with_the_option_say_that_resume_goes_on():
+    verbs = build_parser().verbs
+    having = {name for name, parser in verbs.items() if "resume" in parser.option_names()}
+    assert having == set(RESUMED)
+    assert {name for name in verbs if "--resume" in after_interrupt(name)} == having
+    assert after_interrupt("sweep") == after_interrupt("tables") == after_interrupt("data")

@@ -170,6 +170,49 @@ def test_evaluate_says_which_true_masks_it_left_out(tmp_path, capsys):
     assert "have no prediction there (b)" in capsys.readouterr().err
 
 
+@pytest.fixture
+def two_masks(tmp_path):
+    """Words of ``evaluate`` for two folders of masks, without ids."""
+    for folder in ("pred", "gt"):
+        (tmp_path / folder).mkdir()
+        for name in ("2007_000003", "my photo"):
+            Image.fromarray(np.ones((2, 2), np.uint8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    argv = ["evaluate", "--pred", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt")]
+    return [*argv, "--classes", str(tmp_path / "classes.txt")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2007_000003\nmy photo\n",
+        "2007_000003.jpg\r\n\r\nmy photo.JPG\r\n",
+        "\ufeff2007_000003\n2007_000003.jpg\nmy photo",
+    ],
+)
+def test_evaluate_takes_lists_as_data_sets_have_them(two_masks, text, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_bytes(text.encode())
+    assert main([*two_masks, "--ids", str(tmp_path / "ids.txt")]) == 0
+    assert "2 photos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "ids.txt: expected image ids, one a line, found none"),
+        (b"\n \n", "ids.txt: expected image ids, one a line, found none"),
+        ("caf\u00e9".encode("latin-1"), "ids.txt: is not UTF-8 text"),
+        (b"2007_000009.jpg", "gt: 1 of 1 photos have no ground truth there (2007_000009.jpg)"),
+        (None, "ids.txt: cannot be read"),
+    ],
+)
+def test_evaluate_names_the_list_that_is_wrong(two_masks, content, said, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "ids.txt").write_bytes(content)
+    assert main([*two_masks, "--ids", str(tmp_path / "ids.txt")]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_table_says_what_was_not_measured():
     section = {"split": "train", "num_images": 3, "miou": 0.5, "miou_best_bg": None}
     text = metrics_table({"pseudo_label": section, "tags": {"map": None}})

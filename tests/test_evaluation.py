@@ -247,6 +247,10 @@ def test_folders_that_are_missing_or_empty(tmp_path):
         evaluate_folders(pred, tmp_path / "no_such", CLASSES)
     with pytest.raises(DataError, match="empty: no ground truth"):
         evaluate_folders(pred, tmp_path / "empty", CLASSES)
+    with pytest.raises(DataError, match="empty: no prediction to measure"):
+        evaluate_folders(tmp_path / "empty", pred, CLASSES, ids=[])
+    with pytest.raises(ValueError, match="ids must name at least one photo, got none"):
+        evaluate_folders(pred, pred, CLASSES, ids=[])
     with pytest.raises(DataError, match=r"1 of 1 photos have no ground truth there \(x\)"):
         evaluate_folders(pred, pred, CLASSES, ids=["x"])
 

@@ -14,11 +14,12 @@ from dscnet.data.formats import VOC_CLASSES
 from dscnet.labels.pseudo_label import write_label
 from dscnet.palette import voc_palette
 from dscnet.predictor import Predictor
-from dscnet.submission import check_submission, photos_to_submit, submit_voc2012
+from dscnet.submission import check_submission, masks_in, photos_to_submit, submit_voc2012
 from dscnet.types import DataError, ModelOutput
 
 HALF = (0.5, 0.5, 0.5)
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+FIRST = f"{FOLDER}/2008_000001.png"
 SIZES = {"2008_000001": (4, 6), "2008_000002": (5, 3), "2008_000003": (4, 4)}
 
 
@@ -66,8 +67,8 @@ def test_the_archive_has_the_servers_form(voc, run, tmp_path):
     out = tmp_path / "new" / "results.tgz"
     assert submit_voc2012(run(), voc, out) == 2
     files = members(out)
-    assert sorted(files) == [f"{FOLDER}/2008_000001.png", f"{FOLDER}/2008_000002.png"]
-    with Image.open(io.BytesIO(files[f"{FOLDER}/2008_000001.png"])) as image:
+    assert sorted(files) == [FIRST, f"{FOLDER}/2008_000002.png"]
+    with Image.open(io.BytesIO(files[FIRST])) as image:
         assert image.mode == "P" and image.size == (6, 4)
         assert image.getpalette()[:63] == voc_palette()[:63]
         assert np.array(image).tolist() == [[15] * 6] * 2 + [[0] * 6] * 2
@@ -82,7 +83,13 @@ def test_through_the_command_line(voc, run, tmp_path, capsys):
     assert list(members(out)) == [FOLDER.replace("comp6", "comp5") + "/2008_000003.png"]
     check = ["submit", "voc2012", "--check", str(out)]
     assert main(check) == 0
-    assert "nothing wrong" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing wrong" in said
+    assert "ids were not checked" in said
+    assert "it holds 1 masks, the test set has 1,456 photos" in said
+    assert main([*check, "--ids", str(ids)]) == 0
+    assert "not checked" not in capsys.readouterr().out
+    ids.write_text("2008_000003.jpg\n")
     assert main([*check, "--ids", str(ids)]) == 0
     assert main([*check, "--ids", str(ids), "--images", str(voc)]) == 0
     assert main([*check, "--images", str(voc)]) == 1
@@ -106,8 +113,54 @@ def test_which_photos_are_submitted(voc):
     with pytest.raises(DataError, match=r"test\.txt: expected image ids, one a line, found none"):
         ids(voc)
     (voc / "ImageSets/Segmentation/test.txt").unlink()
-    with pytest.raises(DataError, match=r"test\.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"test\.txt: expected the list .*unpack VOC2012test\.tar"):
         ids(voc)
+
+
+def test_the_kit_is_found_below_a_folder(voc, tmp_path):
+    (tmp_path / "VOCdevkit").mkdir()
+    voc.rename(tmp_path / "VOCdevkit/VOC2012")
+    for root in (tmp_path, tmp_path / "VOCdevkit", tmp_path / "VOCdevkit/VOC2012"):
+        photos = photos_to_submit(root)
+        assert [sample.image_id for sample in photos.samples] == ["2008_000002", "2008_000001"]
+
+
+def test_what_are_no_photos_of_voc_is_refused(voc, tmp_path):
+    (voc / "JPEGImages").rename(voc / "photos")
+    with pytest.raises(DataError, match=r"VOC2012: expected photos, found none; sub-folders are"):
+        photos_to_submit(voc)
+    for name in ("mask", "2008_00001", "2008_0000011"):
+        write_label(voc / "photos" / f"{name}.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(
+        DataError, match=r"photos: expected VOC's ids, .* found other ids: 2008_0000"
+    ):
+        photos_to_submit(voc / "photos")
+    (tmp_path / "ids.txt").write_text("mask\n")
+    with pytest.raises(DataError, match=r"ids\.txt: expected VOC's ids, .* found other ids: mask"):
+        photos_to_submit(voc / "photos", tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder", "got the folder .*folder"),
+        ("folder.tgz", "got the folder .*folder.tgz"),
+        ("r.zip", r"out must end in \.tgz or \.tar\.gz, got .*r\.zip"),
+        ("r", r"out must end in \.tgz"),
+        ("r.tar", r"out must end in \.tgz"),
+    ],
+)
+def test_the_archives_name_is_looked_at_first(voc, tmp_path, monkeypatch, name, message):
+    for folder in ("folder", "folder.tgz"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(Predictor, "from_run", lambda root: pytest.fail("read the network"))
+    with pytest.raises(ValueError, match=message):
+        submit_voc2012("runs/x", voc, tmp_path / name)
+
+
+def test_either_ending_of_an_archive(voc, run, tmp_path):
+    assert submit_voc2012(run(), voc, tmp_path / "r.tar.gz") == 2
+    assert masks_in(tmp_path / "r.tar.gz") == {"2008_000001", "2008_000002"}
 
 
 def test_a_network_of_other_classes_is_refused(voc, run, tmp_path):
@@ -152,11 +205,15 @@ def save(tmp_path):
 
 
 def test_a_good_archive(save, tmp_path):
-    path = save((f"{FOLDER}/2008_000001.png", GOOD))
+    path = save((FIRST, GOOD))
     assert check_submission(path, ids=["2008_000001"], sizes={"2008_000001": (4, 6)}) == []
     write_label(tmp_path / "own.png", np.full((4, 6), 20, np.uint8))
-    own = (f"{FOLDER}/2008_000001.png", (tmp_path / "own.png").read_bytes())
+    own = (FIRST, (tmp_path / "own.png").read_bytes())
     assert check_submission(save(own)) == []
+    short = png(np.full((4, 6), 8), palette=voc_palette()[: 3 * 16])
+    with Image.open(io.BytesIO(short)) as image:
+        assert len(image.getpalette()) == 3 * 16
+    assert check_submission(save((FIRST, short))) == []
 
 
 @pytest.mark.parametrize(
@@ -166,31 +223,46 @@ def test_a_good_archive(save, tmp_path):
         (f"{FOLDER}/sub/a.png", GOOD, "expected only files"),
         (f"{FOLDER}/._a.png", GOOD, "expected only files"),
         (f"{FOLDER}/a.jpg", GOOD, "a.jpg: expected only files"),
-        (f"{FOLDER.replace('comp6', 'comp3')}/a.png", GOOD, "(or comp5)"),
-        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), "L"), "mode P (palette), found PNG of mode L"),
-        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), "RGB"), "found PNG of mode RGB"),
-        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), "L", kind="JPEG"), "found JPEG of mode L"),
-        (f"{FOLDER}/a.png", png(np.zeros((4, 6)), palette=[7] * 768), "VOC's palette, found an"),
-        (f"{FOLDER}/a.png", png(np.full((4, 6), 21)), "expected labels 0 to 20, found 21"),
-        (f"{FOLDER}/a.png", png(np.full((4, 6), 255)), "expected labels 0 to 20, found 255"),
-        (f"{FOLDER}/a.png", png(np.zeros((6, 4))), "expected 6 x 4 pixels, found 4 x 6"),
-        (f"{FOLDER}/a.png", b"text", "expected a PNG, found damage"),
-        (f"{FOLDER}/a.png", GOOD[:-20], "expected a PNG, found damage"),
+        (f"{FOLDER.replace('comp6', 'comp3')}/2008_000001.png", GOOD, "(or comp5)"),
+        (FIRST, png(np.zeros((4, 6)), "L"), "mode P (palette), found PNG of mode L"),
+        (FIRST, png(np.zeros((4, 6)), "RGB"), "found PNG of mode RGB"),
+        (FIRST, png(np.zeros((4, 6)), "L", kind="JPEG"), "found JPEG of mode L"),
+        (FIRST, png(np.zeros((4, 6)), palette=[7] * 768), "VOC's palette, found an"),
+        (FIRST, png(np.full((4, 6), 21)), "expected labels 0 to 20, found 21"),
+        (FIRST, png(np.full((4, 6), 255)), "expected labels 0 to 20, found 255"),
+        (FIRST, png(np.zeros((6, 4))), "expected 6 x 4 pixels, found 4 x 6"),
+        (
+            FIRST,
+            png(np.full((4, 6), 8), palette=voc_palette()[:24]),
+            "labels 0 to 8, found 8 colours",
+        ),
+        (FIRST, b"text", "expected a PNG, found damage"),
+        (FIRST, GOOD[:-20], "expected a PNG, found damage"),
     ],
 )
 def test_a_wrong_mask_is_named(save, name, content, message):
-    path = save((name, content), (f"{FOLDER}/b.png", GOOD))
-    problems = check_submission(path, sizes={"a": (4, 6)})
+    path = save((name, content), (f"{FOLDER}/2008_000002.png", GOOD))
+    problems = check_submission(path, sizes={"2008_000001": (4, 6)})
     assert len(problems) == 1 and name.rpartition("/")[2] in problems[0]
     assert message in problems[0]
 
 
 def test_missing_extra_and_double_masks_are_named(save):
-    path = save(*((f"{FOLDER}/{name}.png", GOOD) for name in "aab"))
-    problems = check_submission(path, ids=["b", "c"])
-    assert "a.png: is there 2 times" in problems
-    assert any("expected 2 masks, found 2; 1 missing: c" in line for line in problems)
-    assert any("1 extra: a" in line for line in problems)
+    path = save(
+        *((f"{FOLDER}/{name}.png", GOOD) for name in ("2008_000001", "2008_000001", "2008_000002"))
+    )
+    problems = check_submission(path, ids=["2008_000002", "2008_000003"])
+    assert "2008_000001.png: is there 2 times" in problems
+    assert any("expected 2 masks, found 2; 1 missing: 2008_000003" in line for line in problems)
+    assert any("1 extra: 2008_000001" in line for line in problems)
+
+
+def test_ids_of_another_form_are_named(save):
+    strange = f"{FOLDER}/VOC2012__SegmentationClass__2007_000001.png"
+    (problem,) = check_submission(save((FIRST, GOOD), (strange, GOOD)))
+    assert (
+        "results.tgz: expected VOC's ids, such as 2008_000001, found other ids: VOC2012" in problem
+    )
 
 
 def test_two_competitions_or_none_are_refused(save):
@@ -204,4 +276,21 @@ def test_what_is_no_archive_is_an_error(tmp_path, capsys):
     path.write_bytes(b"no archive")
     assert main(["submit", "voc2012", "--check", str(path)]) == 1
     assert "r.tgz: expected a .tgz archive, found none" in capsys.readouterr().err
-    assert main(["submit", "voc2012", "--check", str(tmp_path / "absent.tgz")]) == 1
+    absent = tmp_path / "absent.tgz"
+    for words in ([str(absent)], [str(absent), "--ids", "x.txt"]):
+        assert main(["submit", "voc2012", "--check", *words]) == 1
+    assert "absent.tgz: expected a .tgz archive, found no such file\n" in capsys.readouterr().err
+    with pytest.raises(DataError, match="expected a .tgz archive, found a folder"):
+        check_submission(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:xz", "w:bz2"])
+def test_other_archives_are_refused(tmp_path, mode):
+    path = tmp_path / "r.tgz"
+    (tmp_path / "a.png").write_bytes(GOOD)
+    with tarfile.open(path, mode) as archive:
+        archive.add(tmp_path / "a.png", FIRST)
+    with pytest.raises(
+        DataError, match=r"r\.tgz: expected a \.tgz archive, found none \(not a gzip"
+    ):
+        check_submission(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import metadata
 from typing import Any, Literal, NoReturn
@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ArgumentParser
 
 from dscnet.config import Config
-from dscnet.settings import dotted_names, to_dict
 from dscnet.tables.specs import BASES, TABLES, WEIGHTS
 
 STAGE_VERBS = {
@@ -23,6 +22,12 @@ STAGE_VERBS = {
     "report": "write report.html",
 }
 
+RESUMED = ("run", *STAGE_VERBS)
+"""Verbs that take ``--resume``."""
+
+REPEATED = ("data", "sweep", "tables")
+"""Verbs that keep what is finished: the same command goes on."""
+
 
 class Parser(ArgumentParser):
     """Takes names in full alone, and says the nearest right one when a wrong one is given."""
@@ -30,25 +35,54 @@ class Parser(ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         # By argparse's own rule `--forc` would delete a run.
         super().__init__(allow_abbrev=False, **kwargs)
+        self.verbs: dict[str, Parser] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one readable line and exit with 2."""
-        hint = nearest_option(message)
+        # Of a settings file the parser of all verbs complains, and names the verb.
+        named = re.search(r"Subcommand '(\w+)'", message)
+        parser = self.verbs.get(named[1], self) if named else self
+        hint = nearest_option(message, parser.option_names())
         hint = f" (did you mean {hint}?)" if hint else ""
         self.exit(2, f"{self.prog}: {message}{hint}\n")
 
+    def option_names(self) -> list[str]:
+        """Names of the parser's own options, without the dashes before them."""
+        options = (option for action in self._actions for option in action.option_strings)
+        return [option.removeprefix("--") for option in options if option.startswith("--")]
 
-def nearest_option(message: str) -> str | None:
-    """The option nearest to the first one that an error message calls unknown."""
+
+def nearest_option(message: str, names: Sequence[str]) -> str | None:
+    """The option nearest to the first one that an error message calls unknown.
+
+    Args:
+        message: What the parser says.
+        names: Options that there are, without the dashes before them.
+
+    Returns:
+        The option; None if none is near, or the message is of something else.
+    """
     # jsonargparse's wording, of the command line and of a settings file.
     unknown = re.search(
         r"unrecognized arguments:.*?--([\w.]+)|not accept option '([\w.]+)'", message
     )
     if unknown is None:
         return None
-    names = [*dotted_names(to_dict(Config())), "config", "out", "resume", "force"]
     nearest = get_close_matches(unknown[1] or unknown[2], names, n=1)
     return f"--{nearest[0]}" if nearest else None
+
+
+def after_interrupt(verb: str) -> str:
+    """What to say of a verb that was interrupted: how it goes on, if it does.
+
+    Args:
+        verb: The first word of the command line.
+    """
+    if verb in RESUMED:
+        return "interrupted; --resume goes on"
+    if verb in REPEATED:
+        return "interrupted; the same command goes on"
+    return "interrupted; --force starts anew" if verb == "demo" else "interrupted"
 
 
 def build_parser() -> Parser:
@@ -63,6 +97,7 @@ def build_parser() -> Parser:
     def add(name: str, text: str) -> Parser:
         sub = Parser(description=text)
         verbs.add_subcommand(name, sub, help=text)
+        parser.verbs[name] = sub
         return sub
 
     demo = add(
@@ -199,9 +234,14 @@ def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
     submit.add_argument("benchmark", type=Literal["voc2012"], help="which server")
     submit.add_argument("--model", type=str | None, default=None, help="run folder of a network")
     submit.add_argument(
-        "--images", type=str | None, default=None, help="the folder VOC2012, or a folder of photos"
+        "--images",
+        type=str | None,
+        default=None,
+        help="VOC2012, or a folder above it; or of photos",
     )
-    submit.add_argument("--out", type=str | None, default=None, help="archive to write, .tgz")
+    submit.add_argument(
+        "--out", type=str | None, default=None, help="archive to write, .tgz or .tar.gz"
+    )
     submit.add_argument(
         "--ids",
         type=str | None,

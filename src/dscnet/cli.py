@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from dscnet.arguments import STAGE_VERBS, build_parser
+from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
 from dscnet.recipes import find_recipe, list_recipes, read_mapping, summary
 from dscnet.settings import dotted_settings, from_dict, path_name, to_dict
@@ -197,21 +197,22 @@ def _do_evaluate(parsed: Namespace) -> int:
     if missing:
         print(f"dscnet evaluate: needs {', '.join(missing)}, or --out RUN", file=sys.stderr)
         return 2
+    from dscnet import evaluation
     from dscnet.data import read_classes
-    from dscnet.evaluation import evaluate_folders, section_text, shared_ids, write_section
+    from dscnet.data.formats import listed_ids
 
     pred, gt = Path(parsed.pred), Path(parsed.gt)
     if parsed.ids is not None:
-        lines = Path(parsed.ids).read_text().splitlines()
-        ids = sorted({line.strip() for line in lines if line.strip()})
+        ids = sorted(listed_ids(Path(parsed.ids), evaluation.label_files(gt)))
     else:
-        ids, left_out = shared_ids(pred, gt)
+        ids, left_out = evaluation.shared_ids(pred, gt)
         if left_out:
             print(f"{left_out} true masks have no prediction: left out", file=sys.stderr)
-    section = evaluate_folders(pred, gt, read_classes(Path(parsed.classes)), ids=ids)
-    print(section_text(section))
+    classes = read_classes(Path(parsed.classes))
+    section = evaluation.evaluate_folders(pred, gt, classes, ids=ids)
+    print(evaluation.section_text(section))
     if parsed.json is not None:
-        write_section(Path(parsed.json), section)
+        evaluation.write_section(Path(parsed.json), section)
     return 0
 
 
@@ -268,11 +269,13 @@ def _do_data(parsed: Namespace) -> int:
 
 
 def _do_submit(parsed: Namespace) -> int:
-    from dscnet.submission import check_voc2012, submit_voc2012
+    from dscnet.submission import check_voc2012, submit_voc2012, unchecked_ids
 
     if parsed.check is not None:
         problems = check_voc2012(parsed.check, images=parsed.images, ids=parsed.ids)
         print("\n".join(problems) if problems else f"{parsed.check}: nothing wrong")
+        if parsed.images is None and parsed.ids is None:
+            print(unchecked_ids(parsed.check))
         return 1 if problems else 0
     missing = [f"--{name}" for name in ("model", "images", "out") if parsed[name] is None]
     if missing:
@@ -346,20 +349,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 = done, 1 = failed, 2 = wrong usage.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO)
     try:
-        return _run([word for word in arguments if word != "--debug"])
+        return _run(words)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on", file=sys.stderr)
+        print(after_interrupt(words[0] if words else ""), file=sys.stderr)
         return 1
     except Exception as error:
         from dscnet.types import DscnetError
 
-        if debug:
+        if "--debug" in arguments:
             raise
         expected = isinstance(error, (DscnetError, ValueError, OSError))
         said = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"

@@ -37,6 +37,7 @@ __all__ = [
     "evaluate_cams",
     "evaluate_folders",
     "evaluate_pairs",
+    "label_files",
     "label_names",
     "read_metrics",
     "section_text",
@@ -150,18 +151,23 @@ def evaluate_folders(
 
     Raises:
         DataError: If a folder or file is missing, a size differs or a label is out of range.
+        ValueError: If ``ids`` is empty.
     """
     gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
     for folder in (pred_dir, gt_dir):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name one that holds label PNGs")
-    truths, predictions = _label_files(gt_dir), _label_files(pred_dir)
+    truths, predictions = label_files(gt_dir), label_files(pred_dir)
+    for folder, files, what in (
+        (gt_dir, truths, "ground truth"),
+        (pred_dir, predictions, "prediction"),
+    ):
+        if not files:
+            raise DataError(f"{folder}: no {what} to measure; it must hold label PNGs, one a photo")
     if ids is None:
         ids = sorted(truths)
     if not ids:
-        raise DataError(
-            f"{gt_dir}: no ground truth to measure; it must hold label PNGs, one a photo"
-        )
+        raise ValueError("ids must name at least one photo, got none")
     if missing := [i for i in ids if i not in truths]:
         remedy = "correct the list of photos or add the files"
         raise DataError(_missing(gt_dir, missing, len(ids), "ground truth", remedy))
@@ -173,6 +179,15 @@ def evaluate_folders(
     return evaluate_pairs(pairs, classes, split=split)
 
 
+def label_files(folder: Path) -> dict[str, Path]:
+    """PNGs of a folder and its sub-folders by id; hidden files (``._a.png``) are none."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in folder.rglob("*")
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
+    }
+
+
 def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
     """Ids of the photos that have both a prediction and ground truth.
 
@@ -182,7 +197,7 @@ def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
     Raises:
         DataError: If both folders hold masks, but none of one name.
     """
-    truths, predictions = _label_files(Path(gt_dir)).keys(), _label_files(Path(pred_dir)).keys()
+    truths, predictions = label_files(Path(gt_dir)).keys(), label_files(Path(pred_dir)).keys()
     if truths and predictions and not truths & predictions:
         raise DataError(
             f"{pred_dir} and {gt_dir} hold no masks of one name, but {min(predictions)}.png and"
@@ -316,15 +331,6 @@ def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
         counts[:, :-1] = beaten[:, :, at + 1 :].sum(axis=2)
         counts[:, BACKGROUND] += beaten[:, :, : at + 1].sum(axis=(1, 2))
         yield ConfusionMatrix(num_labels, counts)
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    """PNGs of a folder and its sub-folders by id; hidden files (``._a.png``) are none."""
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() == ".png" and not path.name.startswith(".")
-    }
 
 
 def _missing(folder: Path, missing: Sequence[str], total: int, what: str, remedy: str) -> str:

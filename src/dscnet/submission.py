@@ -8,24 +8,29 @@ import tarfile
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from dscnet.data import PhotoSet, Sample, image_size, open_photos
-from dscnet.data.formats import VOC_CLASSES, match_id, photos_in
-from dscnet.data.tag_files import first_few, read_text
+from dscnet.confusion import Labels
+from dscnet.data import PhotoSet, Sample, image_size
+from dscnet.data.formats import VOC_CLASSES, listed_ids, photos_in
+from dscnet.data.tag_files import first_few
 from dscnet.palette import voc_palette
 from dscnet.predictor import Predictor
+from dscnet.prepare.voc import PUBLISHED, TEST, devkit_folder
 from dscnet.types import DataError
 
 FOLDER = "results/VOC2012/Segmentation/{comp}_test_cls"
 """Folder of the masks in the archive; comp5 = trained on VOC alone, comp6 = on other data too."""
 
-_MEMBER = re.compile(FOLDER.format(comp="(?P<comp>comp[56])") + r"/(?P<id>[^/]+)\.png")
+_MEMBER = re.compile(FOLDER.format(comp="(?P<comp>comp[56])") + r"/(?P<id>[^/.][^/]*)\.png")
+_ID = re.compile(r"[0-9]{4}_[0-9]{6}")
+_ENDINGS = (".tgz", ".tar.gz")
 _NUM_LABELS = len(VOC_CLASSES) + 1
 _DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)
 
@@ -42,8 +47,8 @@ def submit_voc2012(
 
     Args:
         model: Run folder of a network that was trained on VOC's classes.
-        images: The folder VOC2012, whose list ``test`` is predicted; or a folder of photos.
-        out: The archive, ``.tgz``; written whole or not at all, and checked before.
+        images: As for :func:`photos_to_submit`.
+        out: The archive, ``.tgz`` or ``.tar.gz``; written whole or not at all, and checked before.
         ids: List of the photos to predict, one id a line; None = as ``images`` says.
         comp: ``comp5`` if the network has seen nothing but VOC, ``comp6`` if it has: weights from
             ImageNet count as other data.
@@ -54,7 +59,10 @@ def submit_voc2012(
     Raises:
         DataError: If a photo is missing or cannot be read, or the classes are not VOC's.
         DscnetError: If the run holds no segmentation network.
+        ValueError: If ``out`` is a folder or has another ending.
     """
+    target = Path(out)
+    _refuse_target(target)
     photos = photos_to_submit(images, ids)
     predictor = Predictor.from_run(model)
     if predictor.classes != VOC_CLASSES:
@@ -62,7 +70,6 @@ def submit_voc2012(
             f"{model}: expected a network of VOC's 20 classes ({first_few(VOC_CLASSES)}), found "
             f"{len(predictor.classes)} ({first_few(predictor.classes)}); train it on VOC"
         )
-    target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".submit-") as scratch:
         masks = Path(scratch) / "masks"
@@ -85,7 +92,7 @@ def check_voc2012(
 
     Args:
         path: The archive.
-        images: As for :func:`submit_voc2012`; None = sizes are not known.
+        images: As for :func:`photos_to_submit`; None = sizes are not known.
         ids: List of the photos that it must hold; None = those of ``images``, or any.
 
     Returns:
@@ -94,48 +101,54 @@ def check_voc2012(
     if images is not None:
         sizes = _sizes(photos_to_submit(images, ids))
         return check_submission(path, ids=list(sizes), sizes=sizes)
-    return check_submission(path, ids=None if ids is None else read_ids(Path(ids)))
+    wanted = None if ids is None else listed_ids(Path(ids), masks_in(path))
+    return check_submission(path, ids=wanted)
+
+
+def unchecked_ids(path: str | Path) -> str:
+    """What a check leaves open that knows no list of photos, as a line.
+
+    Args:
+        path: The archive.
+
+    Raises:
+        DataError: If the file is no readable archive.
+    """
+    return (
+        f"{path}: ids were not checked, for want of --images or --ids; it holds "
+        f"{len(masks_in(path)):,} masks, the test set has {PUBLISHED['test']:,} photos"
+    )
 
 
 def photos_to_submit(images: str | Path, ids: str | Path | None = None) -> PhotoSet:
     """The photos to submit.
 
     Args:
-        images: The folder VOC2012, whose list ``test`` counts; or a folder of photos.
+        images: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012: its list ``test``
+            counts; or a folder of photos, whose sub-folders are not searched.
         ids: List of the photos, one id a line; None = as ``images`` says.
 
     Raises:
-        DataError: If a list or a photo is missing.
+        DataError: If a list or a photo is missing, or an id is none of VOC's.
     """
     root = Path(images)
-    folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
-    if ids is None:
-        if folder == root:
-            return open_photos(root)
-        ids = root / "ImageSets" / "Segmentation" / "test.txt"
+    kit = devkit_folder(root)
+    folder = root if kit is None else kit / "JPEGImages"
     there = photos_in(folder)
-    wanted = {name: match_id(name, there) for name in read_ids(Path(ids))}
-    if missing := [name for name, image_id in wanted.items() if image_id is None]:
+    named_by = _test_list(kit) if ids is None and kit is not None else ids
+    wanted = list(there) if named_by is None else listed_ids(Path(named_by), there)
+    if not wanted:
+        raise DataError(f"{folder}: expected photos, found none; sub-folders are not searched")
+    if missing := [image_id for image_id in wanted if image_id not in there]:
         raise DataError(
-            f"{folder}: expected the {len(wanted)} photos that {ids} names, found "
+            f"{folder}: expected the {len(wanted)} photos that {named_by} names, found "
             f"{len(wanted) - len(missing)}; missing {first_few(missing)}: add them, or correct the "
             "list"
         )
-    found = [image_id for image_id in wanted.values() if image_id is not None]
-    samples = tuple(Sample(image_id, there[image_id]) for image_id in found)
+    if strange := _strange_ids(wanted):
+        raise DataError(f"{named_by or folder}: {strange}; name the folder VOC2012, or its photos")
+    samples = tuple(Sample(image_id, there[image_id]) for image_id in wanted)
     return PhotoSet(root.resolve().name, (), samples, split="test")
-
-
-def read_ids(path: Path) -> list[str]:
-    """Image ids of a list file, one a line.
-
-    Raises:
-        DataError: If the file is missing or empty.
-    """
-    ids = read_text(path).split()
-    if not ids:
-        raise DataError(f"{path}: expected image ids, one a line, found none")
-    return ids
 
 
 def pack(masks: Path, path: Path, *, comp: str) -> None:
@@ -167,29 +180,29 @@ def check_submission(
     Raises:
         DataError: If the file is no readable archive.
     """
+    path = Path(path)
     problems: list[str] = []
     found: Counter[str] = Counter()
     comps = set()
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                fits = _MEMBER.fullmatch(member.name)
-                file = archive.extractfile(member) if member.isfile() else None
-                if fits is None or fits["id"].startswith(".") or file is None:
-                    expected = FOLDER.format(comp="comp6") + "/ID.png (or comp5)"
-                    problems.append(f"{member.name}: expected only files {expected}")
-                    continue
-                found[fits["id"]] += 1
-                comps.add(fits["comp"])
-                problems += _mask_problems(member.name, file, (sizes or {}).get(fits["id"]))
-    except _DAMAGED as error:
-        raise DataError(f"{path}: expected a .tgz archive, found none ({error})") from error
+    with _opened(path) as archive:
+        for member in archive:
+            if member.isdir():
+                continue
+            fits = _MEMBER.fullmatch(member.name)
+            file = archive.extractfile(member) if member.isfile() else None
+            if fits is None or file is None:
+                expected = FOLDER.format(comp="comp6") + "/ID.png (or comp5)"
+                problems.append(f"{member.name}: expected only files {expected}")
+                continue
+            found[fits["id"]] += 1
+            comps.add(fits["comp"])
+            problems += _mask_problems(member.name, file, (sizes or {}).get(fits["id"]))
     if len(comps) > 1:
         problems.append(f"{path}: expected one of comp5 and comp6, found both")
     if not found:
         problems.append(f"{path}: expected masks, found none")
+    if strange := _strange_ids(found):
+        problems.append(f"{path}: {strange}")
     problems += [f"{name}.png: is there {n} times" for name, n in found.items() if n > 1]
     if ids is not None:
         for kind, names in (("missing", set(ids) - set(found)), ("extra", set(found) - set(ids))):
@@ -199,6 +212,56 @@ def check_submission(
                     f"{first_few(sorted(names))}"
                 )
     return problems
+
+
+def masks_in(path: str | Path) -> set[str]:
+    """Ids of the masks of an archive.
+
+    Raises:
+        DataError: If the file is no readable archive.
+    """
+    with _opened(Path(path)) as archive:
+        fitting = [_MEMBER.fullmatch(member.name) for member in archive if member.isfile()]
+    return {fits["id"] for fits in fitting if fits is not None}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: expected a .tgz archive, found {found}")
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            yield archive
+    except _DAMAGED as error:
+        raise DataError(f"{path}: expected a .tgz archive, found none ({error})") from error
+
+
+def _refuse_target(out: Path) -> None:
+    if out.is_dir():
+        raise ValueError(
+            f"out must be an archive to write, {' or '.join(_ENDINGS)}, got the folder {out}"
+        )
+    if not out.name.lower().endswith(_ENDINGS):
+        raise ValueError(f"out must end in {' or '.join(_ENDINGS)}, got {out}")
+
+
+def _test_list(kit: Path) -> Path:
+    path = kit / "ImageSets" / "Segmentation" / "test.txt"
+    if not path.is_file():
+        raise DataError(
+            f"{path}: expected the list of the test set, found none; unpack {TEST}, or name "
+            "other photos by --ids"
+        )
+    return path
+
+
+def _strange_ids(ids: Iterable[str]) -> str | None:
+    """Which ids have not VOC's form; None if all have it."""
+    strange = sorted(image_id for image_id in ids if not _ID.fullmatch(image_id))
+    if not strange:
+        return None
+    return f"expected VOC's ids, such as 2008_000001, found other ids: {first_few(strange)}"
 
 
 def _sizes(photos: PhotoSet) -> dict[str, tuple[int, int]]:
@@ -216,8 +279,8 @@ def _mask_problems(name: str, file: IO[bytes], size: tuple[int, int] | None) -> 
     if (kind, mode) != ("PNG", "P"):
         return [f"{name}: expected a PNG of mode P (palette), found {kind} of mode {mode}"]
     problems = []
-    if palette[: 3 * _NUM_LABELS] != voc_palette()[: 3 * _NUM_LABELS]:
-        problems.append(f"{name}: expected VOC's palette, found another")
+    if problem := _palette_problem(palette, labels):
+        problems.append(f"{name}: {problem}")
     strange = labels[labels >= _NUM_LABELS]
     if strange.size:
         problems.append(f"{name}: expected labels 0 to {_NUM_LABELS - 1}, found {strange[0]}")
@@ -225,3 +288,15 @@ def _mask_problems(name: str, file: IO[bytes], size: tuple[int, int] | None) -> 
         found = " x ".join(str(side) for side in reversed(labels.shape))
         problems.append(f"{name}: expected {size[1]} x {size[0]} pixels, found {found}")
     return problems
+
+
+def _palette_problem(palette: Sequence[int], labels: Labels) -> str | None:
+    """Writers that save space keep VOC's first colours alone, as many as the labels need."""
+    expected = voc_palette()[: 3 * _NUM_LABELS]
+    given = list(palette[: 3 * _NUM_LABELS])
+    if given != expected[: len(given)]:
+        return "expected VOC's palette, found another"
+    highest = int(labels[labels < _NUM_LABELS].max(initial=0))
+    if len(given) < 3 * (highest + 1):
+        return f"expected VOC's colours of labels 0 to {highest}, found {len(given) // 3} colours"
+    return None

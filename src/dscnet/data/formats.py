@@ -136,6 +136,25 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
     return stem if f".{ending.lower()}" in IMAGE_SUFFIXES and stem in photos else None
 
 
+def listed_ids(path: Path, known: Collection[str]) -> list[str]:
+    """Image ids that a list file names, one a line, with or without file ending.
+
+    Args:
+        path: The list, UTF-8 text.
+        known: Ids that there are.
+
+    Returns:
+        Each id once, in the list's order; a name that means no known id is left as it is written.
+
+    Raises:
+        DataError: If the list is missing, unreadable or empty.
+    """
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"{path}: expected image ids, one a line, found none")
+    return list(dict.fromkeys(match_id(name, known) or name for name in names))
+
+
 def join_id(*parts: str) -> str:
     """Join parts of a path into an id that can be a file name: ``("a", "b")`` gives ``a__b``."""
     return "__".join(parts)

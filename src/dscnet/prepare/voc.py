@@ -178,6 +178,18 @@ def prepare_voc2012(
     return outcome
 
 
+def devkit_folder(root: Path) -> Path | None:
+    """Find an unpacked development kit.
+
+    Args:
+        root: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012.
+
+    Returns:
+        The folder VOC2012; None if there is no folder JPEGImages in any of the three.
+    """
+    return _PLACES[DEVKIT].find(root)
+
+
 def read_sbd_mask(path: Path) -> Labels:
     """Read the labels of one of SBD's ``cls/*.mat`` files.
 
