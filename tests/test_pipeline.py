@@ -602,6 +602,12 @@ def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):
         write_cam(path, {"cam": maps["cam"]}, classes)
     with pytest.raises(DataError, match="criterion 'agreement' finds no background score"):
         run_single("label", config, copy)
+    # Whoever has left the choice to us is given another.
+    config.label.bg_score = "auto"
+    assert config.criterion == "agreement"
+    run_single("label", config, copy)
+    scores = json.loads((copy / "threshold.json").read_text())
+    assert scores["used"] == scores["class_otsu"] is not None
 
 
 @pytest.fixture(scope="module")

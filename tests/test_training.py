@@ -184,6 +184,9 @@ def test_collapse_is_noticed():
     assert watch.collapsed
     watch.values = [0.9] * 50 + [0.1] * 50
     assert not watch.collapsed
+    certain = CollapseWatch("cls", floor=0.0)
+    certain.values = [0.9, 0.1]
+    assert not certain.collapsed, "where every photo has the same tags nothing is below"
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ from dscnet.job import Job, data_fingerprint
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
-from dscnet.settings import dotted_settings, replace_settings, to_dict
+from dscnet.settings import replace_settings
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
@@ -54,10 +55,13 @@ PLACES = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
 
 def located(config: Config) -> Config:
     """The same settings with absolute places, for a run is resumed from wherever one stands."""
-    places = dotted_settings(to_dict(config))
-    return replace_settings(
-        config, {name: os.path.abspath(places[name]) for name in PLACES if places[name]}
-    )
+    config = deepcopy(config)
+    for name in PLACES:
+        section, _, key = name.rpartition(".")
+        owner = getattr(config, section) if section else config
+        if place := getattr(owner, key):
+            setattr(owner, key, os.path.abspath(place))
+    return config
 
 
 def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job:

@@ -37,7 +37,7 @@ from dscnet.types import DataError, DscnetError
 
 DEVKIT = Archive(
     "VOCtrainval_11-May-2012.tar",
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
     "6cd6e144f989b92b3379bac3b3de84fd",
 )
 SBD = Archive(
