@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -130,6 +131,19 @@ def test_unexpected_failures_show_where_only_if_asked(monkeypatch, capsys):
     assert error == "error: RuntimeError: out of memory (--debug shows where)\n"
     with pytest.raises(RuntimeError, match="out of memory"):
         main(["recipes", "--debug"])
+
+
+def test_dscnets_notes_are_shown_and_others_warnings_alone(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    level = logging.root.level
+    try:
+        main(["recipes"])
+        logging.getLogger("onnx_ir").info("Replaced initializer")
+        logging.getLogger("onnx_ir").warning("is no part of the graph")
+        logging.getLogger("dscnet").info("drawing scenes")
+    finally:
+        logging.root.setLevel(level)
+    assert capsys.readouterr().err == "is no part of the graph\ndrawing scenes\n"
 
 
 def test_recipes_are_listed(capsys):

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, open_photos
+from dscnet.data.datasets import (
+    PhotoSet,
+    Sample,
+    available_splits,
+    keep_photos,
+    open_dataset,
+    open_photos,
+)
 from dscnet.data.formats import VOC_CLASSES
 from dscnet.types import DataError
 
@@ -189,6 +196,18 @@ def test_photos_without_tags(tmp_path):
     assert tags(together) == {"a": None, "b": None, "day 1__a": None}
     apart = open_photos(tmp_path, apart_from=[tmp_path / "trip", tmp_path / "absent"])
     assert tags(apart) == {"a": None, "b": None}
+    within = open_photos(tmp_path / "trip", apart_from=[tmp_path])
+    assert tags(within) == {"day 1__a": None}, "where it lies does not take a place's photos away"
+
+
+def test_photos_are_not_written_over(tmp_path):
+    (tmp_path / "a.png").touch()
+    samples = open_photos(tmp_path).samples
+    keep_photos(samples, [tmp_path / "b.png", tmp_path / "maps" / "a.png"])
+    with pytest.raises(
+        DataError, match=r"a\.png: expected a file to write, found one of the photos"
+    ):
+        keep_photos(samples, [tmp_path / "maps" / ".." / "a.png"])
 
 
 def test_photos_that_cannot_be_collected(tmp_path):
@@ -196,6 +215,9 @@ def test_photos_that_cannot_be_collected(tmp_path):
         open_photos(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no photo found"):
         open_photos(tmp_path)
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(DataError, match=r"readme\.txt: is no photo.*ending in \.jpg, "):
+        open_photos(tmp_path / "readme.txt")
     for name in ("a.jpg", "a.png"):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match="same image id"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,64 @@ def test_a_folder_without_a_network_is_refused(tmp_path):
         export(tmp_path, tmp_path / "net.onnx", "onnx")
 
 
+@pytest.mark.parametrize("place", [".", "segmenter", "labels", "new"])
+def test_weights_do_not_go_into_a_run(run_folder, tmp_path, place):
+    folder, _ = run_folder
+    before = folder.model_card.read_bytes()
+    with pytest.raises(DscnetError, match=r"expected a folder outside of runs.*another --out"):
+        export(folder.root, folder.root / place, "safetensors")
+    RunFolder(tmp_path).write_config(Config())
+    with pytest.raises(DscnetError, match="expected a folder outside of runs"):
+        export(folder.root, tmp_path / place, "safetensors")
+    assert folder.model_card.read_bytes() == before
+    assert not (folder.root / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["model.json", "metrics.json", "labels/one.png", "rounds/a.json"])
+def test_a_file_does_not_take_the_place_of_a_runs(run_folder, tmp_path, place):
+    folder, _ = run_folder
+    before = folder.model_card.read_bytes()
+    write_label(tmp_path / "masks" / "one.png", np.zeros((3, 1), np.uint8))
+    with pytest.raises(DscnetError, match="keeps its files; name another --out"):
+        export(folder.root, folder.root / place, "onnx")
+    with pytest.raises(DscnetError, match="keeps its files; name another --out"):
+        export_coco(folder.root, folder.root / place, tmp_path / "masks")
+    assert folder.model_card.read_bytes() == before
+    own = folder.root / "coco.json"
+    for _ in ("once", "and again"):
+        assert "1 photos" in export_coco(folder.root, own, tmp_path / "masks")
+
+
+def test_a_target_of_the_wrong_kind_is_refused_first(run_folder, tmp_path):
+    folder, _ = run_folder
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(DscnetError, match="expected a file to write, found a folder"):
+        export(folder.root, tmp_path / "folder", "onnx")
+    with pytest.raises(DscnetError, match="expected a file to write, found a folder"):
+        export_coco(folder.root, tmp_path / "folder")
+    with pytest.raises(DscnetError, match="expected a folder to write to, found a file"):
+        export(folder.root, tmp_path / "file", "safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_failed_export_leaves_no_file(run_folder, tmp_path, monkeypatch):
+    folder, _ = run_folder
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+
+    def save(model, file):
+        file.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    program = SimpleNamespace(model_proto=onnx.ModelProto())
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: program)
+    monkeypatch.setattr(onnx, "save", save)
+    with pytest.raises(OSError, match="no space left"):
+        export(folder.root, tmp_path / "net.onnx", "onnx", (64, 96))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_size_that_does_not_fit_is_refused(run_folder, tmp_path):
     folder, _ = run_folder
     with pytest.raises(ValueError, match="multiples of the output stride 16"):
@@ -91,6 +150,28 @@ def test_masks_as_coco_annotations(run_folder, tmp_path):
     content = json.loads(target.read_text())
     assert [image["file_name"] for image in content["images"]] == ["one.png", "two.png"]
     assert [category["name"] for category in content["categories"]] == ["cat", "dog"]
+
+
+def test_classes_of_a_run_on_labels_made_elsewhere(tmp_path):
+    """Such a run trains no CAM network, which alone writes ``model.json``."""
+    data, folder, target = tmp_path / "pets", RunFolder(tmp_path / "run"), tmp_path / "labels.json"
+    for tag in ("cat", "dog"):
+        (data / tag).mkdir(parents=True)
+        Image.new("RGB", (1, 3)).save(data / tag / "a.png")
+    folder.write_config(Config(data=str(data)))
+    write_label(folder.labels / "cat__a.png", np.ones((3, 1), np.uint8))
+
+    def names():
+        export_coco(folder.root, target)
+        return [category["name"] for category in json.loads(target.read_text())["categories"]]
+
+    assert names() == ["cat", "dog"]
+    write_text(folder.segmenter_card, json.dumps({"classes": ["bird", "cow"]}))
+    assert names() == ["bird", "cow"]
+    folder.segmenter_card.unlink()
+    data.rename(tmp_path / "gone")
+    with pytest.raises(DscnetError, match="expected class names in .*pets"):
+        export_coco(folder.root, target)
 
 
 def test_coco_files_are_named_as_the_photos_that_masks_are_of(run_folder, tmp_path):

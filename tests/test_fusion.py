@@ -203,6 +203,14 @@ def test_likeness_is_of_the_photos_labels_and_of_inference_alone(generator):
     assert unfitted.weigh(maps, 0.5) is maps
 
 
+def test_weighing_needs_maps_of_all_labels_and_the_same_pixels(generator):
+    output = fitted_context(generator)(*make_inputs(generator))
+    for shape in ((2, 3, 4, 4), (2, 1, 4, 4), (2, 4, 8, 8)):
+        with pytest.raises(ValueError) as error:
+            output.weigh(torch.rand(shape, generator=generator), 0.5)
+        assert "(2, 4, 4, 4)" in str(error.value) and str(shape) in str(error.value)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_shares_are_from_0_to_1(share, generator):
     output = make_context()(*make_inputs(generator))

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from dscnet import predictor as module
@@ -193,6 +194,49 @@ def test_weights_of_another_network_are_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(DscnetError, match="weights.safetensors"):
         restore(Brightness(), path)
+
+
+@pytest.fixture
+def run_of_brightness(monkeypatch):
+    """A stand-in for a run folder's network."""
+    net = Predictor(Brightness(), ("bright",), mean=HALF, std=HALF)
+    monkeypatch.setattr(Predictor, "from_run", lambda root: net)
+
+
+@pytest.mark.parametrize("part", ["images", "JPEGImages", "tags.csv", "tags.jsonl"])
+def test_masks_of_a_data_set_are_not_replaced(tmp_path, part, run_of_brightness):
+    (tmp_path / "set" / part).mkdir(parents=True)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.jpg")
+    with pytest.raises(DscnetError, match=f"found a data set \\({part}\\)"):
+        module.predict(tmp_path / "a.jpg", "run", tmp_path / "set")
+    assert [path.name for path in (tmp_path / "set").iterdir()] == [part]
+
+
+def test_photos_are_not_replaced_by_predictions(tmp_path, run_of_brightness):
+    for name in ("masks/a.png", "overlays/b.jpg"):
+        photo_path = tmp_path / name
+        photo_path.parent.mkdir()
+        Image.new("RGB", (4, 3), "red").save(photo_path)
+        before = photo_path.read_bytes()
+        for given in (photo_path, photo_path.parent):
+            with pytest.raises(DscnetError, match="found one of the photos"):
+                module.predict(given, "run", tmp_path)
+        assert photo_path.read_bytes() == before
+    assert not (tmp_path / "classes.txt").exists()
+
+
+def test_predictions_may_lie_among_the_photos_and_be_made_again(tmp_path, run_of_brightness):
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    for _ in ("once", "and again"):
+        assert module.predict(tmp_path, "run", tmp_path) == []
+        assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.png"]
+    assert (tmp_path / "classes.txt").read_text() == "background\nbright\n"
+
+
+def test_an_array_is_no_photo():
+    net = Predictor(Brightness(), ("bright",), mean=HALF, std=HALF)
+    with pytest.raises(ValueError, match=r"as torch\.Tensor, got numpy\.ndarray"):
+        net(photo().numpy())
 
 
 def test_a_run_without_a_network_says_how_to_train_one(tmp_path):

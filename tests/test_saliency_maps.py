@@ -62,6 +62,21 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_done(photos, re
     assert (tmp_path / "out" / "a.png").exists()
 
 
+def test_photos_are_not_replaced_by_their_maps(photos, rembg, capsys):
+    before = (photos / "a.png").read_bytes()
+    for given in (photos, photos / "a.png"):
+        assert main(["saliency", str(given), "--out", str(photos)]) == 1
+        assert "a.png: expected a file to write, found one of the photos" in capsys.readouterr().err
+    assert (photos / "a.png").read_bytes() == before
+
+
+def test_maps_among_the_photos_are_none_of_them(photos, rembg):
+    out = photos / "saliency"
+    for _ in ("once", "and again"):
+        assert make_saliency(photos, out) == []
+        assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
+
+
 def test_what_is_missing_is_said(photos, rembg, tmp_path, monkeypatch, capsys):
     with pytest.raises(DscnetError, match="cannot provide its network 'nothing'"):
         make_saliency(photos, tmp_path / "out", model="nothing")

@@ -234,6 +234,8 @@ def test_inputs_of_another_kind_are_refused(transform):
     for image in (torch.zeros(3, 4, 4), photo()[0], photo()[:1]):
         with pytest.raises(ValueError, match=r"image must be uint8 \(3, H, W\)"):
             transform(image)
+    with pytest.raises(ValueError, match=r"as torch\.Tensor, got numpy\.ndarray"):
+        transform(photo().numpy())
     for mask in (torch.zeros(9, 12), torch.zeros(9, 11, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="mask must be uint8 of the image's size"):
             transform(photo(), mask)

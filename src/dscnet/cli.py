@@ -350,7 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Others' notes, such as the ONNX exporter's of each tensor, would hide those of dscnet.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO)
     try:
         return _run(words)

@@ -67,9 +67,10 @@ def export(
 
     Raises:
         ValueError: If ``size`` is no multiple of the output stride.
-        DscnetError: If the folder holds no network, the ``onnx`` extra is missing, or the export
-            differs.
+        DscnetError: If the folder holds no network, ``out`` would replace a run's files or is no
+            place for what is written, the ``onnx`` extra is missing, or the export differs.
     """
+    _check_target(out, model, folder=kind == "safetensors")
     predictor = Predictor.from_run(model)
     card = {
         "classes": ["background", *predictor.classes],
@@ -114,8 +115,10 @@ def export_coco(
         What was written.
 
     Raises:
-        DscnetError: If a folder holds no masks or no photos, or what was written gives other masks.
+        DscnetError: If a folder holds no masks or no photos, nothing tells the run's classes,
+            ``out`` is a folder or one of a run's files, or what was written gives other masks.
     """
+    _check_target(out, model, folder=False)
     folder = RunFolder(Path(model))
     config = folder.read_config()
     source = folder.labels if masks is None else Path(masks)
@@ -125,7 +128,7 @@ def export_coco(
     named = _photos_of_run(config) if photos is None else open_photos(photos).samples
     names = _file_names(named)
     labels = ((names.get(file.stem, file.name), read_label(file)) for file in files)
-    content = coco_annotations(labels, folder.read_card()["classes"])
+    content = coco_annotations(labels, _classes_of_run(folder, config))
     for file, got in zip(files, _decoded(content), strict=True):
         original = read_label(file)
         if not np.array_equal(got, np.where(original == IGNORE_INDEX, BACKGROUND, original)):
@@ -136,6 +139,61 @@ def export_coco(
     known = "of the run" if photos is None else f"in {photos}"
     note = f"; {strangers} are no photos {known} and named as their masks" if strangers else ""
     return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
+
+
+def _check_target(out: Path, model: str | Path, *, folder: bool) -> None:
+    """Refuse a target that is of the wrong kind, or that would replace a run's files."""
+    if folder and out.exists() and not out.is_dir():
+        raise DscnetError(f"{out}: expected a folder to write to, found a file; name another --out")
+    if not folder and out.is_dir():
+        raise DscnetError(f"{out}: expected a file to write, found a folder; name a file in it")
+    target = out.resolve()
+    run = _run_around(target, Path(model).resolve())
+    if run is None:
+        return
+    if folder:
+        raise DscnetError(
+            f"{out}: expected a folder outside of runs, found the run {run}, whose model.json and"
+            " weights could be replaced; name another --out"
+        )
+    if target.relative_to(run).parts[0] in _names_of_run(RunFolder(run)):
+        raise DscnetError(
+            f"{out}: expected a file of your own, found a place where the run {run} keeps its"
+            " files; name another --out"
+        )
+
+
+def _run_around(path: Path, model: Path) -> Path | None:
+    """The run folder, ``model`` or another, that a path is or lies in."""
+    for place in (path, *path.parents):
+        run = RunFolder(place)
+        if place == model or (run.config.exists() and run.environment.exists()):
+            return place
+    return None
+
+
+def _names_of_run(run: RunFolder) -> set[str]:
+    """What a run's files and folders are called, whether or not they are there yet."""
+    files = (run.config, run.environment, run.stages, run.losses, run.refinement, run.threshold)
+    results = (run.model_card, run.metrics, run.report)
+    folders = (run.checkpoints, run.cams, run.refined, run.learned, run.labels, run.saliency)
+    more = (run.segmenter, run.masks, run.round(0).root, run.self_training(0).root)
+    places = (*files, *results, *folders, *more)
+    return {place.relative_to(run.root).parts[0] for place in places}
+
+
+def _classes_of_run(folder: RunFolder, config: Config) -> Sequence[str]:
+    """Class names; a run on labels or maps made elsewhere may have trained no CAM network."""
+    if folder.segmenter_card.exists() or folder.model_card.exists():
+        names: Sequence[str] = folder.read_segmenter_card()["classes"]
+        return names
+    if not config.data or not Path(config.data).exists():
+        raise DscnetError(
+            f"{folder.root}: expected class names in {folder.model_card}, in"
+            f" {folder.segmenter_card} or in the run's data set, found none (data:"
+            f" '{config.data}'); put the data set there"
+        )
+    return open_dataset(config.data, config.train_split).classes
 
 
 def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
@@ -170,7 +228,7 @@ def _file_names(samples: Sequence[Sample]) -> dict[str, str]:
 def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[int, int]) -> float:
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401  (the check needs it)
         import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
         raise DscnetError(f"{error.name} is missing: pip install 'dscnet[onnx]'") from error
@@ -178,8 +236,6 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[i
     # A batch of one would be taken for a constant. Height and width are constants: the trunk pads
     # by them in a way that takes the exporter minutes to solve for free sizes.
     example = torch.randn(2, 3, *size, generator=generator)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
     program = torch.onnx.export(
         network,
         (example,),
@@ -193,17 +249,27 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[i
     model = program.model_proto
     for key, value in card.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
-    onnx.save(model, temporary)
-    session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-    photos = torch.randn(3, 3, *size, generator=generator)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        onnx.save(model, temporary)
+        difference = _difference(network, temporary, torch.randn(3, 3, *size, generator=generator))
+        if difference > TOLERANCE:
+            raise DscnetError(
+                f"the export differs from the network by {difference:.1e}; nothing was written"
+            )
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def _difference(network: Scores, file: Path, photos: Tensor) -> float:
+    """Largest difference of a score, network against ONNX file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = network(photos)
     (got,) = session.run(None, {"image": photos.numpy()})
-    difference = float((torch.from_numpy(got) - expected).abs().max())
-    if difference > TOLERANCE:
-        temporary.unlink()
-        raise DscnetError(
-            f"the export differs from the network by {difference:.1e}; nothing was written"
-        )
-    os.replace(temporary, out)
-    return difference
+    return float((torch.from_numpy(got) - expected).abs().max())

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
-from dscnet.data import PhotoSet, open_photos
+from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos
 from dscnet.data.io import read_image
 from dscnet.labels.crf import dense_crf
 from dscnet.labels.files import whole_file
@@ -199,12 +199,20 @@ def predict(
 
     Returns:
         What went wrong, a line a photo.
+
+    Raises:
+        DscnetError: If the run holds no trained network, there is no photo, ``out`` holds a data
+            set, or a photo would be replaced.
     """
-    predictor = Predictor.from_run(model)
+    _refuse_data_set(Path(out))
     places = [photos] if isinstance(photos, str | Path) else photos
     masks, overlays = Path(out) / "masks", Path(out) / "overlays"
     # They may lie among the photos, from an earlier call.
     photo_set = open_photos(*places, apart_from=(masks, overlays))
+    for folder, ending in ((masks, "png"), (overlays, "jpg")):
+        names = (f"{sample.image_id}.{ending}" for sample in photo_set.samples)
+        keep_photos(photo_set.samples, (folder / name for name in names))
+    predictor = Predictor.from_run(model)
     failures = predictor.write(photo_set, masks, overlays=overlays)
     write_text(Path(out) / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
     return failures
@@ -227,6 +235,17 @@ def restore(model: nn.Module, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise DscnetError(f"{path} does not fit this network: {error}") from error
+
+
+def _refuse_data_set(out: Path) -> None:
+    """Predictions would replace its true masks and its list of classes."""
+    parts = ("images", "JPEGImages", *(f"tags{suffix}" for suffix in TAG_SUFFIXES))
+    found = [name for name in parts if (out / name).exists()]
+    if found:
+        raise DscnetError(
+            f"{out}: expected a folder for predictions, found a data set ({', '.join(found)}),"
+            " whose masks and classes.txt would be replaced; name another --out"
+        )
 
 
 def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:

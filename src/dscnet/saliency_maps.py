@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dscnet.data import open_photos, read_image
+from dscnet.data import keep_photos, open_photos, read_image
 from dscnet.labels.saliency import write_saliency
 from dscnet.types import DscnetError
 
@@ -20,17 +20,21 @@ def make_saliency(photos: str | Path, out: str | Path, *, model: str = "u2net") 
 
     Args:
         photos: Folder of photos, or a single one.
-        out: Folder for the maps; ``saliency/`` of a data set is where training looks.
+        out: Folder for the maps; ``saliency/`` of a data set is where training looks. It may lie
+            among the photos.
         model: Name of a network that rembg knows; it fetches the weights once.
 
     Returns:
         What went wrong, a line a photo.
 
     Raises:
-        DataError: If there is no photo.
+        DataError: If there is no photo, or a map would replace one.
         DscnetError: If rembg is missing or cannot provide the network.
     """
-    samples = open_photos(photos).samples
+    # Maps of an earlier call are none of the photos.
+    samples = open_photos(photos, apart_from=(Path(out),)).samples
+    targets = {sample.image_id: Path(out) / f"{sample.image_id}.png" for sample in samples}
+    keep_photos(samples, targets.values())
     try:
         import rembg
     # It ends the program where it finds no runtime for its networks.
@@ -52,5 +56,5 @@ def make_saliency(photos: str | Path, out: str | Path, *, model: str = "u2net") 
             failures.append(str(error))
             continue
         saliency = rembg.remove(photo, session=session, only_mask=True).convert("L")
-        write_saliency(Path(out) / f"{sample.image_id}.png", np.asarray(saliency) / 255)
+        write_saliency(targets[sample.image_id], np.asarray(saliency) / 255)
     return failures

@@ -100,18 +100,24 @@ class ContextOutput:
         as a refined map may cover a small part of it.
 
         Args:
-            maps: Scores of the same pixels, ``(B, L, h, w)``.
+            maps: Scores of the same pixels, ``(B, L, h, w)``, the background's first.
             share: Weight of ``likeness``, in [0, 1]; 0 changes nothing.
 
         Returns:
             ``(B, L, h, w)`` in [0, 1]; ``maps`` where there is no likeness.
 
         Raises:
-            ValueError: If ``share`` is outside [0, 1].
+            ValueError: If ``share`` is outside [0, 1], or the maps are not of the pixels and labels
+                that ``likeness`` is of.
         """
         _check_share(share)
         if share == 0 or self.likeness is None:
             return maps
+        if maps.shape != self.likeness.shape:
+            raise ValueError(
+                f"maps must be {tuple(self.likeness.shape)}, (B, L, h, w) with the background as"
+                f" label 0, got {tuple(maps.shape)}"
+            )
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         stretched = (maps - low) / (high - low).clamp_min(1e-5)
         likely = self.likeness.to(maps).clamp_min(LEAST)

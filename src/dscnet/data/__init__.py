@@ -1,13 +1,21 @@
 """Photos, tags and masks: reading, checking, augmenting, batching."""
 
 from dscnet.data.check import CheckReport, check_dataset
-from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, open_photos
+from dscnet.data.datasets import (
+    PhotoSet,
+    Sample,
+    available_splits,
+    keep_photos,
+    open_dataset,
+    open_photos,
+)
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
-from dscnet.data.tag_files import read_classes
+from dscnet.data.tag_files import TAG_SUFFIXES, read_classes
 from dscnet.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [
+    "TAG_SUFFIXES",
     "CheckReport",
     "EvalTransform",
     "Item",
@@ -20,6 +28,7 @@ __all__ = [
     "check_dataset",
     "collate",
     "image_size",
+    "keep_photos",
     "make_loader",
     "open_dataset",
     "open_photos",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,23 +127,49 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
 
     Args:
         places: Folders or photos.
-        apart_from: Folders whose pictures are none of these photos, such as masks made of them.
+        apart_from: Folders whose pictures are none of these photos, such as masks made of them;
+            of no effect on a place that lies in one.
 
     Raises:
-        DataError: If a place holds no photo, or two photos have the same id.
+        DataError: If a place holds no photo or is none, or two photos have the same id.
     """
     photos = photos_by_id(pair for place in places for pair in _photos_at(Path(place), apart_from))
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
     return PhotoSet(Path(places[0]).resolve().stem, (), samples)
 
 
+def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:
+    """Refuse to write files that would replace photos.
+
+    Args:
+        samples: The photos.
+        targets: Files that are going to be written.
+
+    Raises:
+        DataError: If a target is one of the photos.
+    """
+    photos = {sample.image_path.resolve() for sample in samples}
+    lost = [target for target in targets if target.resolve() in photos]
+    if lost:
+        raise DataError(
+            f"{lost[0]}: expected a file to write, found one of the photos, which it would"
+            f" replace ({len(lost)} such); name another --out"
+        )
+
+
 def _photos_at(root: Path, apart_from: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    if root.is_file() and is_photo(root):
+    if root.is_file():
+        if not is_photo(root):
+            endings = ", ".join(IMAGE_SUFFIXES)
+            raise DataError(
+                f"{root}: is no photo; name a folder of photos or a file ending in {endings}"
+            )
         yield root.stem, root
         return
     if not root.is_dir():
         raise DataError(f"{root}: no such folder or photo; check the path")
-    left_out = [folder.resolve() for folder in apart_from]
+    folders = [folder.resolve() for folder in apart_from]
+    left_out = [folder for folder in folders if not root.resolve().is_relative_to(folder)]
     found = [
         path
         for path in sorted(root.rglob("*"))

@@ -222,6 +222,12 @@ def _resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _check_pair(image: Tensor, mask: Tensor | None) -> None:
+    if not isinstance(image, Tensor):
+        found = f"{type(image).__module__}.{type(image).__qualname__}"
+        raise ValueError(
+            f"image must be uint8 (3, H, W) as torch.Tensor, got {found};"
+            " dscnet.data.read_image gives one"
+        )
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image must be uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
     if mask is not None and (mask.dtype != torch.uint8 or mask.shape != image.shape[1:]):
