@@ -108,6 +108,31 @@ def test_mask_of_nothing_but_ignored_pixels_is_fine(good, tmp_path):
     assert check_dataset(with_sample(good, mask_path=path)).ok
 
 
+@pytest.mark.parametrize(
+    ("values", "warned"), [((0, 255), True), ((255, 255), True), ((0, 0), False), ((1, 255), False)]
+)
+def test_masks_of_0_and_255_are_warned_of(good, values, warned):
+    for sample in good.samples:
+        save(sample.mask_path, np.full((40, 48), values[0]))
+    labels = np.full((40, 48), values[0])
+    labels[:9] = values[1]
+    save(good.samples[1].mask_path, labels)
+    report = check_dataset(good)
+    assert report.ok and len(report.warnings) == warned
+    assert not warned or "recode 0/255 masks to label indices" in report.warnings[0]
+
+
+@pytest.mark.parametrize(("peak", "warned"), [(1, True), (2, False)])
+def test_saliency_maps_of_0_and_1_are_warned_of(good, peak, warned):
+    for sample, value in zip(good.samples, (1, 1, peak), strict=True):
+        saliency = np.zeros((40, 48))
+        saliency[:9] = value
+        save(sample.saliency_path, saliency)
+    report = check_dataset(good)
+    assert report.ok and len(report.warnings) == warned
+    assert not warned or "expected 0..255" in report.warnings[0]
+
+
 @pytest.mark.parametrize("split", [None, "train", "train_aug"])
 def test_class_that_no_training_photo_has_is_an_error(good, split):
     photo_set = replace(with_sample(good, tags=(1,)), split=split)

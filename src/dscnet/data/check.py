@@ -11,7 +11,7 @@ import torch
 from dscnet.data.datasets import PhotoSet, Sample
 from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
 from dscnet.data.tag_files import first_few
-from dscnet.types import IGNORE_INDEX, DataError
+from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 _SHOWN = 20
 
@@ -67,6 +67,8 @@ def check_dataset(
     sizes = []
     traits: dict[str, list[str]] = defaultdict(list)
     black = []
+    labels: set[int] = set()
+    brightest: list[float] = []
     for sample in photo_set.samples:
         try:
             size = image_size(sample.image_path)
@@ -78,11 +80,14 @@ def check_dataset(
         for trait in photo_traits(sample.image_path):
             traits[trait].append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
-        report.errors += _mask_errors(sample, size, photo_set.num_classes)
-        errors, is_black = _check_saliency(sample, size, need_saliency)
+        report.errors += _mask_errors(sample, size, photo_set.num_classes, labels)
+        errors, peak = _check_saliency(sample, size, need_saliency)
         report.errors += errors
-        if is_black and sample.tags:
+        if peak is not None:
+            brightest.append(peak)
+        if peak == 0 and sample.tags:
             black.append(sample.image_id)
+    report.warnings += _value_warnings(photo_set.name, labels, brightest)
     if black:
         report.warnings.append(
             f"{len(black)} tagged photos have an all-black saliency map, which says that nothing "
@@ -105,7 +110,10 @@ def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[s
     ]
 
 
-def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> list[str]:
+def _mask_errors(
+    sample: Sample, size: tuple[int, int], num_classes: int, seen: set[int]
+) -> list[str]:
+    """What is wrong with a photo's mask; its labels are added to those seen."""
     if sample.mask_path is None:
         return []
     try:
@@ -114,6 +122,7 @@ def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> lis
         return [str(error)]
     errors = _shape_errors(sample, str(sample.mask_path), tuple(mask.shape), size)
     labels = torch.unique(mask).tolist()
+    seen.update(labels)
     strange = [str(label) for label in labels if num_classes < label != IGNORE_INDEX]
     if strange:
         errors.append(
@@ -123,20 +132,40 @@ def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> lis
     return errors
 
 
-def _check_saliency(sample: Sample, size: tuple[int, int], needed: bool) -> tuple[list[str], bool]:
-    """What is wrong with a photo's saliency map, and whether the map is black all over."""
+def _check_saliency(
+    sample: Sample, size: tuple[int, int], needed: bool
+) -> tuple[list[str], float | None]:
+    """What is wrong with a photo's saliency map, and its largest value in [0, 1]."""
     if sample.saliency_path is None:
         missing = (
             f"{sample.image_path}: has no saliency map; add {sample.image_id}.png to the folder "
             "saliency/ of the data set, or do without maps (saliency: from_cam)"
         )
-        return [missing] if needed else [], False
+        return [missing] if needed else [], None
     try:
         saliency = read_saliency(sample.saliency_path)
     except DataError as error:
-        return [str(error)], False
+        return [str(error)], None
     shape = tuple(saliency.shape[1:])
-    return _shape_errors(sample, str(sample.saliency_path), shape, size), not saliency.any()
+    return _shape_errors(sample, str(sample.saliency_path), shape, size), saliency.max().item()
+
+
+def _value_warnings(name: str, labels: set[int], brightest: Sequence[float]) -> list[str]:
+    """Warnings of masks and saliency maps whose values seem to be scaled otherwise."""
+    warnings = []
+    if IGNORE_INDEX in labels and labels <= {BACKGROUND, IGNORE_INDEX}:
+        warnings.append(
+            f"{name}: no mask shows a class; found only the values {sorted(labels)}, and "
+            f"{IGNORE_INDEX} means ignore; recode 0/255 masks to label indices: 1 for the first "
+            "class of the list"
+        )
+    # A map of 8 bits has steps of 1/255.
+    if brightest and 0 < max(brightest) < 1.5 / 255:
+        warnings.append(
+            f"{name}: no saliency map has a value above 1; expected 0..255, 255 for what stands "
+            "out most; multiply 0/1 maps by 255"
+        )
+    return warnings
 
 
 def _shape_errors(
