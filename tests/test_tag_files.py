@@ -202,7 +202,9 @@ def test_bad_annotation_names_the_file(tmp_path, text, message):
         read_annotations(tmp_path)
 
 
-@pytest.mark.parametrize("first", ["", "background\n", "_background_\n", "Background\n", "BACKGROUND\n"])
+@pytest.mark.parametrize(
+    "first", ["", "background\n", "_background_\n", "Background\n", "BACKGROUND\n"]
+)
 def test_leading_background_is_no_class(tmp_path, first):
     path = tmp_path / "classes.txt"
     path.write_text(f"{first}cat\n\n traffic light \n")

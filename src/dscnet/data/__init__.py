@@ -1,6 +1,6 @@
 """Photos, tags and masks: reading, checking, augmenting, batching."""
 
-from dscnet.data.check import CheckReport, check_dataset
+from dscnet.data.check import CheckReport, check_dataset, check_path
 from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, open_photos
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
@@ -18,6 +18,7 @@ __all__ = [
     "TrainTransform",
     "available_splits",
     "check_dataset",
+    "check_path",
     "collate",
     "image_size",
     "make_loader",

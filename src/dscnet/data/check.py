@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from dscnet.data.datasets import PhotoSet, Sample
+from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset
 from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
 from dscnet.data.tag_files import first_few
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 _SHOWN = 20
+# What a run trains on and measures unless it is told otherwise.
+_USUAL_SPLITS = ("train", "val")
 
 
 @dataclass
@@ -45,6 +48,24 @@ class CheckReport:
                 lines.append(f"{prefix}and {len(found) - _SHOWN} more")
         lines.append("ok" if self.ok else f"{len(self.errors)} errors")
         return "\n".join(lines)
+
+
+def check_path(path: str | Path, split: str | None = None) -> CheckReport:
+    """Open a data set and every file of it, and say what cannot be used.
+
+    Args:
+        path: Folder, COCO instances file or YAML file.
+        split: Name of a split, or None for all photos; then the lists of the splits ``train`` and
+            ``val``, where there are any, are checked too.
+
+    Raises:
+        DataError: If the data set as a whole cannot be opened.
+    """
+    photo_set = open_dataset(path, split)
+    report = check_dataset(photo_set)
+    if split is None and (splits := available_splits(path)):
+        _check_splits(path, splits, photo_set, report)
+    return report
 
 
 def check_dataset(
@@ -99,6 +120,27 @@ def check_dataset(
     for trait, ids in traits.items():
         report.info.append(f"{len(ids)} photos are {trait} and will be converted: {first_few(ids)}")
     return report
+
+
+def _check_splits(
+    path: str | Path, splits: Sequence[str], whole: PhotoSet, report: CheckReport
+) -> None:
+    """Add what is wrong with the usual splits alone; photos are not opened again."""
+    if "train" not in splits:
+        report.warnings.append(
+            f"{whole.name}: there is no split 'train' (its splits are {', '.join(splits)}); add a "
+            "file train.txt with one image id a line, or name another by --train_split"
+        )
+    for split in (name for name in _USUAL_SPLITS if name in splits):
+        try:
+            photo_set = open_dataset(path, split)
+        except DataError as error:
+            report.errors.append(str(error))
+            continue
+        if split == "train":
+            place, told = f"{whole.name}, split {split}", _carried_by_none(whole)
+            absent = [name for name in _carried_by_none(photo_set) if name not in told]
+            report.errors += [_absent_class(place, name) for name in absent]
 
 
 def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[str]:
@@ -187,10 +229,7 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
     trains = photo_set.split is None or photo_set.split.startswith("train")
     for name, count in zip(photo_set.classes, counts, strict=True):
         if count == 0 and trains:
-            report.errors.append(
-                f"{photo_set.name}: no photo carries {name!r}; tag some or leave it out of the "
-                "classes: in classes.txt, which may be added, or where the data set lists them"
-            )
+            report.errors.append(_absent_class(photo_set.name, name))
         if count == len(tagged) and trains:
             report.warnings.append(
                 f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
@@ -204,6 +243,18 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
         report.warnings += _never_alone(photo_set.classes, tagged)
     pairs = zip(photo_set.classes, counts, strict=True)
     report.info.append("photos per class: " + ", ".join(f"{name} {count}" for name, count in pairs))
+
+
+def _carried_by_none(photo_set: PhotoSet) -> list[str]:
+    present = {index for sample in photo_set.samples for index in sample.tags or ()}
+    return [name for index, name in enumerate(photo_set.classes) if index not in present]
+
+
+def _absent_class(place: str, name: str) -> str:
+    return (
+        f"{place}: no photo carries {name!r}; tag some or leave it out of the classes: in "
+        "classes.txt, which may be added, or where the data set lists them"
+    )
 
 
 def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:

@@ -173,8 +173,7 @@ def _categories(path: Path, items: Sequence[Any]) -> tuple[tuple[str, ...], dict
     ordered = [names[key] for key in sorted(names)]
     classes = clean_classes(ordered, f"{path}, categories")
     return classes, {
-        key: None if is_background(name) else classes.index(name)
-        for key, name in names.items()
+        key: None if is_background(name) else classes.index(name) for key, name in names.items()
     }
 
 

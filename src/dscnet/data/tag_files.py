@@ -103,7 +103,7 @@ def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Read foreground class names, one a line; a first line ``background``, in any case, is dropped.
+    """Read foreground class names, one a line; a leading ``background``, in any case, is dropped.
 
     Raises:
         DataError: If the file is missing or empty, or a name is repeated.
