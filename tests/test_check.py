@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.data.check import CheckReport, check_dataset
+from dscnet.data.check import CheckReport, check_dataset, check_path
 from dscnet.data.datasets import PhotoSet, Sample, open_dataset
 
 
@@ -108,6 +108,31 @@ def test_mask_of_nothing_but_ignored_pixels_is_fine(good, tmp_path):
     assert check_dataset(with_sample(good, mask_path=path)).ok
 
 
+@pytest.mark.parametrize(
+    ("values", "warned"), [((0, 255), True), ((255, 255), True), ((0, 0), False), ((1, 255), False)]
+)
+def test_masks_of_0_and_255_are_warned_of(good, values, warned):
+    for sample in good.samples:
+        save(sample.mask_path, np.full((40, 48), values[0]))
+    labels = np.full((40, 48), values[0])
+    labels[:9] = values[1]
+    save(good.samples[1].mask_path, labels)
+    report = check_dataset(good)
+    assert report.ok and len(report.warnings) == warned
+    assert not warned or "recode 0/255 masks to label indices" in report.warnings[0]
+
+
+@pytest.mark.parametrize(("peak", "warned"), [(1, True), (2, False)])
+def test_saliency_maps_of_0_and_1_are_warned_of(good, peak, warned):
+    for sample, value in zip(good.samples, (1, 1, peak), strict=True):
+        saliency = np.zeros((40, 48))
+        saliency[:9] = value
+        save(sample.saliency_path, saliency)
+    report = check_dataset(good)
+    assert report.ok and len(report.warnings) == warned
+    assert not warned or "expected 0..255" in report.warnings[0]
+
+
 @pytest.mark.parametrize("split", [None, "train", "train_aug"])
 def test_class_that_no_training_photo_has_is_an_error(good, split):
     photo_set = replace(with_sample(good, tags=(1,)), split=split)
@@ -202,3 +227,53 @@ def test_a_black_saliency_map_of_a_tagged_photo_is_warned_of(good):
     assert len(report.warnings) == 1
     assert report.warnings[0].startswith("2 tagged photos have an all-black saliency map")
     assert ": a, b; " in report.warnings[0]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Writes photos a (cat), b (dog) and c of 20 x 20 pixels, and the given splits."""
+
+    def write(**splits):
+        for folder in ("images", "splits"):
+            (tmp_path / folder).mkdir()
+        for name in "abc":
+            save(tmp_path / "images" / f"{name}.png", np.full((20, 20, 3), 90))
+        (tmp_path / "tags.csv").write_text("image_id,labels\na,cat\nb,dog\nc,\n")
+        for name, ids in splits.items():
+            (tmp_path / "splits" / f"{name}.txt").write_text("\n".join(ids))
+        return tmp_path
+
+    return write
+
+
+def test_good_splits_add_nothing(listed):
+    root = listed(train="abc", val="a")
+    assert check_path(root) == check_dataset(open_dataset(root))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_that_names_an_unknown_photo_is_an_error(listed, split):
+    root = listed(**{"train": "ab", "val": "c"} | {split: ["a", "b", "yak"]})
+    report = check_path(root)
+    assert len(report.errors) == 1
+    assert f"{split}.txt, line 3: there is no photo 'yak'" in report.errors[0]
+    other = {"train": "val", "val": "train"}[split]
+    assert check_path(root, other).ok
+
+
+def test_a_class_without_a_photo_in_train_is_an_error(listed):
+    report = check_path(listed(train="ac", val="b"))
+    assert len(report.errors) == 1 and ", split train: no photo carries 'dog'" in report.errors[0]
+
+
+def test_a_class_without_any_photo_is_told_once(listed):
+    root = listed(train="abc", val="b")
+    (root / "classes.txt").write_text("cat\ndog\nyak\n")
+    report = check_path(root)
+    assert len(report.errors) == 1 and "no photo carries 'yak'" in report.errors[0]
+
+
+def test_splits_without_train_are_warned_of(listed):
+    report = check_path(listed(train_aug="abc", val="b"))
+    assert report.ok and len(report.warnings) == 1
+    assert "no split 'train' (its splits are train_aug, val)" in report.warnings[0]

@@ -151,6 +151,20 @@ def test_recipes_are_listed(capsys):
     assert "msrc_seam_dscnet" in capsys.readouterr().out
 
 
+def test_check_looks_at_the_lists_of_splits_too(tmp_path, capsys):
+    for folder in ("images", "splits"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "tags.csv").write_text("image_id,labels\na,cat\nb,dog\n")
+    (tmp_path / "splits" / "train.txt").write_text("a\nb\n")
+    assert main(["check", str(tmp_path)]) == 0
+    (tmp_path / "splits" / "train.txt").write_text("a\nb\nyak\n")
+    assert main(["check", str(tmp_path)]) == 1
+    assert "train.txt, line 3: there is no photo 'yak'" in capsys.readouterr().out
+    assert main(["check", str(tmp_path), "--split", "train"]) == 1
+
+
 def test_evaluate_compares_two_folders(tmp_path, capsys):
     for folder in ("pred", "gt"):
         (tmp_path / folder).mkdir()

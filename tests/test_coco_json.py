@@ -75,9 +75,10 @@ def test_outlines_are_kept_where_they_are_asked_for(save):
     assert read_coco(path).photos[1].instances[0].segmentation is None
 
 
-def test_a_category_background_is_no_class(save):
+@pytest.mark.parametrize("name", ["background", "Background"])
+def test_a_category_background_is_no_class(save, name):
     content = instances()
-    content["categories"].append({"id": 0, "name": "background"})
+    content["categories"].append({"id": 0, "name": name})
     content["annotations"].append({"id": 5, "image_id": 20, "category_id": 0})
     read = read_coco(save(content))
     assert read.classes == ("bicycle", "stop sign", "toothbrush")

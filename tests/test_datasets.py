@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,21 @@ def test_photos_of_other_endings_and_in_sub_folders_are_told_of(make):
     (root / "images" / "more" / "y.jpg").touch()
     with pytest.raises(DataError, match=r"for x, more/y; .*ending in \.jpg.*sub-folders are not"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize(("on_disk", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_may_be_written_otherwise_than_in_file_names(make, on_disk, named):
+    photo, name = (unicodedata.normalize(form, "für") for form in (on_disk, named))
+    root = make(
+        f"image_id,labels\n{name},cat\nb,dog\n",
+        photos=("b", photo),
+        masks=(name,),
+        splits={"train": (f"{name}.jpg", "b")},
+    )
+    photo_set = open_dataset(root, "train")
+    assert tags(photo_set) == {photo: (0,), "b": (1,)}
+    assert photo_set.samples[0].mask_path == root / "masks" / f"{name}.png"
+    assert not any("belong to no photo" in note for note in photo_set.notes)
 
 
 @pytest.mark.parametrize("again", ["a", "a.jpg"])

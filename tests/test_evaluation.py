@@ -238,6 +238,22 @@ def test_folders_whose_files_do_not_fit(tmp_path, guess, truth, message):
         evaluate_folders(pred, gt, CLASSES)
 
 
+@pytest.mark.parametrize("truth", [[[0, 255]], [[255, 255]]])
+def test_masks_of_0_and_255_are_refused(tmp_path, truth):
+    """Else all their objects would be ignored, and finding nothing would be perfect."""
+    pred = write_folder(tmp_path / "pred", {"a": [[0, 0]], "b": [[0, 0]]})
+    gt = write_folder(tmp_path / "gt", {"a": truth, "b": truth})
+    with pytest.raises(DataError, match=r"gt: .*labels 1 to 3, .*255.* recode 0/255 masks"):
+        evaluate_folders(pred, gt, CLASSES)
+    write_folder(gt, {"b": [[0, 1]]})
+    assert evaluate_folders(pred, gt, CLASSES)["num_images"] == 2
+
+
+def test_photos_that_show_nothing_are_measured(tmp_path):
+    gt = write_folder(tmp_path / "gt", {"a": [[0, 0]]})
+    assert evaluate_folders(gt, gt, CLASSES)["miou"] == 1
+
+
 def test_folders_that_are_missing_or_empty(tmp_path):
     pred = write_folder(tmp_path / "pred", {"a": [[0]]})
     (tmp_path / "empty").mkdir()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import unicodedata
+
 import pytest
 
 from dscnet.data.formats import VOC_CLASSES, find_layout, is_photo, match_id, photos_by_id
@@ -120,10 +123,13 @@ def test_class_folders(tmp_path):
 
 
 def test_what_class_folders_do_not_read_is_told(tmp_path):
-    touch(*(tmp_path / name for name in ("cat/1.jpg", "cat/old/2.jpg", "Background/3.jpg")))
+    touch(*(tmp_path / name for name in ("cat/1.jpg", "Background/3.jpg", "loose.jpg")))
+    touch(*(tmp_path / name for name in ("dog/1.heic", "yak/old/2.jpg", "masks/cat__1.png")))
     layout = find_layout(tmp_path)
     assert tags(layout) == {"Background__3": (), "cat__1": ("cat",)}
-    assert "not read" in layout.notes[0] and "old" in layout.notes[0]
+    assert layout.notes[0] == "2 folders hold no photo and are no class: dog, yak"
+    assert layout.notes[1].startswith("1 photos beside the class folders are not read (loose.jpg)")
+    assert len(layout.notes) == 2
 
 
 def test_class_folders_need_a_class(tmp_path):
@@ -250,6 +256,27 @@ def test_two_photos_of_one_id_are_refused(tagged):
 
 def test_photos_are_sorted_by_id(tmp_path):
     assert list(photos_by_id([("b", tmp_path), ("a", tmp_path)])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("on_disk", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_match_however_they_are_written(on_disk, named):
+    photos = {unicodedata.normalize(on_disk, "für")}
+    name = unicodedata.normalize(named, "für")
+    assert name not in photos
+    assert match_id(name, photos) == match_id(f"{name}.JPG", photos) == min(photos)
+
+
+def test_a_coco_file_finds_photos_of_accents_written_otherwise(tmp_path):
+    touch(tmp_path / unicodedata.normalize("NFD", "für.jpg"))
+    name = unicodedata.normalize("NFC", "für.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": name}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    write(tmp_path / "a.json", json.dumps(content))
+    layout = find_layout(tmp_path / "a.json")
+    assert list(layout.photos) == list(tags(layout)) == [name.removesuffix(".jpg")]
 
 
 def test_photos_are_known_by_their_ending(tmp_path):

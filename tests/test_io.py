@@ -99,7 +99,11 @@ def test_cmyk_photos_are_converted(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_undone(tmp_path, orientation):
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [("png", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"}), ("webp", {"lossless": True})],
+)
+def test_exif_orientation_is_undone(tmp_path, orientation, ending, options):
     """Each stored picture is the upright one moved so that the tag's meaning brings it back."""
     upright = colours(4, 6)
     stored = {
@@ -114,17 +118,27 @@ def test_exif_orientation_is_undone(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = save(tmp_path / "a.png", np.ascontiguousarray(stored), exif=exif)
+    path = save(tmp_path / f"a.{ending}", np.ascontiguousarray(stored), exif=exif, **options)
     np.testing.assert_array_equal(pixels(read_image(path)), upright)
     assert image_size(path) == (4, 6)
     assert ("rotated by EXIF" in photo_traits(path)) == (orientation > 1)
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 77])
-def test_meaningless_orientation_is_ignored(tmp_path, orientation):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_of_a_jpeg_is_that_of_the_upright_photo(tmp_path, orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = save(tmp_path / "a.jpg", colours(4, 6), exif=exif)
+    assert image_size(path) == ((6, 4) if orientation >= 5 else (4, 6))
+    assert image_size(path) == tuple(read_image(path).shape[1:])
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_meaningless_orientation_is_ignored(tmp_path, orientation, ending):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = save(tmp_path / f"a.{ending}", colours(4, 6), exif=exif)
     assert image_size(path) == (4, 6) == tuple(read_image(path).shape[1:])
     assert photo_traits(path) == ()
 

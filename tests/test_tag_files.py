@@ -54,8 +54,8 @@ def test_single_name_with_a_space_is_known_from_the_classes_or_from_other_rows(t
 
 
 def test_empty_labels_and_background_are_negatives(tmp_path):
-    path = csv_file(tmp_path, "a,", "", "b,background", "c,_background_ cat")
-    assert tags_of(path) == {"a": (), "b": (), "c": ("cat",)}
+    path = csv_file(tmp_path, "a,", "", "b,background", "c,_background_ cat", "d,Background")
+    assert tags_of(path) == {"a": (), "b": (), "c": ("cat",), "d": ()}
 
 
 def test_csv_accepts_byte_order_mark_and_windows_lines(tmp_path):
@@ -202,7 +202,9 @@ def test_bad_annotation_names_the_file(tmp_path, text, message):
         read_annotations(tmp_path)
 
 
-@pytest.mark.parametrize("first", ["", "background\n", "_background_\n"])
+@pytest.mark.parametrize(
+    "first", ["", "background\n", "_background_\n", "Background\n", "BACKGROUND\n"]
+)
 def test_leading_background_is_no_class(tmp_path, first):
     path = tmp_path / "classes.txt"
     path.write_text(f"{first}cat\n\n traffic light \n")
@@ -215,6 +217,7 @@ def test_leading_background_is_no_class(tmp_path, first):
         ([], "names no class"),
         (["background"], "names no class"),
         (["cat", "background"], "must come first"),
+        (["cat", "Background"], "must come first"),
         (["cat", "dog", "cat"], "'cat' is named twice"),
     ],
 )

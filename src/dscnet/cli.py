@@ -177,9 +177,9 @@ def _command_line() -> str:
 
 
 def _do_check(parsed: Namespace) -> int:
-    from dscnet.data import check_dataset, open_dataset
+    from dscnet.data import check_path
 
-    report = check_dataset(open_dataset(parsed.data_set, parsed.split))
+    report = check_path(parsed.data_set, parsed.split)
     print(report.text())
     return 0 if report.ok else 1
 

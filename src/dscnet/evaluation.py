@@ -150,7 +150,8 @@ def evaluate_folders(
         A section as of :func:`evaluate_pairs`.
 
     Raises:
-        DataError: If a folder or file is missing, a size differs or a label is out of range.
+        DataError: If a folder or file is missing, a size differs, a label is out of range, or the
+            ground truth shows no class but 255, as masks of the values 0 and 255 do.
         ValueError: If ``ids`` is empty.
     """
     gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
@@ -175,8 +176,16 @@ def evaluate_folders(
         remedy = "predict those photos, or measure only the ones that have one"
         raise DataError(_missing(pred_dir, missing, len(ids), "prediction", remedy))
     num_labels = len(classes) + 1
-    pairs = (_read_pair(predictions[i], truths[i], num_labels) for i in ids)
-    return evaluate_pairs(pairs, classes, split=split)
+    seen = np.zeros(256, dtype=bool)
+    pairs = (_noted(_read_pair(predictions[i], truths[i], num_labels), seen) for i in ids)
+    section = evaluate_pairs(pairs, classes, split=split)
+    if seen[IGNORE_INDEX] and not seen[BACKGROUND + 1 : IGNORE_INDEX].any():
+        raise DataError(
+            f"{gt_dir}: its masks show no class; expected labels 1 to {len(classes)}, found only "
+            f"{' and '.join(str(label) for label in np.flatnonzero(seen))}, and {IGNORE_INDEX} "
+            "(ignore) is not measured; recode 0/255 masks to label indices: 1 for the first class"
+        )
+    return section
 
 
 def label_files(folder: Path) -> dict[str, Path]:
@@ -336,6 +345,12 @@ def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
 def _missing(folder: Path, missing: Sequence[str], total: int, what: str, remedy: str) -> str:
     shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
     return f"{folder}: {len(missing)} of {total} photos have no {what} there ({shown}); {remedy}"
+
+
+def _noted(pair: tuple[Labels, Labels], seen: NDArray[np.bool_]) -> tuple[Labels, Labels]:
+    """The pair itself, with the labels of its ground truth marked as seen."""
+    seen[pair[1]] = True
+    return pair
 
 
 def _read_pair(pred_path: Path, gt_path: Path, num_labels: int) -> tuple[Labels, Labels]:

@@ -1,6 +1,6 @@
 """Photos, tags and masks: reading, checking, augmenting, batching."""
 
-from dscnet.data.check import CheckReport, check_dataset
+from dscnet.data.check import CheckReport, check_dataset, check_path
 from dscnet.data.datasets import (
     PhotoSet,
     Sample,
@@ -26,6 +26,7 @@ __all__ = [
     "TrainTransform",
     "available_splits",
     "check_dataset",
+    "check_path",
     "collate",
     "image_size",
     "keep_photos",

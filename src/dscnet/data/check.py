@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from dscnet.data.datasets import PhotoSet, Sample
+from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset
 from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
 from dscnet.data.tag_files import first_few
-from dscnet.types import IGNORE_INDEX, DataError
+from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 _SHOWN = 20
+# What a run trains on and measures unless it is told otherwise.
+_USUAL_SPLITS = ("train", "val")
 
 
 @dataclass
@@ -47,6 +50,24 @@ class CheckReport:
         return "\n".join(lines)
 
 
+def check_path(path: str | Path, split: str | None = None) -> CheckReport:
+    """Open a data set and every file of it, and say what cannot be used.
+
+    Args:
+        path: Folder, COCO instances file or YAML file.
+        split: Name of a split, or None for all photos; then the lists of the splits ``train`` and
+            ``val``, where there are any, are checked too.
+
+    Raises:
+        DataError: If the data set as a whole cannot be opened.
+    """
+    photo_set = open_dataset(path, split)
+    report = check_dataset(photo_set)
+    if split is None and (splits := available_splits(path)):
+        _check_splits(path, splits, photo_set, report)
+    return report
+
+
 def check_dataset(
     photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
 ) -> CheckReport:
@@ -67,6 +88,8 @@ def check_dataset(
     sizes = []
     traits: dict[str, list[str]] = defaultdict(list)
     black = []
+    labels: set[int] = set()
+    brightest: list[float] = []
     for sample in photo_set.samples:
         try:
             size = image_size(sample.image_path)
@@ -78,11 +101,14 @@ def check_dataset(
         for trait in photo_traits(sample.image_path):
             traits[trait].append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
-        report.errors += _mask_errors(sample, size, photo_set.num_classes)
-        errors, is_black = _check_saliency(sample, size, need_saliency)
+        report.errors += _mask_errors(sample, size, photo_set.num_classes, labels)
+        errors, peak = _check_saliency(sample, size, need_saliency)
         report.errors += errors
-        if is_black and sample.tags:
+        if peak is not None:
+            brightest.append(peak)
+        if peak == 0 and sample.tags:
             black.append(sample.image_id)
+    report.warnings += _value_warnings(photo_set.name, labels, brightest)
     if black:
         report.warnings.append(
             f"{len(black)} tagged photos have an all-black saliency map, which says that nothing "
@@ -96,6 +122,27 @@ def check_dataset(
     return report
 
 
+def _check_splits(
+    path: str | Path, splits: Sequence[str], whole: PhotoSet, report: CheckReport
+) -> None:
+    """Add what is wrong with the usual splits alone; photos are not opened again."""
+    if "train" not in splits:
+        report.warnings.append(
+            f"{whole.name}: there is no split 'train' (its splits are {', '.join(splits)}); add a "
+            "file train.txt with one image id a line, or name another by --train_split"
+        )
+    for split in (name for name in _USUAL_SPLITS if name in splits):
+        try:
+            photo_set = open_dataset(path, split)
+        except DataError as error:
+            report.errors.append(str(error))
+            continue
+        if split == "train":
+            place, told = f"{whole.name}, split {split}", _carried_by_none(whole)
+            absent = [name for name in _carried_by_none(photo_set) if name not in told]
+            report.errors += [_absent_class(place, name) for name in absent]
+
+
 def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[str]:
     if min(size) >= min_size:
         return []
@@ -105,7 +152,10 @@ def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[s
     ]
 
 
-def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> list[str]:
+def _mask_errors(
+    sample: Sample, size: tuple[int, int], num_classes: int, seen: set[int]
+) -> list[str]:
+    """What is wrong with a photo's mask; its labels are added to those seen."""
     if sample.mask_path is None:
         return []
     try:
@@ -114,6 +164,7 @@ def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> lis
         return [str(error)]
     errors = _shape_errors(sample, str(sample.mask_path), tuple(mask.shape), size)
     labels = torch.unique(mask).tolist()
+    seen.update(labels)
     strange = [str(label) for label in labels if num_classes < label != IGNORE_INDEX]
     if strange:
         errors.append(
@@ -123,20 +174,40 @@ def _mask_errors(sample: Sample, size: tuple[int, int], num_classes: int) -> lis
     return errors
 
 
-def _check_saliency(sample: Sample, size: tuple[int, int], needed: bool) -> tuple[list[str], bool]:
-    """What is wrong with a photo's saliency map, and whether the map is black all over."""
+def _check_saliency(
+    sample: Sample, size: tuple[int, int], needed: bool
+) -> tuple[list[str], float | None]:
+    """What is wrong with a photo's saliency map, and its largest value in [0, 1]."""
     if sample.saliency_path is None:
         missing = (
             f"{sample.image_path}: has no saliency map; add {sample.image_id}.png to the folder "
             "saliency/ of the data set, or do without maps (saliency: from_cam)"
         )
-        return [missing] if needed else [], False
+        return [missing] if needed else [], None
     try:
         saliency = read_saliency(sample.saliency_path)
     except DataError as error:
-        return [str(error)], False
+        return [str(error)], None
     shape = tuple(saliency.shape[1:])
-    return _shape_errors(sample, str(sample.saliency_path), shape, size), not saliency.any()
+    return _shape_errors(sample, str(sample.saliency_path), shape, size), saliency.max().item()
+
+
+def _value_warnings(name: str, labels: set[int], brightest: Sequence[float]) -> list[str]:
+    """Warnings of masks and saliency maps whose values seem to be scaled otherwise."""
+    warnings = []
+    if IGNORE_INDEX in labels and labels <= {BACKGROUND, IGNORE_INDEX}:
+        warnings.append(
+            f"{name}: no mask shows a class; found only the values {sorted(labels)}, and "
+            f"{IGNORE_INDEX} means ignore; recode 0/255 masks to label indices: 1 for the first "
+            "class of the list"
+        )
+    # A map of 8 bits has steps of 1/255.
+    if brightest and 0 < max(brightest) < 1.5 / 255:
+        warnings.append(
+            f"{name}: no saliency map has a value above 1; expected 0..255, 255 for what stands "
+            "out most; multiply 0/1 maps by 255"
+        )
+    return warnings
 
 
 def _shape_errors(
@@ -158,10 +229,7 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
     trains = photo_set.split is None or photo_set.split.startswith("train")
     for name, count in zip(photo_set.classes, counts, strict=True):
         if count == 0 and trains:
-            report.errors.append(
-                f"{photo_set.name}: no photo carries {name!r}; tag some or leave it out of the "
-                "classes: in classes.txt, which may be added, or where the data set lists them"
-            )
+            report.errors.append(_absent_class(photo_set.name, name))
         if count == len(tagged) and trains:
             report.warnings.append(
                 f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
@@ -175,6 +243,18 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
         report.warnings += _never_alone(photo_set.classes, tagged)
     pairs = zip(photo_set.classes, counts, strict=True)
     report.info.append("photos per class: " + ", ".join(f"{name} {count}" for name, count in pairs))
+
+
+def _carried_by_none(photo_set: PhotoSet) -> list[str]:
+    present = {index for sample in photo_set.samples for index in sample.tags or ()}
+    return [name for index, name in enumerate(photo_set.classes) if index not in present]
+
+
+def _absent_class(place: str, name: str) -> str:
+    return (
+        f"{place}: no photo carries {name!r}; tag some or leave it out of the classes: in "
+        "classes.txt, which may be added, or where the data set lists them"
+    )
 
 
 def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:

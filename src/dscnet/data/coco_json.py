@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from dscnet.data.tag_files import BACKGROUND_NAMES, TagEntry, clean_classes, read_text
+from dscnet.data.tag_files import TagEntry, clean_classes, is_background, read_text
 from dscnet.types import DataError
 
 Segmentation: TypeAlias = "list[array[float]] | dict[str, Any]"
@@ -179,8 +179,7 @@ def _categories(path: Path, items: Sequence[Any]) -> tuple[tuple[str, ...], dict
     ordered = [names[key] for key in sorted(names)]
     classes = clean_classes(ordered, f"{path}, categories")
     return classes, {
-        key: None if name in BACKGROUND_NAMES else classes.index(name)
-        for key, name in names.items()
+        key: None if is_background(name) else classes.index(name) for key, name in names.items()
     }
 
 

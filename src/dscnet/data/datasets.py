@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from dscnet.data.formats import (
     join_id,
     match_id,
     photos_by_id,
+    same_id,
 )
 from dscnet.data.tag_files import TagEntry, class_indices, first_few, read_text
+from dscnet.data.unread import unread_notes
 from dscnet.types import DataError
 
 
@@ -99,13 +101,13 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
             image_id=image_id,
             image_path=layout.photos[image_id],
             tags=tags.get(image_id, ()),
-            mask_path=layout.masks.get(image_id),
-            saliency_path=layout.saliency.get(image_id),
+            mask_path=_map_of(image_id, layout.masks),
+            saliency_path=_map_of(image_id, layout.saliency),
         )
         for image_id in _ids_of_split(layout, split)
     )
     untagged = [sample.image_id for sample in samples if sample.image_id not in tags]
-    notes = (*layout.notes, *_notes(samples, classes, untagged))
+    notes = (*layout.notes, *unread_notes(layout), *_notes(samples, classes, untagged))
     if layout.classes is None and classes != layout.usual_classes and layout.masks:
         notes += ("classes.txt is missing: mask labels are taken to follow the sorted tags",)
     return PhotoSet(layout.name, classes, samples, notes, split)
@@ -213,6 +215,11 @@ def _entries_by_photo(entries: Sequence[TagEntry], layout: Layout) -> dict[str, 
             "are not searched) or remove their tags"
         )
     return found
+
+
+def _map_of(image_id: str, maps: Mapping[str, Path]) -> Path | None:
+    name = same_id(image_id, maps)
+    return None if name is None else maps[name]
 
 
 def _ids_of_split(layout: Layout, split: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Layout:
         masks: Mask by image id, as far as there are any.
         saliency: Saliency map by image id, as far as there are any.
         splits: List file by split name; empty if the data set is not split.
+        photo_folders: Folders whose photos are all read, but for those in sub-folders.
+        map_folders: Folders of masks and saliency maps; they need not be there.
         notes: Things to tell the user.
     """
 
@@ -60,6 +63,8 @@ class Layout:
     masks: dict[str, Path] = field(default_factory=dict)
     saliency: dict[str, Path] = field(default_factory=dict)
     splits: dict[str, Path] = field(default_factory=dict)
+    photo_folders: tuple[Path, ...] = ()
+    map_folders: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -130,10 +135,15 @@ def pngs_in(folder: Path) -> dict[str, Path]:
 
 def match_id(name: str, photos: Collection[str]) -> str | None:
     """Find the image id that a name written with or without file ending means; None if absent."""
-    if name in photos:
-        return name
+    if (image_id := same_id(name, photos)) is not None:
+        return image_id
     stem, _, ending = name.rpartition(".")
-    return stem if f".{ending.lower()}" in IMAGE_SUFFIXES and stem in photos else None
+    return same_id(stem, photos) if f".{ending.lower()}" in IMAGE_SUFFIXES else None
+
+
+def same_id(name: str, known: Collection[str]) -> str | None:
+    """Find a name among known ones, whichever way its accents are written; None if absent."""
+    return next((form for form in _written_forms(name) if form in known), None)
 
 
 def listed_ids(path: Path, known: Collection[str]) -> list[str]:
@@ -195,6 +205,10 @@ def _voc(root: Path) -> Layout:
         masks=pngs_in(root / "SegmentationClassAug") | pngs_in(root / "SegmentationClass"),
         saliency=pngs_in(root / "saliency"),
         splits=_split_files(root / "ImageSets" / "Segmentation"),
+        photo_folders=(root / "JPEGImages",),
+        map_folders=tuple(
+            root / name for name in ("SegmentationClass", "SegmentationClassAug", "saliency")
+        ),
     )
 
 
@@ -213,22 +227,19 @@ def _tag_file(root: Path) -> Layout:
         masks=pngs_in(root / "masks"),
         saliency=pngs_in(root / "saliency"),
         splits=_split_files(root / "splits"),
+        photo_folders=(root / "images",),
+        map_folders=(root / "masks", root / "saliency"),
     )
 
 
 def _refuse_described(root: Path) -> None:
     """Refuse sub-folders of photos as classes where a file beside them says what they are."""
-    if described := [*files_ending(root, ".yaml"), *files_ending(root, ".yml")]:
+    yamls = [*files_ending(root, ".yaml"), *files_ending(root, ".yml")]
+    if beside := next(filter(None, [*yamls, _find_tag_file(root)]), None):
         raise DataError(
-            f"{root}: its sub-folders hold photos, and {described[0].name} lies beside them: give"
-            f" {described[0]} if it describes the data set; move it away if each sub-folder is a"
-            " class"
-        )
-    if (tag_file := _find_tag_file(root)) is not None:
-        raise DataError(
-            f"{root}: its sub-folders hold photos, and {tag_file.name} lies beside them: put the"
-            " photos into images/ if it holds their tags; move it away if each sub-folder is a"
-            " class"
+            f"{root}: its sub-folders hold photos, and {beside.name} lies beside them: give"
+            f" {beside} if it names the parts of the data set, or put the photos into images/ if it"
+            " holds their tags; move it away if each sub-folder is a class"
         )
 
 
@@ -237,9 +248,12 @@ def _folders(root: Path) -> Layout:
     entries: list[TagEntry] = []
     file_names: Counter[str] = Counter()
     classes = []
-    nested: list[Path] = []
-    for folder in _class_folders(root):
+    empty: list[str] = []
+    folders = _class_folders(root)
+    for folder in folders:
         found = photos_in(folder)
+        if not found:
+            empty.append(folder.name)
         negative = folder.name.lower() in NEGATIVE_FOLDERS
         if found and not negative:
             classes.append(folder.name)
@@ -249,7 +263,6 @@ def _folders(root: Path) -> Layout:
             names = () if negative else (folder.name,)
             entries.append(TagEntry(image_id, names, str(path)))
             file_names[path.name] += 1
-        nested += [p for p in folder.iterdir() if p.is_dir() and any(map(is_photo, p.iterdir()))]
     shared = sorted(name for name, count in file_names.items() if count > 1)
     notes = []
     if shared:
@@ -258,9 +271,13 @@ def _folders(root: Path) -> Layout:
             f"photos of one tag each ({first_few(shared)}); for photos with several tags use "
             "images/ and tags.csv"
         )
-    if nested:
-        places = first_few([str(path) for path in nested])
-        notes.append(f"photos in sub-folders of a class folder are not read: {places}")
+    if empty:
+        notes.append(f"{len(empty)} folders hold no photo and are no class: {first_few(empty)}")
+    if loose := sorted(path.name for path in root.iterdir() if is_photo(path)):
+        notes.append(
+            f"{len(loose)} photos beside the class folders are not read ({first_few(loose)}); "
+            "move each into the folder of its class, or into background/ if it shows none"
+        )
     return Layout(
         name=root.resolve().name,
         photos=photos_by_id(photos),
@@ -268,6 +285,8 @@ def _folders(root: Path) -> Layout:
         classes=clean_classes(classes, str(root)),
         masks=pngs_in(root / "masks"),
         saliency=pngs_in(root / "saliency"),
+        photo_folders=tuple(folders),
+        map_folders=(root / "masks", root / "saliency"),
         notes=tuple(notes),
     )
 
@@ -290,6 +309,7 @@ def _coco(path: Path) -> Layout:
         masks=pngs_in(path.parent / "masks"),
         saliency=pngs_in(path.parent / "saliency"),
         splits=_split_files(path.parent / "splits"),
+        map_folders=(path.parent / "masks", path.parent / "saliency"),
     )
 
 
@@ -326,16 +346,20 @@ def _yaml(path: Path) -> Layout:
     splits = parts.get("splits", {})
     if not isinstance(splits, dict):
         raise DataError(f"{path}: splits must map names to files, got {splits!r}")
-    folders = parts["images"] if isinstance(parts["images"], list) else [parts["images"]]
-    photos = (item for name in folders for item in photos_in(part("images", name)).items())
+    named = parts["images"] if isinstance(parts["images"], list) else [parts["images"]]
+    folders = tuple(part("images", name) for name in named)
+    photos = (item for folder in folders for item in photos_in(folder).items())
+    maps = {key: part(key, parts[key]) for key in ("masks", "saliency") if key in parts}
     return Layout(
         name=str(parts.get("name", path.stem)),
         photos=photos_by_id(photos),
         read_tags=partial(read_tag_file, part("tags", parts["tags"])),
         classes=classes,
-        masks=pngs_in(part("masks", parts["masks"])) if "masks" in parts else {},
-        saliency=pngs_in(part("saliency", parts["saliency"])) if "saliency" in parts else {},
+        masks=pngs_in(maps["masks"]) if "masks" in maps else {},
+        saliency=pngs_in(maps["saliency"]) if "saliency" in maps else {},
         splits={str(name): part(f"splits.{name}", file) for name, file in splits.items()},
+        photo_folders=folders,
+        map_folders=tuple(maps.values()),
     )
 
 
@@ -346,7 +370,15 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _first_file(homes: Iterable[Path], name: str) -> Path | None:
-    return next((home / name for home in homes if (home / name).is_file()), None)
+    paths = (home / form for home in homes for form in _written_forms(name))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _written_forms(name: str) -> tuple[str, ...]:
+    """The name itself, then with accents composed, as most write, and apart, as macOS does."""
+    if name.isascii():
+        return (name,)
+    return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

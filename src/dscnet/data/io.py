@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from dscnet.types import DataError
@@ -49,7 +50,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: If the file is missing or no image.
     """
     with _opened(Path(path)) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         # Orientations 5 to 8 swap the axes.
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
@@ -138,6 +139,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _has_transparency(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as the file stores them, before its orientation turns them."""
+    if isinstance(image, TiffImageFile):
+        # Some versions of Pillow give the size of a TIFF as it is when turned, others do not.
+        tags = image.tag_v2
+        return int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
+    return image.size
 
 
 def _orientation(image: Image.Image) -> int:

@@ -51,7 +51,7 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
     ``{"image_id": ..., "labels": ...}``; JSON lines holds one such object a line. Labels in one
     string are split at ``;`` or ``|`` if it has any, else at spaces, unless the whole string is a
     class name that is already known (so ``traffic light`` alone is one tag). The label
-    ``background`` says nothing and is dropped.
+    ``background``, in any case, says nothing and is dropped.
 
     Args:
         path: The file.
@@ -103,7 +103,7 @@ def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Read foreground class names, one a line; a first line ``background`` is dropped.
+    """Read foreground class names, one a line; a leading ``background``, in any case, is dropped.
 
     Raises:
         DataError: If the file is missing or empty, or a name is repeated.
@@ -112,18 +112,23 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return clean_classes(names, str(path))
 
 
+def is_background(name: str) -> bool:
+    """Tell the background's name, in any case, from the name of a class."""
+    return name.lower() in BACKGROUND_NAMES
+
+
 def clean_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Drop a leading background name and refuse an empty or ambiguous list of classes.
 
     Raises:
         DataError: If no class is left, or a name is repeated or is a misplaced background.
     """
-    if names and names[0] in BACKGROUND_NAMES:
+    if names and is_background(names[0]):
         names = names[1:]
     if not names:
         raise DataError(f"{where}: names no class; write one class name a line")
     for index, name in enumerate(names):
-        if name in BACKGROUND_NAMES:
+        if is_background(name):
             raise DataError(f"{where}: {name!r} must come first or not at all; move or remove it")
         if name in names[:index]:
             raise DataError(f"{where}: class {name!r} is named twice; remove one")
@@ -195,7 +200,7 @@ def _split(labels: str | list[str], known: Collection[str]) -> tuple[str, ...]:
     else:
         parts = labels.split()
     names = (part.strip() for part in parts)
-    return tuple(dict.fromkeys(name for name in names if name and name not in BACKGROUND_NAMES))
+    return tuple(dict.fromkeys(name for name in names if name and not is_background(name)))
 
 
 def _csv_rows(path: Path) -> list[_Row]:

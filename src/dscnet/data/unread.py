@@ -1,0 +1,101 @@
+"""What lies in a data set and is not read, so that nothing goes missing in silence."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from dscnet.data.formats import IMAGE_SUFFIXES, Layout, same_id
+from dscnet.data.tag_files import first_few
+
+# Endings of what people keep beside photos; nobody takes it for a photo.
+_COMPANIONS = frozenset(
+    {".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".md", ".txt", ".xml", ".yaml", ".yml"}
+)
+
+
+def unread_notes(layout: Layout) -> list[str]:
+    """Say which files of a data set nobody reads though they look as if they were meant.
+
+    Folders are listed once and no file is opened.
+
+    Args:
+        layout: The data set.
+
+    Returns:
+        Notes on photos in sub-folders, files of other endings, and masks and saliency maps that
+        are no PNG or belong to no photo; mostly none.
+    """
+    read = {*layout.photo_folders, *layout.map_folders}
+    notes = _photo_notes(layout.photo_folders, read)
+    for folder in layout.map_folders:
+        if folder not in layout.photo_folders:
+            notes += _map_notes(folder, read - {folder})
+    notes += _orphans("masks", layout.masks, layout.photos)
+    notes += _orphans("saliency maps", layout.saliency, layout.photos)
+    return notes
+
+
+def _photo_notes(folders: Collection[Path], read: Collection[Path]) -> list[str]:
+    nested: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    examples: list[str] = []
+    for folder in folders:
+        for place, name, ending in _files(folder, read):
+            if ending not in IMAGE_SUFFIXES:
+                others[ending or "no ending"] += 1
+                examples.append(name)
+            elif place != str(folder):
+                nested[place] += 1
+    notes = []
+    if nested:
+        notes.append(
+            f"{nested.total()} photos in sub-folders of a folder of photos are not read: "
+            f"{first_few(list(nested))}; move them up if they belong to it"
+        )
+    if others:
+        endings = ", ".join(sorted(others))
+        notes.append(
+            f"{others.total()} files of endings that are not read ({endings}): "
+            f"{first_few(examples)}; if they are photos, save them as .jpg or .png"
+        )
+    return notes
+
+
+def _map_notes(folder: Path, read: Collection[Path]) -> list[str]:
+    names = [
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, name, ending in _files(folder, read)
+        if ending != ".png" or place != str(folder)
+    ]
+    if not names:
+        return []
+    return [
+        f"{len(names)} files in {folder} are not read: {first_few(names)}; expected PNGs in the "
+        "folder itself, each named as its photo"
+    ]
+
+
+def _orphans(what: str, maps: Mapping[str, Path], photos: Collection[str]) -> list[str]:
+    names = [path.name for name, path in maps.items() if same_id(name, photos) is None]
+    if not names:
+        return []
+    example = next(iter(photos), "ID")
+    return [
+        f"{len(names)} {what} belong to no photo ({first_few(names)}); name each after the id of "
+        f"its photo, such as {example}.png"
+    ]
+
+
+def _files(folder: Path, read: Collection[Path]) -> Iterator[tuple[str, str, str]]:
+    """Folder, name and ending of visible files at any depth, apart from folders read as such."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(place, name) not in read
+        )
+        for name in sorted(names):
+            ending = os.path.splitext(name)[1].lower()
+            if not name.startswith(".") and ending not in _COMPANIONS:
+                yield place, name, ending
