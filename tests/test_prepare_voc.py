@@ -307,7 +307,7 @@ def test_annotations_of_the_test_set_give_no_tags(root, kit, sbd):
 
 def test_an_empty_folder_names_both_archives(tmp_path):
     with pytest.raises(
-        DataError, match=r"VOCtrainval\S+ from http://.* benchmark\.tgz from https://"
+        DataError, match=r"VOCtrainval\S+ from https://.* benchmark\.tgz from https://"
     ):
         prepare_voc2012(tmp_path)
 
