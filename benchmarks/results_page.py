@@ -25,6 +25,8 @@ AUXSEGNET = (
     "msrc_auxsegnet_relabelled",
     "msrc_auxsegnet_relabelled_more",
     "msrc_auxsegnet_relabelled_m1_m3",
+    "msrc_auxsegnet_relabelled_m2",
+    "msrc_auxsegnet_relabelled_m1_m3_more",
     "msrc_auxsegnet_filled",
     "msrc_auxsegnet",
 )
