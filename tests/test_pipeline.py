@@ -416,6 +416,17 @@ def test_numbers_of_files_that_become_others_are_gone(finished, scenes, tmp_path
     assert run(config, copy, resume=True, progress=False)["pseudo_label"]["bg_score"] == 0.6
 
 
+def test_a_run_is_read_without_the_processor_it_was_trained_on(finished, scenes, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    there = {"train.accelerator": "tpu", "segment.accelerator": "tpu"}
+    run_single("evaluate", replace_settings(settings(scenes), there), copy, progress=False)
+    for stage in ("train", "segment"):
+        with pytest.raises(ValueError, match=f"{stage}.accelerator or {stage}.precision: "):
+            run_single(stage, replace_settings(settings(scenes), there), copy, resume=True)
+    assert (copy / "segmenter" / "weights.safetensors").exists()
+
+
 def test_force_runs_a_stage_again(finished, scenes, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)

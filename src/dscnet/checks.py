@@ -30,6 +30,7 @@ from dscnet.labels.refine import label_probabilities, refinement_steps
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.models.irn import STRIDE
 from dscnet.models.resnet38 import NAME as RESNET38
+from dscnet.models.segmenter import Segmenter
 from dscnet.models.weights import names_file, tagged_name
 from dscnet.predictor import check_scales
 from dscnet.types import IGNORE_INDEX, DataError, DscnetError
@@ -158,13 +159,6 @@ def _check_training(job: Job) -> None:
             raise ValueError(f"{name}.lr_warmup must be in [0, 1), got {settings.lr_warmup}")
         if settings.poly_power < 0:
             raise ValueError(f"{name}.poly_power must be at least 0, got {settings.poly_power}")
-        check_hardware(name, settings)
-    photos = min(config.segment.batch_size, len(job.train.samples))
-    if photos < 2 and not config.own_branch and config.segment.network in ("auto", "deeplabv3plus"):
-        raise ValueError(
-            "segment: DeepLabV3+ needs at least 2 photos a step, got"
-            f" {photos}: set segment.batch_size to 2 or more, on as many training photos"
-        )
     build_train_transform(config.augment, mean=(0.5,) * 3, std=(0.5,) * 3)
     build_objective(config.method, job.train.num_labels)
     with torch.device("meta"):
@@ -256,9 +250,14 @@ def _check_segmenter(config: Config) -> None:
     check_scales(config.segment.test_scales)
     build_segmenter_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     if not config.own_branch:
-        with torch.device("meta"):
-            build_segmenter(config, 2, pretrained=False)
+        _segmenter_on_meta(config)
     _check_rounds(config)
+
+
+def _segmenter_on_meta(config: Config) -> torch.nn.Module:
+    """The segmentation network without memory, to see that it can be built."""
+    with torch.device("meta"):
+        return build_segmenter(config, 2, pretrained=False)
 
 
 def _check_rounds(config: Config) -> None:
@@ -329,22 +328,34 @@ def check_place(job: Job, *, force: bool) -> None:
         raise DscnetError(f"{root}: --force would delete photos of the data set, {inside[0]}")
 
 
-def check_weights(config: Config, stages: Collection[str]) -> None:
-    """Refuse pretrained weights that do not exist, or files of another network's.
+def check_trainings(job: Job, stages: Collection[str]) -> None:
+    """Refuse what would stop a training before its first step; who only reads a run needs none.
 
     Args:
-        config: Settings.
-        stages: Those that are to train a network.
+        job: Settings and photos.
+        stages: Those of ``train`` and ``segment`` that are to train a network.
 
     Raises:
-        DscnetError: The message names the weights.
+        ValueError: If the processor or its precision is not there, or photos are too few.
+        DscnetError: If pretrained weights do not exist, or a file is of another network.
     """
+    config = job.config
     model, segment = config.model, config.segment
-    if "train" in stages and _held_here(model.backbone, model.weights):
-        build_model(config, 1)
-    own_trunk = not config.own_branch and (segment.backbone or segment.weights)
+    if "train" in stages:
+        check_hardware("train", config.train)
+        if _held_here(model.backbone, model.weights):
+            build_model(config, 1)
+    if "segment" not in stages or config.own_branch:
+        return
+    check_hardware("segment", segment)
+    photos = min(segment.batch_size, len(job.train.samples))
+    if photos < 2 and type(_segmenter_on_meta(config)) is Segmenter:
+        raise ValueError(
+            f"segment: DeepLabV3+ needs at least 2 photos a step, got {photos}: set"
+            " segment.batch_size to 2 or more, on as many training photos"
+        )
     trunk = segment.backbone or model.backbone, segment.weights or model.weights
-    if "segment" in stages and own_trunk and _held_here(*trunk):
+    if _held_here(*trunk):
         build_segmenter(config, 2)
 
 

@@ -25,7 +25,7 @@ from dscnet.checks import (
     check_photos,
     check_place,
     check_settings,
-    check_weights,
+    check_trainings,
 )
 from dscnet.config import Config, MethodConfig, SegmentConfig
 from dscnet.data import available_splits, open_dataset
@@ -111,8 +111,8 @@ def run(
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
     config = job.config
-    # Weights first: photos take longer.
-    check_weights(config, _to_train(job, names, force=force))
+    # Before photos, which take longer.
+    check_trainings(job, _to_train(job, names, force=force))
     if force or not (resume and folder.fingerprint_of("train")):
         check_photos(job)
     check_place(job, force=force)
@@ -143,7 +143,7 @@ def run_single(
     job = open_run(config, folder, progress=progress)
     check_place(job, force=force)
     _check_needs(name, job)
-    check_weights(job.config, _to_train(job, [name], force=force))
+    check_trainings(job, _to_train(job, [name], force=force))
     if name == "train":
         check_photos(job)
         folder.create(resume=resume, force=force)
