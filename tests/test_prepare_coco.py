@@ -8,43 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coco_instances import BRUSH, CATEGORIES, HEIGHT, PERSON, WIDTH, annotation, box, runs
 from dscnet.cli import main
 from dscnet.data import open_dataset
 from dscnet.labels.pseudo_label import read_label
 from dscnet.prepare import coco, prepare_coco2014
 from dscnet.types import DataError, DscnetError
-
-HEIGHT, WIDTH = 5, 7
-CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}]
-PERSON, BRUSH = 1, 2  # labels
-
-
-def box(left, top, right, bottom):
-    """The outline of pixels left..right-1, top..bottom-1."""
-    return [left, top, right, top, right, bottom, left, bottom]
-
-
-def runs(mask):
-    """Uncompressed run lengths by COCO's rule: down the columns, beginning with zeros."""
-    counts, value = [0], 0
-    for column in range(mask.shape[1]):
-        for row in range(mask.shape[0]):
-            if mask[row, column] != value:
-                value = mask[row, column]
-                counts.append(0)
-            counts[-1] += 1
-    return {"size": list(mask.shape), "counts": counts}
-
-
-def annotation(number, category, segmentation, *, image=1, crowd=0):
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": category,
-        "segmentation": segmentation,
-        "iscrowd": crowd,
-        "bbox": [0, 0, 1, 1],
-    }
 
 
 def name_of(split, number):
