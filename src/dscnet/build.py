@@ -261,11 +261,12 @@ def check_hardware(name: str, settings: OptimiserConfig) -> None:
 
     Args:
         name: Section of the settings, for the message.
-        settings: Which they are.
+        settings: Which they are; Lightning judges them.
 
     Raises:
-        ValueError: The message is Lightning's.
+        ValueError: The message names the section and gives Lightning's reason.
     """
+    # A trainer that is made tells what hardware there is, every time.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         L.Trainer(

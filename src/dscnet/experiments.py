@@ -27,7 +27,7 @@ from dscnet.labelling import background_score, load_map
 from dscnet.pipeline import STAGES, located, run
 from dscnet.recipes import read_mapping
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.settings import dotted_settings, replace_settings, shown, to_dict
+from dscnet.settings import differences, dotted_settings, replace_settings, shown, to_dict
 from dscnet.types import DscnetError
 from dscnet.workers import start_pool
 
@@ -101,12 +101,7 @@ def _refuse_to_train_over(one: GridRun) -> None:
     there, here = folder.read_config(), located(one.config)
     if _of_training(there) == _of_training(here):
         return
-    before, now = (dotted_settings(to_dict(config)) for config in (there, here))
-    differing = [
-        f"{name}: {before.get(name)} there, {value} here"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
+    differing = differences(*(dotted_settings(to_dict(config)) for config in (there, here)))
     raise DscnetError(
         f"{folder.root} holds a training of other settings ({'; '.join(differing)}): name another"
         " --out, or give it those settings"

@@ -50,7 +50,7 @@ from dscnet.types import DataError, DscnetError
 log = logging.getLogger("dscnet")
 
 PLACES = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
-"""Settings that name a file or folder of the user's."""
+"""Settings that name a file or folder; pretrained weights, which may be names, stay as they are."""
 
 
 def located(config: Config) -> Config:

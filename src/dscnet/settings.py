@@ -117,3 +117,12 @@ def dotted_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, An
         deeper = dotted_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
         settings |= deeper or {f"{prefix}{key}": value}
     return settings
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Dotted settings that differ, for messages: ``train.epochs: 1 there, 2 here``."""
+    return [
+        f"{name}: {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]

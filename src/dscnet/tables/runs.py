@@ -15,7 +15,14 @@ from dscnet.experiments import GridRun, of_seed
 from dscnet.pipeline import located
 from dscnet.recipes import read_config
 from dscnet.run_folder import RunFolder
-from dscnet.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
+from dscnet.settings import (
+    differences,
+    dotted_settings,
+    from_dict,
+    replace_settings,
+    shown,
+    to_dict,
+)
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
 
@@ -208,12 +215,7 @@ def _differing(cell: Cell) -> list[str]:
     folder = RunFolder(cell.run.folder)
     if not folder.config.exists():
         return []
-    there, here = map(_with_data, (folder.read_config(), cell.run.config))
-    return [
-        f"{name}: {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
+    return differences(_with_data(folder.read_config()), _with_data(cell.run.config))
 
 
 def refuse_other_settings(cell: Cell) -> None:
