@@ -75,7 +75,7 @@ def test_no_hint_is_an_option_of_another_verb(argv, capsys):
     [
         (["run", "--out", "x"], "interrupted; --resume goes on\n"),
         (["data", "prepare", "voc2012", "x"], "interrupted; the same command goes on\n"),
-        (["demo"], "interrupted; --force starts anew\n"),
+        (["demo"], "interrupted; --resume goes on\n"),
         (["predict", "x", "--model", "x", "--out", "x"], "interrupted\n"),
         (["submit", "voc2012"], "interrupted\n"),
     ],

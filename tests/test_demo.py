@@ -6,6 +6,7 @@ import yaml
 
 import dscnet.demo as demo
 from dscnet.cli import main
+from dscnet.run_folder import RunFolder
 
 
 def test_the_demo_runs_and_refuses_to_overwrite(tmp_path, monkeypatch, capsys):
@@ -24,4 +25,16 @@ def test_the_demo_runs_and_refuses_to_overwrite(tmp_path, monkeypatch, capsys):
     assert str(out / "report.html") in text
     assert json.loads((out / "metrics.json").read_text())["segmenter"]["num_images"] == 4
     assert main(["demo", "--out", str(out)]) == 1
-    assert "--force" in capsys.readouterr().err
+    assert "--resume goes on" in capsys.readouterr().err
+
+    # What an interrupted one goes on with: the scenes and what was finished of them stay.
+    scene = next((out / "scenes" / "JPEGImages").iterdir())
+    weights = RunFolder(out).weights
+    drawn, trained = scene.stat().st_mtime_ns, weights.stat().st_mtime_ns
+    (out / "metrics.json").unlink()
+    assert main(["demo", "--out", str(out), "--resume"]) == 0
+    assert (out / "metrics.json").exists()
+    assert scene.stat().st_mtime_ns == drawn
+    assert weights.stat().st_mtime_ns == trained
+    assert main(["demo", "--out", str(out), "--resume", "--seed", "1"]) == 1
+    assert "seed: 0 there, 1 here" in capsys.readouterr().err

@@ -243,12 +243,13 @@ def request(tmp_path: Path, name: str = "IV", **changes) -> Request:
 
 
 def hand_made(cell: Cell, miou: float) -> None:
-    """A finished run of this cell that reached so much."""
+    """A finished run of this cell whose network reached so much, and its labels 10 points less."""
     folder = RunFolder(cell.run.folder)
     folder.create()
     folder.write_config(cell.run.config)
     folder.finish("evaluate", "x", 1.0)
-    write_metrics(folder.metrics, {"segmenter": {"miou": miou}})
+    reached = {"segmenter": {"miou": miou}, "pseudo_label": {"miou": miou - 0.1}}
+    write_metrics(folder.metrics, reached)
 
 
 def test_every_number_is_that_of_its_own_run(tmp_path):
@@ -292,6 +293,9 @@ def test_figure_6_names_its_highest_point(tmp_path):
     assert "- Ours, SEAM: highest at alpha 0.2, beta 0.4: 90.0, seen on val masks." in text
     assert "| AuxSegNet, alpha 0.2 | 50.0 (1) | 90.0 (1) |" in text
     assert "alpha (method.pgcl_weight) 0.6 and beta (method.sgcl_weight) 0.4" in text
+    assert tables.make_table(replace(asked, measure="pseudo_label.miou")) == 0
+    text = (tmp_path / "figure6-pseudo_label.miou.md").read_text()
+    assert "highest at alpha 0.2, beta 0.4: 80.0, seen on masks of the training photos." in text
 
 
 @pytest.mark.parametrize("count", range(1, 8))

@@ -22,7 +22,7 @@ STAGE_VERBS = {
     "report": "write report.html",
 }
 
-RESUMED = ("run", *STAGE_VERBS)
+RESUMED = ("demo", "run", *STAGE_VERBS)
 """Verbs that take ``--resume``."""
 
 REPEATED = ("data", "sweep", "tables")
@@ -82,7 +82,7 @@ def after_interrupt(verb: str) -> str:
         return "interrupted; --resume goes on"
     if verb in REPEATED:
         return "interrupted; the same command goes on"
-    return "interrupted; --force starts anew" if verb == "demo" else "interrupted"
+    return "interrupted"
 
 
 def build_parser() -> Parser:
@@ -104,6 +104,7 @@ def build_parser() -> Parser:
         "demo", "the whole pipeline on generated scenes, minutes on a CPU, ends with report.html"
     )
     demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
+    demo.add_argument("--resume", action="store_true", help="go on in a folder of a demo")
     demo.add_argument("--force", action="store_true", help="delete what the folder holds")
     demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
     check = add("check", "what is wrong with a data set, before hours are spent")

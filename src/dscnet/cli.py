@@ -92,7 +92,7 @@ def _do_stage(name: str) -> Callable[[Namespace], int]:
 def _do_demo(parsed: Namespace) -> int:
     from dscnet.demo import demo
 
-    metrics = demo(parsed.out, force=parsed.force, seed=parsed.seed)
+    metrics = demo(parsed.out, resume=parsed.resume, force=parsed.force, seed=parsed.seed)
     print(metrics_table(metrics))
     print(f"report: {Path(parsed.out) / 'report.html'}")
     return 0

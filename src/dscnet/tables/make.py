@@ -183,15 +183,17 @@ def _notes(
     yield from _sources(cells)
     yield f"Ours: `{request.measure}`, percent; mean ± standard deviation (seeds)."
     yield f"Paper: {paper.source}; mIoU of the segmentation network, percent."
+    # Maps and labels are made of the training photos, whatever the column says.
+    of_val = request.measure.startswith("segmenter.")
     if request.measure != PAPER_MEASURE:
-        # Maps and labels are made of the training photos, whatever the column says.
-        photos = "" if request.measure.startswith("segmenter.") else ", ours of the training photos"
+        photos = "" if of_val else ", ours of the training photos"
         yield f"The paper has no `{request.measure}`: its numbers are of another measure{photos}."
     if any(row.published for row in paper.rows):
         yield "Rows without ours (-) are published numbers that the paper quotes."
     yield from paper.notes
     if paper.optimum:
-        yield from _best(entries)
+        seen_on = "val masks" if of_val else "masks of the training photos"
+        yield from (f"{line}, seen on {seen_on}." for line in _best(entries))
     if "test" in request.spec.columns:
         yield "The masks of VOC's test photos are at its evaluation server: ours are not run here."
     if any("s/" in column for column in request.spec.columns):
@@ -215,7 +217,7 @@ def _best(entries: Sequence[Entry]) -> Iterator[str]:
         if own:
             mean, best = max(own, key=lambda pair: pair[0])
             where = best.row.removeprefix(f"{base}, ")
-            yield f"Ours, {base}: highest at {where}, {best.column}: {mean:.1f}, seen on val masks."
+            yield f"Ours, {base}: highest at {where}, {best.column}: {mean:.1f}"
 
 
 def _markdown(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> str:
