@@ -51,6 +51,7 @@ TOP = {
     "config",
     "demo",
     "dependencies",
+    "disk",
     "experiments",
     "export",
     "job",

@@ -23,6 +23,7 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
+from dscnet.disk import bytes_of_maps
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
@@ -87,6 +88,13 @@ def test_a_run_leaves_the_files_of_the_contract(finished):
     assert len(list((finished / "masks").glob("*.png"))) == 4
     assert (finished / "segmenter" / "weights.safetensors").exists()
     assert not list(finished.rglob("*.tmp"))
+
+
+def test_the_maps_take_what_was_foretold(finished, scenes):
+    samples = open_dataset(scenes, "train").samples
+    written = sum(file.stat().st_size for file in finished.rglob("*.npz"))
+    # The files' headers are the rest.
+    assert written == pytest.approx(bytes_of_maps(settings(scenes), samples), rel=0.1)
 
 
 def test_metrics_keep_the_contract(finished):

@@ -28,6 +28,7 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
+from dscnet.disk import bytes_of_maps
 from dscnet.labelling import load_map, score_counts
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
@@ -90,6 +91,13 @@ def test_every_round_keeps_its_files(finished):
     assert not same_weights(finished, finished / "rounds" / "1")
     assert not (finished / "segmenter").exists(), "the branch is the segmentation network"
     assert not list(finished.rglob("*.tmp"))
+
+
+def test_the_maps_of_all_rounds_take_what_was_foretold(finished, scenes):
+    samples = open_dataset(scenes, "train").samples
+    written = sum(file.stat().st_size for file in finished.rglob("*.npz"))
+    # The files' headers are the rest.
+    assert written == pytest.approx(bytes_of_maps(settings(scenes), samples), rel=0.1)
 
 
 def test_losses_of_every_round_are_logged_under_their_names(finished):
