@@ -24,10 +24,10 @@ from dscnet.config import (
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.disk import bytes_of_maps
-from dscnet.job import Job
+from dscnet.job import Job, located
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
-from dscnet.pipeline import STAGES, located, open_run, run, run_single, run_stage
+from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.settings import replace_settings
@@ -453,6 +453,13 @@ def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
     assert (found.data, found.label.cams) == (str(scenes), str(scenes / "cams"))
     assert found.refine.masks == str(scenes.parent / "sam")
     assert found.segment.labels is None
+    # Weights by name are no place, and a folder of that name does not make them one.
+    (tmp_path / "packaged").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = replace_settings(config, {"segment.weights": "trained/resnet38.pth"})
+    found = located(config)
+    assert found.model.weights == "packaged"
+    assert found.segment.weights == str(tmp_path / "trained" / "resnet38.pth")
 
 
 @pytest.mark.parametrize("setting", ["model.weights", "segment.weights"])

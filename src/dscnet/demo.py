@@ -9,7 +9,8 @@ from typing import Any
 
 from dscnet.config import Config
 from dscnet.data.scenes import write_scenes
-from dscnet.pipeline import located, run
+from dscnet.job import located
+from dscnet.pipeline import run
 from dscnet.recipes import find_recipe, read_config
 from dscnet.run_folder import RunFolder
 from dscnet.settings import differences, dotted_settings, to_dict

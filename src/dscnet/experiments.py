@@ -22,9 +22,9 @@ from dscnet.comparison import (
 )
 from dscnet.config import Config
 from dscnet.data import open_dataset, read_mask
-from dscnet.job import Job
+from dscnet.job import Job, located
 from dscnet.labelling import background_score, load_map
-from dscnet.pipeline import STAGES, located, run
+from dscnet.pipeline import STAGES, run
 from dscnet.recipes import read_mapping
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import differences, dotted_settings, replace_settings, shown, to_dict

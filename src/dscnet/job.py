@@ -1,11 +1,14 @@
-"""What every stage gets."""
+"""What every stage gets, and where its files lie."""
 
 from __future__ import annotations
 
+import os
+from copy import deepcopy
 from dataclasses import dataclass
 
 from dscnet.config import Config
 from dscnet.data import PhotoSet
+from dscnet.models.weights import names_file
 from dscnet.run_folder import RunFolder, fingerprint
 
 
@@ -24,6 +27,22 @@ class Job:
         """Those of the classes that ``auxseg.stuff`` names, 0-based, foreground only."""
         names = self.config.auxseg.stuff
         return [index for index, name in enumerate(self.train.classes) if name in names]
+
+
+_PLACES = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
+_FILES_OR_NAMES = ("model.weights", "segment.weights")
+
+
+def located(config: Config) -> Config:
+    """The same settings with absolute places, for a run is resumed from wherever one stands."""
+    config = deepcopy(config)
+    for name in (*_PLACES, *_FILES_OR_NAMES):
+        section, _, key = name.rpartition(".")
+        owner = getattr(config, section) if section else config
+        value = getattr(owner, key)
+        if value and (name in _PLACES or names_file(value)):
+            setattr(owner, key, os.path.abspath(value))
+    return config
 
 
 def data_fingerprint(

@@ -7,11 +7,9 @@ is not run again; an interrupted training goes on from its last epoch.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +38,7 @@ from dscnet.dependencies import (
     segment_needs,
     segment_settings,
 )
-from dscnet.job import Job, data_fingerprint
+from dscnet.job import Job, data_fingerprint, located
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
@@ -48,20 +46,6 @@ from dscnet.settings import replace_settings
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
-
-PLACES = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
-"""Settings that name a file or folder; pretrained weights, which may be names, stay as they are."""
-
-
-def located(config: Config) -> Config:
-    """The same settings with absolute places, for a run is resumed from wherever one stands."""
-    config = deepcopy(config)
-    for name in PLACES:
-        section, _, key = name.rpartition(".")
-        owner = getattr(config, section) if section else config
-        if place := getattr(owner, key):
-            setattr(owner, key, os.path.abspath(place))
-    return config
 
 
 def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job:

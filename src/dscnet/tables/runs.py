@@ -12,7 +12,7 @@ from dscnet.comparison import lookup
 from dscnet.config import Config
 from dscnet.evaluation import read_metrics
 from dscnet.experiments import GridRun, of_seed
-from dscnet.pipeline import located
+from dscnet.job import located
 from dscnet.recipes import read_config
 from dscnet.run_folder import RunFolder
 from dscnet.settings import (
