@@ -27,6 +27,8 @@ AUXSEGNET = (
     "msrc_auxsegnet_relabelled_m1_m3",
     "msrc_auxsegnet_relabelled_m2",
     "msrc_auxsegnet_relabelled_m1_m3_more",
+    "msrc_auxsegnet_relabelled_m1_last",
+    "msrc_auxsegnet_relabelled_m3_more",
     "msrc_auxsegnet_filled",
     "msrc_auxsegnet",
 )
@@ -226,8 +228,9 @@ def gain_list(bases: Iterable[str], *, earlier: bool = False) -> list[str]:
     for base in bases:
         gains = above_baseline(distinct(SWEEPS[base]))
         present = gains if earlier else ({v: g for v, g in gains.items() if of_now(v)} or gains)
-        for variant, measures in present.items():
-            lines.append(f"- {base}: {variant} {gain_text(measures['pseudo_label.miou'])}")
+        for variant in sorted(present, key=_place):
+            gain = gain_text(present[variant]["pseudo_label.miou"])
+            lines.append(f"- {base}: {variant} {gain}")
     return lines
 
 
@@ -310,8 +313,9 @@ def auxsegnet_table(*, earlier: bool = False) -> list[str]:
         f" | without {' and '.join(BOUND)} | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for one, measures in rounds.items():
-        variant, index = one.rsplit(", round ", 1)
+    named = [(*one.rsplit(", round ", 1), one) for one in rounds]
+    for variant, index, one in sorted(named, key=lambda name: _place(name[0])):
+        measures = rounds[one]
         branch = measures.get("segmenter.miou")
         gains = above_baseline(rows_of_round(rows, int(index)))
         cells = [
