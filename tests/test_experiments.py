@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
+from PIL import Image
 
 from dscnet import experiments
 from dscnet.comparison import paired, summarise
 from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, TrainConfig
+from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.experiments import VARIANTS, of_seed, read_variants, run_grid, sweep, write_results
 from dscnet.settings import replace_settings
@@ -98,6 +101,14 @@ def test_a_training_of_other_settings_is_not_trained_over(scenes, tmp_path):
     (after,) = run_grid(again, tmp_path, one, [0], stages=STAGES)
     assert weights.stat().st_mtime_ns == written
     assert after["pseudo_label"]["bg_score"] == 0.6 != before["pseudo_label"]["bg_score"]
+    # Nor are copied photos, but changed ones are.
+    copied = shutil.copytree(scenes, tmp_path / scenes.name, copy_function=shutil.copyfile)
+    again.data = str(copied)
+    assert list(run_grid(again, tmp_path, one, [0], stages=STAGES)) == [after]
+    Image.new("RGB", (64, 64)).save(open_dataset(copied, "train").samples[0].image_path)
+    with pytest.raises(DscnetError, match="one-s0 holds a training on other photos, tags or maps"):
+        list(run_grid(again, tmp_path, one, [0], stages=STAGES))
+    assert weights.stat().st_mtime_ns == written
 
 
 def test_no_error_of_a_run_ends_the_others(monkeypatch, tmp_path, caplog):

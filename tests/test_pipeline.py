@@ -596,6 +596,15 @@ def test_a_run_goes_on_from_another_folder(finished, scenes, tmp_path, monkeypat
     assert Path(RunFolder(out).read_config().data) == scenes
 
 
+def test_a_run_goes_on_with_a_copy_of_its_photos(copy, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes", copy_function=shutil.copyfile)
+    config = settings(tmp_path / "scenes")
+    assert not any(run_single(name, config, copy, resume=True) for name in ("train", "evaluate"))
+    photo = open_dataset(config.data, "train").samples[0].image_path
+    Image.new("RGB", (64, 64)).save(photo)
+    assert run_single("cam", config, copy)
+
+
 def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):
     config = settings(scenes)
     config.label.bg_score = "magic"

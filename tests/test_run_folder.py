@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from dscnet.config import Config
-from dscnet.run_folder import RunFolder, fingerprint
+from dscnet.run_folder import RunFolder, file_mark, fingerprint
 from dscnet.types import DscnetError
 
 
@@ -77,3 +82,43 @@ def test_fingerprint_depends_on_settings_and_code():
     assert fingerprint({"a": 1}) == fingerprint({"a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert fingerprint(1, code=("training.py",)) != fingerprint(1, code=("evaluation.py",))
+
+
+def save_with_time(image: Image.Image, path: Path, seconds: int) -> list[object]:
+    image.save(path)
+    os.utime(path, (seconds, seconds))
+    return file_mark(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_copy_has_the_mark_of_its_file_and_a_changed_pixel_another(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    first = save_with_time(Image.fromarray(noise), tmp_path / f"a{suffix}", 1)
+    (tmp_path / "copy").mkdir()
+    copied = tmp_path / "copy" / f"b{suffix}"
+    copied.write_bytes((tmp_path / f"a{suffix}").read_bytes())
+    assert file_mark(copied) == first
+    noise[100:108, 144:152] = 0
+    assert save_with_time(Image.fromarray(noise), tmp_path / f"a{suffix}", 1) != first
+
+
+def test_uncompressed_files_are_told_by_their_time(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    first = save_with_time(Image.fromarray(noise), tmp_path / "a.bmp", 1)
+    noise[100, 150] = 0
+    assert save_with_time(Image.fromarray(noise), tmp_path / "a.bmp", 2) != first
+
+
+def test_a_photo_that_is_turned_in_place_has_another_mark(tmp_path):
+    paths = {orientation: tmp_path / f"{orientation}.jpg" for orientation in (1, 6)}
+    for orientation, path in paths.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (200, 300)).save(path, exif=exif)
+    assert paths[1].stat().st_size == paths[6].stat().st_size
+    assert file_mark(paths[1]) != file_mark(paths[6])
+
+
+def test_a_file_without_bytes_has_a_mark(tmp_path):
+    (tmp_path / "empty.png").touch()
+    assert file_mark(tmp_path / "empty.png")[0] == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from dscnet.config import Config
 from dscnet.labels.refine import LEARNED
-from dscnet.run_folder import fingerprint
+from dscnet.run_folder import file_mark, fingerprint
 
 
 def maps_needs(config: Config) -> tuple[str, ...]:
@@ -42,13 +42,12 @@ def refine_settings(config: Config) -> list[Any] | None:
 
 
 def _masks_state(config: Config) -> list[Any] | None:
-    """Names, sizes and times of the files of masks made elsewhere, where they are read."""
+    """Names and marks of the files of masks made elsewhere, where they are read."""
     if "masks" not in config.refine.steps or config.refine.masks is None:
         return None
     root = Path(config.refine.masks)
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
-    states = [(file.relative_to(root), file.stat()) for file in files]
-    return [(str(name), state.st_size, state.st_mtime_ns) for name, state in states]
+    return [(str(f.relative_to(root)), file_mark(f)) for f in files if f.is_file()]
 
 
 def label_needs(config: Config) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from dscnet.config import Config
 from dscnet.data import open_dataset, read_mask
 from dscnet.job import Job, located
 from dscnet.labelling import background_score, load_map
-from dscnet.pipeline import STAGES, run
+from dscnet.pipeline import STAGES, open_run, run, stage_fingerprint
 from dscnet.recipes import read_mapping
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.settings import differences, dotted_settings, replace_settings, shown, to_dict
@@ -76,7 +77,7 @@ def run_grid(
 
     Raises:
         ValueError: If a setting of a variant does not exist, or ``jobs`` is below 1.
-        DscnetError: If a folder holds a training of other settings; nothing is run then.
+        DscnetError: If a folder holds a training of other settings or photos; nothing is run then.
     """
     # Seeds outside, so that an unfinished grid compares all variants on the seeds it has.
     runs = [
@@ -89,23 +90,33 @@ def run_grid(
         for name, settings in variants.items()
     ]
     for each in runs:
-        _refuse_to_train_over(each)
+        refuse_to_train_over(each)
     yield from run_all(runs, stages=stages, strict_masks=strict_masks, jobs=jobs)
 
 
-def _refuse_to_train_over(one: GridRun) -> None:
-    """Refuse a folder whose finished training has other settings than are asked for."""
+def refuse_to_train_over(one: GridRun) -> None:
+    """Refuse a folder whose finished training is another than would be done there now.
+
+    Raises:
+        DscnetError: If its settings, its photos or the code were others.
+    """
     folder = RunFolder(one.folder)
-    if folder.fingerprint_of("train") is None:
+    mark = folder.fingerprint_of("train")
+    if mark is None:
         return
     there, here = folder.read_config(), located(one.config)
-    if _of_training(there) == _of_training(here):
-        return
-    differing = differences(*(dotted_settings(to_dict(config)) for config in (there, here)))
-    raise DscnetError(
-        f"{folder.root} holds a training of other settings ({'; '.join(differing)}): name another"
-        " --out, or give it those settings"
-    )
+    if _of_training(there) != _of_training(here):
+        differing = differences(*(dotted_settings(to_dict(config)) for config in (there, here)))
+        raise DscnetError(
+            f"{folder.root} holds a training of other settings ({'; '.join(differing)}): name"
+            " another --out, or give it those settings"
+        )
+    job = open_run(replace(there, data=here.data), folder)
+    if mark != stage_fingerprint("train", job):
+        raise DscnetError(
+            f"{folder.root} holds a training on other photos, tags or maps than {here.data} has"
+            " now, or by another version of dscnet: name another --out, or delete it"
+        )
 
 
 def _of_training(config: Config) -> list[Any]:

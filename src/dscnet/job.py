@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dscnet.config import Config
 from dscnet.data import PhotoSet
 from dscnet.models.weights import names_file
-from dscnet.run_folder import RunFolder, fingerprint
+from dscnet.run_folder import RunFolder, file_mark, fingerprint
 
 
 @dataclass
@@ -48,7 +48,7 @@ def located(config: Config) -> Config:
 def data_fingerprint(
     photos: PhotoSet | None, *, masks: bool = False, saliency: bool = False
 ) -> str:
-    """Names, tags and file states of a photo set; of its other files only where asked."""
+    """Names, tags and files of a photo set, not where it lies; its other files only where asked."""
     if photos is None:
         return ""
     rows = []
@@ -58,7 +58,6 @@ def data_fingerprint(
             sample.mask_path if masks else None,
             sample.saliency_path if saliency else None,
         ]
-        found = [file.stat() for file in files if file is not None]
-        states = [(state.st_size, state.st_mtime_ns) for state in found]
-        rows.append([sample.image_id, sample.tags, states])
+        marks = [file_mark(file) for file in files if file is not None]
+        rows.append([sample.image_id, sample.tags, marks])
     return fingerprint(photos.classes, rows)

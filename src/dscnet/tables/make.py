@@ -14,7 +14,7 @@ from typing import Any
 
 from dscnet.comparison import lookup
 from dscnet.data import open_dataset
-from dscnet.experiments import run_all
+from dscnet.experiments import refuse_to_train_over, run_all
 from dscnet.run_folder import RunFolder, environment, read_record, write_text
 from dscnet.settings import replace_settings, shown
 from dscnet.tables import figures
@@ -50,7 +50,7 @@ def make_table(request: Request) -> int:
 
     Raises:
         ValueError: If a variant or shard does not exist, or a recipe is of another base.
-        DscnetError: If a folder holds a run of other settings.
+        DscnetError: If a folder holds a run of other settings or photos.
     """
     check(request)
     cells = plan(request)
@@ -59,6 +59,7 @@ def make_table(request: Request) -> int:
     mine = [cell for cell in mine if cell.earlier is None or in_folder(cell)]
     for cell in mine:
         refuse_other_settings(cell)
+        refuse_to_train_over(cell.run)
     failed: list[str] = []
     for row in run_all([cell.run for cell in mine], stages=stages(request), jobs=request.jobs):
         if "error" in row:
