@@ -90,12 +90,17 @@ def run_grid(
         for name, settings in variants.items()
     ]
     for each in runs:
-        refuse_to_train_over(each)
+        refuse_to_train_over(each, stages)
     yield from run_all(runs, stages=stages, strict_masks=strict_masks, jobs=jobs)
 
 
-def refuse_to_train_over(one: GridRun) -> None:
+def refuse_to_train_over(one: GridRun, stages: Sequence[str]) -> None:
     """Refuse a folder whose finished training is another than would be done there now.
+
+    Args:
+        one: The run.
+        stages: Those that it is for. Where training is not among them, photos and code may be
+            others, for nothing is trained over; the settings are written there all the same.
 
     Raises:
         DscnetError: If its settings, its photos or the code were others.
@@ -111,6 +116,8 @@ def refuse_to_train_over(one: GridRun) -> None:
             f"{folder.root} holds a training of other settings ({'; '.join(differing)}): name"
             " another --out, or give it those settings"
         )
+    if "train" not in stages:
+        return
     job = open_run(replace(there, data=here.data), folder)
     if mark != stage_fingerprint("train", job):
         raise DscnetError(

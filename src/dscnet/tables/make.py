@@ -59,7 +59,7 @@ def make_table(request: Request) -> int:
     mine = [cell for cell in mine if cell.earlier is None or in_folder(cell)]
     for cell in mine:
         refuse_other_settings(cell)
-        refuse_to_train_over(cell.run)
+        refuse_to_train_over(cell.run, stages(request))
     failed: list[str] = []
     for row in run_all([cell.run for cell in mine], stages=stages(request), jobs=request.jobs):
         if "error" in row:
