@@ -34,6 +34,19 @@ def test_a_wrong_setting_names_the_right_one(argv, hint, capsys):
     assert f"did you mean {hint}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "missing"),
+    [
+        (["run"], "--out"),
+        (["predict", "--out", "x"], "photos, --model"),
+        (["data"], "action, name"),
+    ],
+)
+def test_what_is_missing_is_named_as_it_is_typed(argv, missing, capsys):
+    assert main(argv) == 2
+    assert f"are required: {missing}" in capsys.readouterr().err
+
+
 def test_a_wrong_setting_in_a_file_names_the_right_one(tmp_path, capsys):
     file = tmp_path / "settings.yaml"
     file.write_text("train: {lrr: 1}\n")

@@ -271,6 +271,10 @@ def test_a_class_without_any_photo_is_told_once(listed):
     (root / "classes.txt").write_text("cat\ndog\nyak\n")
     report = check_path(root)
     assert len(report.errors) == 1 and "no photo carries 'yak'" in report.errors[0]
+    (root / "classes.txt").write_text("cat\ndog\nyak\nemu\nape\nbee\n")
+    report = check_path(root)
+    assert len(report.errors) == 1
+    assert "no photo carries 'yak', 'emu', 'ape' and 1 more;" in report.errors[0]
 
 
 def test_splits_without_train_are_warned_of(listed):

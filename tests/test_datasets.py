@@ -216,6 +216,19 @@ def test_photos_without_tags(tmp_path):
     assert tags(within) == {"day 1__a": None}, "where it lies does not take a place's photos away"
 
 
+def test_maps_beside_photos_are_no_photos(tmp_path):
+    for name in ("images/a.png", "masks/a.png", "saliency/a.png", "images/b.gif", "tags.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = open_photos(tmp_path)
+    assert tags(found) == {"images__a": None}
+    assert [note.split(" ", 1)[1][:11] for note in found.notes[:2]] == ["is left out"] * 2
+    assert "1 files of endings that are not read (.gif): b.gif" in found.notes[2]
+    own = open_photos(tmp_path, apart_from=[tmp_path / "masks", tmp_path / "saliency"])
+    assert tags(own) == {"images__a": None} and len(own.notes) == 1, "of one's own nothing is told"
+    assert tags(open_photos(tmp_path / "masks")) == {"a": None}, "what is named is read"
+
+
 def test_photos_are_not_written_over(tmp_path):
     (tmp_path / "a.png").touch()
     samples = open_photos(tmp_path).samples

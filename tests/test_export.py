@@ -112,7 +112,14 @@ def test_a_target_of_the_wrong_kind_is_refused_first(run_folder, tmp_path):
         export_coco(folder.root, tmp_path / "folder")
     with pytest.raises(DscnetError, match="expected a folder to write to, found a file"):
         export(folder.root, tmp_path / "file", "safetensors")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    photo = tmp_path / "photo.jpg"
+    photo.touch()
+    with pytest.raises(DscnetError, match=r"photo\.jpg: expected a file ending in \.onnx"):
+        export(folder.root, photo, "onnx")
+    with pytest.raises(DscnetError, match=r"photo\.jpg: expected a file ending in \.json"):
+        export_coco(folder.root, photo)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "photo.jpg"]
+    assert photo.stat().st_size == 0
 
 
 def test_a_failed_export_leaves_no_file(run_folder, tmp_path, monkeypatch):

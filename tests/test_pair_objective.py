@@ -14,21 +14,28 @@ def batch(mask):
 
 
 def test_affinities_are_learned_from_the_labels_of_cells(generator):
-    features = torch.randn(1, 5, 6, 9, generator=generator)
+    features = torch.randn(1, 5, 6, 9, generator=generator, dtype=torch.float64)
     labels = torch.randint(3, (1, 6, 9), generator=generator)
     terms = AffinityObjective(3)(ModelOutput(features=features), batch(labels))
     expected = affinity_loss(pair_affinity(features, radius=3), *pair_labels(labels, radius=3))
-    assert float(terms.total) == pytest.approx(float(expected.total))
+    assert float(terms.total) == pytest.approx(float(expected.total), rel=1e-12)
 
 
 def test_boundaries_are_learned_from_the_labels_of_pixels(generator):
-    logits = torch.randn(1, 1, 6, 9, generator=generator)
+    logits = torch.randn(1, 1, 6, 9, generator=generator, dtype=torch.float64)
     mask = torch.randint(3, (1, 24, 35), generator=generator)
     terms = BoundaryObjective(3)(ModelOutput(boundary_logits=logits), batch(mask))
     labels = reduce_labels(mask, (6, 9))
     affinity = line_affinity(logits[:, 0].sigmoid(), radius=3)
     expected = affinity_loss(affinity, *pair_labels(labels, radius=3))
-    assert float(terms.total) == pytest.approx(float(expected.total))
+    assert float(terms.total) == pytest.approx(float(expected.total), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_what_autocast_made_small_is_learned_from_in_float32(kind):
+    output = ModelOutput(features=torch.zeros(1, 5, 6, 9, dtype=kind))
+    terms = AffinityObjective(3)(output, batch(torch.zeros(1, 6, 9, dtype=torch.long)))
+    assert terms.total.dtype is torch.float32
 
 
 def test_reduced_labels_are_those_of_the_middle():

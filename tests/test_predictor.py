@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from torch import nn
 from dscnet import predictor as module
 from dscnet.build import build_segmenter
 from dscnet.config import Config, ModelConfig, SegmentConfig
+from dscnet.labels import read_label, write_label
 from dscnet.labels.crf import dense_crf
 from dscnet.predictor import TEST_CRF, Predictor, restore, store
 from dscnet.run_folder import RunFolder, write_text
@@ -210,6 +212,27 @@ def test_masks_of_a_data_set_are_not_replaced(tmp_path, part, run_of_brightness)
     with pytest.raises(DscnetError, match=f"found a data set \\({part}\\)"):
         module.predict(tmp_path / "a.jpg", "run", tmp_path / "set")
     assert [path.name for path in (tmp_path / "set").iterdir()] == [part]
+
+
+def test_masks_that_are_no_predictions_are_not_replaced(tmp_path, run_of_brightness):
+    """Class folders or a YAML file beside them, or a run: nothing else tells whose they are."""
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.jpg")
+    true = tmp_path / "set" / "masks" / "a.png"
+    write_label(true, np.ones((3, 4), np.uint8))
+    for classes in (None, "bright\n"):
+        if classes:
+            (tmp_path / "set" / "classes.txt").write_text(classes)
+        with pytest.raises(DscnetError, match="masks: expected no masks, or those of an earlier"):
+            module.predict(tmp_path / "a.jpg", "run", tmp_path / "set")
+        assert read_label(true).min() == 1
+    assert not (tmp_path / "set" / "overlays").exists()
+
+
+def test_what_is_no_photo_is_told(tmp_path, run_of_brightness, caplog):
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.jpg")
+    Image.new("P", (4, 3)).save(tmp_path / "b.gif")
+    assert module.predict(tmp_path, "run", tmp_path / "out") == []
+    assert "not read (.gif): b.gif" in caplog.text
 
 
 def test_photos_are_not_replaced_by_predictions(tmp_path, run_of_brightness):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -377,12 +378,24 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
 def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(published_state(seam(num_classes=20).float()), "resnet38_SEAM.pth")
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = "".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     exec(code.replace("create_resnet38()", "create_resnet38(width=1 / 32)"), {})
     printed = capsys.readouterr().out
     assert "missing: none; not used: none" in printed
     assert "[1, 20, 8, 8]" in printed and "conv5" in printed
+    assert "[21, 60, 90]" in printed
     assert Path("resnet38_SEAM.safetensors").exists()
+
+
+def test_the_pieces_that_the_page_names_are_there() -> None:
+    table = PAGE.read_text().split("## The pieces by themselves")[1]
+    rows = [row.split("|")[2:4] for row in table.splitlines() if row.startswith("| ")][1:]
+    named = [re.findall(r"`([\w.]+)[`(]", cell) for row in rows for cell in row]
+    assert len(rows) == 13
+    for homes, names in zip(named[::2], named[1::2], strict=True):
+        modules = [import_module(home) for home in homes]
+        for name in names:
+            assert any(hasattr(module, name) for module in modules), name
 
 
 @pytest.mark.parametrize(("heading", "recipe"), [("SEAM", "seam"), ("AuxSegNet", "auxsegnet")])

@@ -135,18 +135,15 @@ def test_learning_rate_is_poly(photos, tmp_path):
     train(photos, tmp_path, 4, lr=0.5, poly_power=0.9)
     logged = [float(row["lr"]) for row in rows(tmp_path)]
     assert len(logged) == 12
-    # The row of a step is written after the schedule has moved on to the next.
-    assert logged == pytest.approx(
-        [0.5 * (1 - (step + 1) / 12) ** 0.9 for step in range(12)], rel=1e-4
-    )
+    assert logged == pytest.approx([0.5 * (1 - step / 12) ** 0.9 for step in range(12)], rel=1e-4)
 
 
 def test_learning_rate_rises_before_it_decays(photos, tmp_path):
     train(photos, tmp_path, 4, lr=0.5, lr_warmup=0.25)
     logged = [float(row["lr"]) for row in rows(tmp_path)]
-    rise = [2 / 3, 1.0, 1.0]
-    assert logged[:3] == pytest.approx(
-        [0.5 * r * (1 - s / 12) ** 0.9 for s, r in enumerate(rise, start=1)], rel=1e-4
+    rise = [1 / 3, 2 / 3, 1.0, 1.0]
+    assert logged[:4] == pytest.approx(
+        [0.5 * r * (1 - s / 12) ** 0.9 for s, r in enumerate(rise)], rel=1e-4
     )
 
 
@@ -154,7 +151,7 @@ def test_training_ends_where_the_learning_rate_does(photos, tmp_path):
     """Four steps of three an epoch: the second epoch is a part of one; resuming changes nothing."""
     whole = train(photos, tmp_path / "whole", 2, steps=4, lr=0.5)
     logged = [float(row["lr"]) for row in rows(tmp_path / "whole")]
-    assert logged == pytest.approx([0.5 * (1 - n / 4) ** 0.9 for n in (1, 2, 3, 4)], rel=1e-4)
+    assert logged == pytest.approx([0.5 * (1 - n / 4) ** 0.9 for n in range(4)], rel=1e-4)
     train(photos, tmp_path / "broken", 1, steps=4, lr=0.5)
     assert len(rows(tmp_path / "broken")) == 3
     for _ in range(2):  # the second time nothing is left to do
@@ -178,10 +175,12 @@ def test_entropy_is_the_loss_of_guessing_the_frequency():
     assert F.multilabel_soft_margin_loss(guess, tags).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_collapse_is_noticed():
+def test_collapse_is_noticed(caplog):
     watch = CollapseWatch("cls", floor=0.3)
     watch.values = [0.9] * 50 + [0.29] * 50
     assert watch.collapsed
+    watch.on_train_end(None, None)
+    assert "'cls' ended at 0.290, and guessing their frequency reaches 0.300" in caplog.text
     watch.values = [0.9] * 50 + [0.1] * 50
     assert not watch.collapsed
     certain = CollapseWatch("cls", floor=0.0)

@@ -44,7 +44,17 @@ class Parser(ArgumentParser):
         parser = self.verbs.get(named[1], self) if named else self
         hint = nearest_option(message, parser.option_names())
         hint = f" (did you mean {hint}?)" if hint else ""
-        self.exit(2, f"{self.prog}: {message}{hint}\n")
+        self.exit(2, f"{self.prog}: {self._as_typed(message)}{hint}\n")
+
+    def _as_typed(self, message: str) -> str:
+        """Name what is missing as one types it: the parser of all verbs says "run.out"."""
+        said, required, missing = message.partition("arguments are required: ")
+        if not required:
+            return message
+        named = [name.partition(".") for name in missing.split(", ")]
+        options = {verb: parser.option_names() for verb, parser in self.verbs.items()}
+        typed = [f"--{name}" if name in options.get(verb, ()) else name for verb, _, name in named]
+        return said + required + ", ".join(typed)
 
     def option_names(self) -> list[str]:
         """Names of the parser's own options, without the dashes before them."""

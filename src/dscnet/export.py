@@ -70,7 +70,7 @@ def export(
         DscnetError: If the folder holds no network, ``out`` would replace a run's files or is no
             place for what is written, the ``onnx`` extra is missing, or the export differs.
     """
-    _check_target(out, model, folder=kind == "safetensors")
+    _check_target(out, model, ending=None if kind == "safetensors" else ".onnx")
     predictor = Predictor.from_run(model)
     card = {
         "classes": ["background", *predictor.classes],
@@ -118,7 +118,7 @@ def export_coco(
         DscnetError: If a folder holds no masks or no photos, nothing tells the run's classes,
             ``out`` is a folder or one of a run's files, or what was written gives other masks.
     """
-    _check_target(out, model, folder=False)
+    _check_target(out, model, ending=".json")
     folder = RunFolder(Path(model))
     config = folder.read_config()
     source = folder.labels if masks is None else Path(masks)
@@ -141,26 +141,30 @@ def export_coco(
     return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
 
 
-def _check_target(out: Path, model: str | Path, *, folder: bool) -> None:
-    """Refuse a target that is of the wrong kind, or that would replace a run's files."""
+def _check_target(out: Path, model: str | Path, *, ending: str | None) -> None:
+    """Refuse a target that is of the wrong kind, or that would replace a run's files.
+
+    A file must have its kind's ending, so that none of another kind is replaced; None = a folder.
+    """
+    folder = ending is None
     if folder and out.exists() and not out.is_dir():
         raise DscnetError(f"{out}: expected a folder to write to, found a file; name another --out")
     if not folder and out.is_dir():
         raise DscnetError(f"{out}: expected a file to write, found a folder; name a file in it")
     target = out.resolve()
     run = _run_around(target, Path(model).resolve())
-    if run is None:
-        return
-    if folder:
+    if run is not None and folder:
         raise DscnetError(
             f"{out}: expected a folder outside of runs, found the run {run}, whose model.json and"
             " weights could be replaced; name another --out"
         )
-    if target.relative_to(run).parts[0] in _names_of_run(RunFolder(run)):
+    if run is not None and target.relative_to(run).parts[0] in _names_of_run(RunFolder(run)):
         raise DscnetError(
             f"{out}: expected a file of your own, found a place where the run {run} keeps its"
             " files; name another --out"
         )
+    if ending is not None and out.suffix.lower() != ending:
+        raise DscnetError(f"{out}: expected a file ending in {ending}; name another --out")
 
 
 def _run_around(path: Path, model: Path) -> Path | None:

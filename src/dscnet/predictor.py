@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError
+
+log = logging.getLogger("dscnet")
 
 TEST_CRF: dict[str, Any] = {
     "iterations": 10,
@@ -202,7 +205,7 @@ def predict(
 
     Raises:
         DscnetError: If the run holds no trained network, there is no photo, ``out`` holds a data
-            set, or a photo would be replaced.
+            set or others' masks, or a photo would be replaced.
     """
     _refuse_data_set(Path(out))
     places = [photos] if isinstance(photos, str | Path) else photos
@@ -212,10 +215,13 @@ def predict(
     for folder, ending in ((masks, "png"), (overlays, "jpg")):
         names = (f"{sample.image_id}.{ending}" for sample in photo_set.samples)
         keep_photos(photo_set.samples, (folder / name for name in names))
+    _refuse_others_masks(Path(out))
+    for note in photo_set.notes:
+        log.warning("%s", note)
     predictor = Predictor.from_run(model)
-    failures = predictor.write(photo_set, masks, overlays=overlays)
+    # First, for it tells whose masks these are.
     write_text(Path(out) / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
-    return failures
+    return predictor.write(photo_set, masks, overlays=overlays)
 
 
 def store(model: nn.Module, path: Path) -> None:
@@ -245,6 +251,17 @@ def _refuse_data_set(out: Path) -> None:
         raise DscnetError(
             f"{out}: expected a folder for predictions, found a data set ({', '.join(found)}),"
             " whose masks and classes.txt would be replaced; name another --out"
+        )
+
+
+def _refuse_others_masks(out: Path) -> None:
+    """True masks of a data set without a folder of photos, or those of a run."""
+    masks, classes = out / "masks", out / "classes.txt"
+    ours = classes.is_file() and classes.read_text(errors="replace").startswith("background\n")
+    if not ours and masks.is_dir() and any(masks.iterdir()):
+        raise DscnetError(
+            f"{masks}: expected no masks, or those of an earlier `dscnet predict`, which leaves a"
+            f" list of labels in {classes}; found others that could be replaced; name another --out"
         )
 
 

@@ -157,7 +157,7 @@ class TrainingModule(L.LightningModule):
 
 
 class CsvLog(Callback):
-    """Writes ``metrics.csv``: step, epoch, learning rate and every loss term, a row a step.
+    """Writes ``metrics.csv``: step, epoch, its learning rate, every loss term, a row a step.
 
     A resumed training continues the file behind the checkpoint's step.
     """
@@ -165,6 +165,7 @@ class CsvLog(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
+        self.lr = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what an earlier part of this training logged."""
@@ -173,6 +174,10 @@ class CsvLog(Callback):
                 self.rows = [
                     row for row in csv.DictReader(file) if int(row["step"]) < trainer.global_step
                 ]
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Note the step's learning rate: when it ends, the schedule is at the next one's."""
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -183,21 +188,17 @@ class CsvLog(Callback):
         batch_idx: int,
     ) -> None:
         """Note the step that has just ended."""
-        terms: dict[str, Tensor] = outputs["terms"]
-        values = {name: f"{float(value):.6g}" for name, value in terms.items()}
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch, "lr": f"{lr:.6g}"}
-        self.rows.append(row | values)
+        values = {name: f"{float(value):.6g}" for name, value in outputs["terms"].items()}
+        when = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch}
+        self.rows.append(when | {"lr": f"{self.lr:.6g}"} | values)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the whole file: an interrupted epoch is trained again and logs again."""
-        last = self.rows[-1]
-        terms = "  ".join(
-            f"{name} {value}" for name, value in last.items() if name not in ("step", "epoch", "lr")
-        )
+        # Without step, epoch and rate.
+        terms = "  ".join(f"{name} {value}" for name, value in list(self.rows[-1].items())[3:])
         log.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, terms)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -236,21 +237,24 @@ class CollapseWatch(Callback):
         self.values.append(value)
 
     @property
-    def collapsed(self) -> bool:
-        """Whether the last tenth of the steps is still at 0.9 of the floor or above it.
-
-        Nothing falls below a floor of 0, which tags have that are the same for every photo.
-        """
+    def last(self) -> float:
+        """Mean over the last tenth of the steps; NaN before the first."""
         last = self.values[-max(1, len(self.values) // 10) :]
-        return self.floor > 0 and bool(last) and sum(last) / len(last) >= 0.9 * self.floor
+        return sum(last) / len(last) if last else math.nan
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether it is at 0.9 of the floor or above; tags that never differ have a floor of 0."""
+        return self.floor > 0 and self.last >= 0.9 * self.floor
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell the user."""
         if self.collapsed:
             log.warning(
-                "the network has learned nothing from the tags: '%s' did not end below %.3f, what"
-                " guessing their frequency reaches. Lower train.lr, or train longer.",
+                "the network has learned nothing from the tags: '%s' ended at %.3f, and guessing"
+                " their frequency reaches %.3f. Lower train.lr, or train longer.",
                 self.term,
+                self.last,
                 self.floor,
             )
 

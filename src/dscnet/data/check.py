@@ -140,7 +140,7 @@ def _check_splits(
         if split == "train":
             place, told = f"{whole.name}, split {split}", _carried_by_none(whole)
             absent = [name for name in _carried_by_none(photo_set) if name not in told]
-            report.errors += [_absent_class(place, name) for name in absent]
+            report.errors += _absent_classes(place, absent)
 
 
 def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[str]:
@@ -227,9 +227,9 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
         return
     counts = [sum(index in tags for tags in tagged) for index in range(photo_set.num_classes)]
     trains = photo_set.split is None or photo_set.split.startswith("train")
+    if trains:
+        report.errors += _absent_classes(photo_set.name, _carried_by_none(photo_set))
     for name, count in zip(photo_set.classes, counts, strict=True):
-        if count == 0 and trains:
-            report.errors.append(_absent_class(photo_set.name, name))
         if count == len(tagged) and trains:
             report.warnings.append(
                 f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
@@ -250,11 +250,15 @@ def _carried_by_none(photo_set: PhotoSet) -> list[str]:
     return [name for index, name in enumerate(photo_set.classes) if index not in present]
 
 
-def _absent_class(place: str, name: str) -> str:
-    return (
-        f"{place}: no photo carries {name!r}; tag some or leave it out of the classes: in "
-        "classes.txt, which may be added, or where the data set lists them"
-    )
+def _absent_classes(place: str, names: Sequence[str]) -> list[str]:
+    """One error for all classes that no photo carries."""
+    if not names:
+        return []
+    return [
+        f"{place}: no photo carries {first_few([repr(name) for name in names])}; tag some or leave"
+        " them out of the classes: in classes.txt, which may be added, or where the data set lists"
+        " them"
+    ]
 
 
 def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:

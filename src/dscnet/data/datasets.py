@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dscnet.data.formats import (
     IMAGE_SUFFIXES,
+    MAP_FOLDERS,
     Layout,
     find_layout,
     is_photo,
@@ -17,7 +18,7 @@ from dscnet.data.formats import (
     same_id,
 )
 from dscnet.data.tag_files import TagEntry, class_indices, first_few, read_text
-from dscnet.data.unread import unread_notes
+from dscnet.data.unread import ending_notes, unread_notes
 from dscnet.types import DataError
 
 
@@ -125,7 +126,8 @@ def available_splits(path: str | Path) -> tuple[str, ...]:
 def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSet:
     """Collect photos whose tags are unknown, from folders and their sub-folders or single files.
 
-    A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``.
+    A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``. Of a
+    data set, its masks and saliency maps are none of them. Notes say what was left out.
 
     Args:
         places: Folders or photos.
@@ -135,9 +137,16 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
     Raises:
         DataError: If a place holds no photo or is none, or two photos have the same id.
     """
-    photos = photos_by_id(pair for place in places for pair in _photos_at(Path(place), apart_from))
+    roots = [Path(place) for place in places]
+    own = {folder.resolve() for folder in apart_from}
+    beside = [root / name for root in roots for name in MAP_FOLDERS if (root / name).is_dir()]
+    maps = [folder for folder in beside if folder.resolve() not in own]
+    left_out = (*apart_from, *maps)
+    photos = photos_by_id(pair for root in roots for pair in _photos_at(root, left_out))
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
-    return PhotoSet(Path(places[0]).resolve().stem, (), samples)
+    notes = [f"{folder} is left out: maps, by its name, not photos" for folder in maps]
+    notes += ending_notes([root for root in roots if root.is_dir()], left_out)
+    return PhotoSet(roots[0].resolve().stem, (), samples, tuple(notes))
 
 
 def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:

@@ -34,6 +34,9 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 
+MAP_FOLDERS = ("masks", "saliency", "SegmentationClass", "SegmentationClassAug")
+"""Folders beside photos, by whose names they hold maps of these."""
+
 _YAML_KEYS = ("name", "images", "tags", "classes", "masks", "saliency", "splits")
 
 

@@ -40,28 +40,39 @@ def unread_notes(layout: Layout) -> list[str]:
 
 def _photo_notes(folders: Collection[Path], read: Collection[Path]) -> list[str]:
     nested: Counter[str] = Counter()
-    others: Counter[str] = Counter()
-    examples: list[str] = []
     for folder in folders:
-        for place, name, ending in _files(folder, read):
-            if ending not in IMAGE_SUFFIXES:
-                others[ending or "no ending"] += 1
-                examples.append(name)
-            elif place != str(folder):
+        for place, _, ending in _files(folder, read):
+            if ending in IMAGE_SUFFIXES and place != str(folder):
                 nested[place] += 1
-    notes = []
+    notes = ending_notes(folders, read)
     if nested:
         notes.append(
             f"{nested.total()} photos in sub-folders of a folder of photos are not read: "
             f"{first_few(list(nested))}; move them up if they belong to it"
         )
-    if others:
-        endings = ", ".join(sorted(others))
-        notes.append(
-            f"{others.total()} files of endings that are not read ({endings}): "
-            f"{first_few(examples)}; if they are photos, save them as .jpg or .png"
-        )
     return notes
+
+
+def ending_notes(folders: Collection[Path], apart_from: Collection[Path]) -> list[str]:
+    """Say which files of folders of photos have endings that nobody reads.
+
+    Args:
+        folders: They, and what lies below them.
+        apart_from: Folders below them that hold something else.
+    """
+    found = [
+        (name, ending)
+        for folder in folders
+        for _, name, ending in _files(folder, apart_from)
+        if ending not in IMAGE_SUFFIXES
+    ]
+    if not found:
+        return []
+    endings = ", ".join(sorted({ending or "no ending" for _, ending in found}))
+    return [
+        f"{len(found)} files of endings that are not read ({endings}): "
+        f"{first_few([name for name, _ in found])}; if they are photos, save them as .jpg or .png"
+    ]
 
 
 def _map_notes(folder: Path, read: Collection[Path]) -> list[str]:
