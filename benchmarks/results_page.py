@@ -221,7 +221,7 @@ def headline() -> list[str]:
     lines += ["Above other baselines, `miou`, points [95 % interval] (seeds):", ""]
     lines += gain_list(dict(list(SWEEPS.items())[1:]))
     lines += ["", "Segmentation network, trained on the labels, on the photos of val:", ""]
-    lines += [*segmenter_table(), "", "Above another baseline:", ""]
+    lines += [*segmenter_table(), "", "Above the baseline on other photos:", ""]
     lines += [*gain_list(NETWORKS, "segmenter.miou"), ""]
     lines += ["Self-training, `segment.rounds: 3`: the labels each network learned from, and its"]
     lines += ["masks of the photos of val:", "", *self_training_table(), ""]

@@ -228,6 +228,16 @@ def test_masks_that_are_no_predictions_are_not_replaced(tmp_path, run_of_brightn
     assert not (tmp_path / "set" / "overlays").exists()
 
 
+def test_predictions_that_were_cut_off_can_be_made_again(tmp_path, run_of_brightness, monkeypatch):
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    with monkeypatch.context() as cut:
+        cut.setattr(module, "_write_overlay", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            module.predict(tmp_path, "run", tmp_path / "out")
+    assert (tmp_path / "out" / "masks" / "a.png").exists()
+    assert module.predict(tmp_path, "run", tmp_path / "out") == []
+
+
 def test_what_is_no_photo_is_told(tmp_path, run_of_brightness, caplog):
     Image.new("RGB", (4, 3)).save(tmp_path / "a.jpg")
     Image.new("P", (4, 3)).save(tmp_path / "b.gif")

@@ -165,7 +165,7 @@ class CsvLog(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        self.lr = 0.0
+        self.lr = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what an earlier part of this training logged."""
@@ -177,7 +177,7 @@ class CsvLog(Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Note the step's learning rate: when it ends, the schedule is at the next one's."""
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.lr = f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}"
 
     def on_train_batch_end(
         self,
@@ -189,13 +189,13 @@ class CsvLog(Callback):
     ) -> None:
         """Note the step that has just ended."""
         values = {name: f"{float(value):.6g}" for name, value in outputs["terms"].items()}
-        when = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch}
-        self.rows.append(when | {"lr": f"{self.lr:.6g}"} | values)
+        when = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch, "lr": self.lr}
+        self.rows.append(when | values)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the whole file: an interrupted epoch is trained again and logs again."""
-        # Without step, epoch and rate.
-        terms = "  ".join(f"{name} {value}" for name, value in list(self.rows[-1].items())[3:])
+        when = ("step", "epoch", "lr")
+        terms = "  ".join(f"{k} {v}" for k, v in self.rows[-1].items() if k not in when)
         log.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, terms)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -367,8 +367,7 @@ def _yaml(path: Path) -> Layout:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    reserved = ("masks", "saliency")
-    folders = (path for path in root.iterdir() if path.is_dir() and path.name not in reserved)
+    folders = (path for path in root.iterdir() if path.is_dir() and path.name not in MAP_FOLDERS)
     return sorted(path for path in folders if not path.name.startswith("."))
 
 
