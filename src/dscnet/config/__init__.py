@@ -13,6 +13,7 @@ from dscnet.config.labels import (
     RefineConfig,
 )
 from dscnet.config.networks import AugmentConfig, AuxSegConfig, MethodConfig, ModelConfig, Variant
+from dscnet.config.scale import ScaleConfig
 from dscnet.config.training import OptimiserConfig, SegmentConfig, TrainConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "OptimiserConfig",
     "RefineConfig",
+    "ScaleConfig",
     "SegmentConfig",
     "TrainConfig",
     "Variant",
@@ -50,6 +52,7 @@ class Config:
     train_split: str = "train"
     val_split: str = "val"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     auxseg: AuxSegConfig = field(default_factory=AuxSegConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -60,6 +63,14 @@ class Config:
     irn: IrnConfig = field(default_factory=IrnConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+
+    @property
+    def side(self) -> int | None:
+        """The longer side of photos at scale 1, before tiling, pixels; None = their own."""
+        if self.scale.relative_to == "photo":
+            return None
+        low, high = self.augment.long_side
+        return self.scale.side or round((low + high) / 2)
 
     @property
     def has_rounds(self) -> bool:

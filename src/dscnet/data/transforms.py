@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvf
 
+from dscnet.data.scale import with_long_side
 from dscnet.types import IGNORE_INDEX
 
 
@@ -72,6 +73,14 @@ class TrainTransform:
         self.jitter = v2.ColorJitter(*strengths) if any(strengths) else None
         self._normalise = _Normalise(mean, std)
 
+    @property
+    def read_side(self) -> int | None:
+        """The longer side beyond which a photo holds more than training uses; None = all is used.
+
+        Twice the largest that is drawn, so that scaling still averages over pixels.
+        """
+        return None if self.long_side is None else 2 * self.long_side[1]
+
     def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Vary one photo.
 
@@ -107,15 +116,15 @@ class TrainTransform:
             part = plane[:, rows.source, columns.source]
             return part.flip(-1) if mirrored else part
 
-        crop = view(_resize_image(image, size))
+        crop = view(resize_photo(image, size))
         crop = self._normalise(crop if self.jitter is None else self.jitter(crop))
         crop = self._place(crop, rows, columns, fill=0.0)
         labels = salient = None
         if mask is not None:
-            part = view(_resize_mask(mask, size)[None])
+            part = view(resize_labels(mask, size)[None])
             labels = self._place(part, rows, columns, fill=self.mask_fill)[0].long()
         if saliency is not None:
-            part = view(_resize_image(saliency, size)).clamp(0, 1)
+            part = view(resize_photo(saliency, size)).clamp(0, 1)
             salient = self._place(part, rows, columns, fill=0.0)
         return crop, labels, salient
 
@@ -170,8 +179,8 @@ class EvalTransform:
         _check_pair(image, mask)
         if self.long_side is not None:
             size = _scaled_size(image, self.long_side)
-            image = _resize_image(image, size)
-            mask = None if mask is None else _resize_mask(mask, size)
+            image = resize_photo(image, size)
+            mask = None if mask is None else resize_labels(mask, size)
         return self._normalise(image), None if mask is None else mask.long()
 
 
@@ -203,19 +212,19 @@ def _draw_window(length: int, crop_size: int) -> _Window:
 
 
 def _scaled_size(image: Tensor, long_side: int) -> tuple[int, int]:
-    height, width = image.shape[-2:]
-    scale = long_side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return with_long_side((image.shape[-2], image.shape[-1]), long_side)
 
 
-def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_photo(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``(..., H, W)``, bilinear with antialiasing; uint8 stays uint8."""
     resized: Tensor = tvf.resize_image(
         image, list(size), InterpolationMode.BILINEAR, antialias=True
     )
     return resized
 
 
-def _resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_labels(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize labels ``(H, W)``; each pixel takes the label of the nearest one."""
     # Not NEAREST: its grid lies half a pixel off that of the bilinear photo.
     resized: Tensor = tvf.resize_image(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
     return resized[0]
