@@ -1,0 +1,125 @@
+"""Labels at a photo's own size from scores of another, without the scores at that size."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+BLOCK_BYTES = 2**20
+"""What a block takes: as much as stays near the processor."""
+
+ARRAYS = 4
+"""Arrays of a block's pixels that are in memory at once."""
+
+ROUNDING = 1e-6
+"""More than a weighted sum of four loses in single precision, by the largest of them."""
+
+
+class _Places(NamedTuple):
+    """Where pixels of an enlarged axis lie between those of the small one."""
+
+    before: Tensor
+    after: Tensor
+    share: Tensor
+    """How near each is to the one after it, in [0, 1)."""
+
+    def part(self, start: int, stop: int) -> _Places:
+        return _Places(*(values[start:stop] for values in self))
+
+
+@torch.no_grad()
+def label_at(
+    scores: Tensor, size: tuple[int, int], *, block_bytes: int = BLOCK_BYTES
+) -> NDArray[np.uint8]:
+    """The label with the largest score, at another size than that of the scores.
+
+    Scores are resized bilinear without aligned corners, a block of the photo at a time and in it
+    only those of labels that can be the largest there. The result does not depend on the blocks. It
+    is that of ``torch.nn.functional.interpolate`` and ``argmax`` but where scores differ by less
+    than single precision can tell.
+
+    Args:
+        scores: Finite, ``(L, h, w)``, L from 1 to 256.
+        size: Height and width of the labels.
+        block_bytes: What a block takes beside scores and labels, at least a pixel's.
+
+    Returns:
+        ``(H, W)`` uint8: the index of the largest score, the first of equals.
+
+    Raises:
+        ValueError: If there are no scores or more than 256, or ``size`` is not positive.
+    """
+    if scores.ndim != 3 or not 1 <= len(scores) <= 256 or min(*scores.shape, *size) < 1:
+        raise ValueError(
+            "scores must be (L, h, w) with L from 1 to 256 and size positive, got"
+            f" {tuple(scores.shape)} and {size}"
+        )
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    possible = _possible(scores)
+    rows = _places(scores.shape[1], size[0], scores)
+    columns = _places(scores.shape[2], size[1], scores)
+    side = max(1, math.isqrt(block_bytes // (ARRAYS * scores.element_size())))
+    labels = np.empty(size, dtype=np.uint8)
+    for top in range(0, size[0], side):
+        for left in range(0, size[1], side):
+            block = _label_block(
+                scores, possible, rows.part(top, top + side), columns.part(left, left + side)
+            )
+            labels[top : top + side, left : left + side] = block.cpu().numpy()
+    return labels
+
+
+def _possible(scores: Tensor) -> Tensor:
+    """Which labels can be the largest between a pixel and those right of and below it.
+
+    A mean of the four is within their range: no label wins whose largest value there is below the
+    smallest one of another.
+
+    Returns:
+        ``(L, h, w)`` bool.
+    """
+    padded = functional.pad(scores[None], (0, 1, 0, 1), mode="replicate")
+    most = functional.max_pool2d(padded, 2, 1)[0]
+    least = -functional.max_pool2d(-padded, 2, 1)[0]
+    margin = ROUNDING * scores.abs().max()
+    return most >= least.amax(0) - margin
+
+
+def _places(length: int, wanted: int, like: Tensor) -> _Places:
+    """Places of ``wanted`` pixels along an axis of ``length``, as bilinear resizing has them."""
+    centre = torch.arange(wanted, dtype=torch.float64, device=like.device) + 0.5
+    place = (centre * length / wanted - 0.5).clamp(min=0)
+    before = place.long().clamp(max=length - 1)
+    share = (place - before).to(like.dtype)
+    return _Places(before, (before + 1).clamp(max=length - 1), share)
+
+
+def _label_block(scores: Tensor, possible: Tensor, rows: _Places, columns: _Places) -> Tensor:
+    """Labels of the pixels at some rows and columns, ``(R, C)`` uint8."""
+    top, bottom = int(rows.before[0]), int(rows.after[-1])
+    left, right = int(columns.before[0]), int(columns.before[-1])
+    last = int(rows.before[-1])
+    found = possible[:, top : last + 1, left : right + 1].flatten(1).any(1).nonzero()[:, 0]
+    first, *others = found.tolist()
+    shape = (len(rows.share), len(columns.share))
+    labels = torch.full(shape, first, dtype=torch.uint8, device=scores.device)
+    if not others:
+        return labels
+    best = _resized(scores[first, top : bottom + 1], rows, columns, top)
+    for label in others:
+        score = _resized(scores[label, top : bottom + 1], rows, columns, top)
+        labels.masked_fill_(score > best, label)
+        torch.maximum(best, score, out=best)
+    return labels
+
+
+def _resized(score: Tensor, rows: _Places, columns: _Places, top: int) -> Tensor:
+    """One label's scores, of the rows from ``top`` on, at some rows and columns."""
+    wide = torch.lerp(score[:, columns.before], score[:, columns.after], columns.share)
+    return torch.lerp(wide[rows.before - top], wide[rows.after - top], rows.share[:, None])
