@@ -23,12 +23,14 @@ from dscnet.build import (
     build_boundary_net,
     build_eval_transform,
     build_model,
+    build_scale,
     build_train_transform,
     device_of,
 )
 from dscnet.config import AffinityConfig, Config, IrnConfig
-from dscnet.data import PhotoDataset, PhotoSet
-from dscnet.data.transforms import TrainTransform
+from dscnet.data import PhotoDataset, PhotoSet, image_size
+from dscnet.data.scale import PhotoScale
+from dscnet.data.transforms import TrainTransform, resize_labels, resize_photo
 from dscnet.job import Job
 from dscnet.labelling import load_pair
 from dscnet.labels.cam_files import read_cam, write_cam
@@ -51,13 +53,31 @@ def learned_steps(job: Job, resume: bool) -> dict[str, Step]:
     make: dict[str, Callable[[Job], Step]] = {"affinity": _learn_affinity, "irn": _learn_boundaries}
     if not resume:
         shutil.rmtree(job.folder.learned, ignore_errors=True)
-    return {name: make[name](job) for name in job.config.refine.steps if name in LEARNED}
+    scale = build_scale(job.config)
+    names = [name for name in job.config.refine.steps if name in LEARNED]
+    return {name: _at_scale_one(make[name](job), scale) for name in names}
+
+
+def _at_scale_one(step: Step, scale: PhotoScale) -> Step:
+    """The same step on photos as large as its network was trained on."""
+
+    def resized(scores: Tensor, photos: Tensor) -> Tensor:
+        size = (photos.shape[-2], photos.shape[-1])
+        seen = scale.view_size(size, 1.0)
+        if seen == size:
+            return step(scores, photos)
+        there = F.interpolate(scores, seen, mode="bilinear", align_corners=False)
+        spread = step(there, resize_photo(photos, seen))
+        return F.interpolate(spread, size, mode="bilinear", align_corners=False)
+
+    return resized
 
 
 class ScoredPhotos(PhotoDataset):
     """Photos with AffinityNet's labels of their cells, merged anew for each crop.
 
-    The scores are varied with the photo and averaged over the cells before labels are made of them.
+    The scores, kept at the size that maps are refined at, are varied with the photo and averaged
+    over the cells before labels are made of them.
 
     Deviation: photos are scaled as the CAM network's are; published ones keep their size.
 
@@ -71,11 +91,11 @@ class ScoredPhotos(PhotoDataset):
     def __init__(
         self, photo_set: PhotoSet, transform: TrainTransform, *, scores: Path, stride: int
     ) -> None:
-        super().__init__(photo_set, transform)
+        super().__init__(photo_set, transform, long_side=transform.read_side)
         self.scores, self.stride = scores, stride
 
-    def _read_saliency(self, index: int, image: Tensor) -> Tensor:
-        """Both scores of background and classes, ``(2 (C' + 1), H, W)``."""
+    def _read_saliency(self, index: int, size: tuple[int, int]) -> Tensor:
+        """Both scores of background and classes, ``(2 (C' + 1), h, w)``."""
         maps, _ = read_cam(self.scores / f"{self.photo_set.samples[index].image_id}.npz")
         both = [torch.from_numpy(maps[name]) for name in ("low", "high")]
         return torch.cat([torch.cat([1 - part.sum(0, keepdim=True), part]) for part in both])
@@ -112,10 +132,12 @@ def _learn_boundaries(job: Job) -> Step:
     net = build_boundary_net(job.config, pretrained=settings.start == "weights")
     if not (folder / "weights.safetensors").exists():
         _write_labels(job, folder / "labels")
+        transform = build_train_transform(job.config, net.backbone.mean, net.backbone.std)
         dataset = PhotoDataset(
             job.train,
-            build_train_transform(job.config.augment, net.backbone.mean, net.backbone.std),
+            transform,
             mask_dir=folder / "labels",
+            long_side=transform.read_side,
         )
         _train(job, net, BoundaryObjective(settings.radius), dataset, settings, folder)
     restore(net, folder / "weights.safetensors")
@@ -149,7 +171,8 @@ def _write_labels(job: Job, target: Path) -> None:
         photo = photo.to(device)
         sure = score_labels(cam, classes, photo, bg_score=high)
         likely = score_labels(cam, classes, photo, bg_score=low)
-        write_label(path, merge_labels(sure, likely))
+        labels = torch.from_numpy(merge_labels(sure, likely))
+        write_label(path, resize_labels(labels, image_size(sample.image_path)).numpy())
 
 
 def _train(

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscnet.config import AugmentConfig, Config, MethodConfig, OptimiserConfig, SegmentConfig
+from dscnet.config import Config, MethodConfig, OptimiserConfig
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
+from dscnet.data.scale import PhotoScale
+from dscnet.labels.cam import resize_photos
 from dscnet.models import PlainCam, create_model
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import dilations_at
@@ -60,6 +62,12 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         pool_sharpness=method.pool_sharpness,
         memory_size=method.memory_size,
     )
+
+
+def build_scale(config: Config) -> PhotoScale:
+    """How large the networks see photos at inference."""
+    scale = config.scale
+    return PhotoScale(config.side, scale.work_side, scale.tiles, scale.tile_overlap)
 
 
 def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> PlainCam:
@@ -124,17 +132,18 @@ def build_features(
 ) -> Callable[[Tensor], Tensor]:
     """From uint8 photos ``(B, 3, H, W)`` to the features that the random walk compares cells by.
 
-    They are those that DSCNet groups pixels by, of photos enlarged until the trunk's stride is
-    that of the published walks.
+    They are those that DSCNet groups pixels by, of photos at scale 1 enlarged until the trunk's
+    stride is that of the published walks.
     """
-    transform = build_eval_transform(mean, std)
+    transform, scale = build_eval_transform(mean, std), build_scale(config)
     enlarge = max(1.0, model.backbone.output_stride / WALK_STRIDE)
     tap = TAPS.index(config.method.group_by)
 
     @torch.inference_mode()
     def features(photos: Tensor) -> Tensor:
         images = torch.stack([transform(photo.cpu(), None)[0] for photo in photos])
-        images = images.to(photos.device)
+        size = scale.view_size((photos.shape[-2], photos.shape[-1]), 1.0)
+        images = resize_photos(images.to(photos.device), size)
         if enlarge > 1:
             images = F.interpolate(images, scale_factor=enlarge, mode="bicubic")
         maps: tuple[Tensor, ...] = model.backbone(images)
@@ -189,29 +198,37 @@ def build_segmenter_transform(
     segment = config.segment
     own: dict[str, Any] = {"crop_size": segment.crop_size, "jitter": segment.jitter}
     augment = replace(config.augment, **{k: v for k, v in own.items() if v is not None})
-    return build_train_transform(augment, mean, std, scale_range=segment.scale_range)
+    config = replace(config, augment=augment)
+    return build_train_transform(config, mean, std, scale_range=segment.scale_range)
 
 
 def build_affinity_transform(
     config: Config, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> TrainTransform:
     """Augmentation of AffinityNet's photos: ``augment`` but for their scale."""
-    return build_train_transform(config.augment, mean, std, scale_range=config.affinity.scale_range)
+    return build_train_transform(config, mean, std, scale_range=config.affinity.scale_range)
 
 
 def build_train_transform(
-    augment: AugmentConfig,
+    config: Config,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     *,
     scale_range: list[float] | None = None,
 ) -> TrainTransform:
-    """Augmentation of training photos; a range of scales takes the place of ``long_side``."""
+    """Augmentation of training photos; a range of scales takes the place of ``long_side``.
+
+    It is relative to what scale 1 is at inference. Tiles are crops of photos that much larger.
+    """
+    augment, side, tiles = config.augment, config.side, config.scale.tiles
     low, high = augment.long_side
+    if scale_range is not None and side is not None:
+        low, high = (round(side * factor) for factor in scale_range)
+    of_photo = scale_range is not None and side is None
     return TrainTransform(
         augment.crop_size,
-        long_side=(low, high) if scale_range is None else None,
-        scale_range=scale_range,
+        long_side=None if of_photo else (low * tiles, high * tiles),
+        scale_range=scale_range if of_photo else None,
         jitter=tuple(augment.jitter),
         mask_fill=BACKGROUND if augment.published_padding_quirk else IGNORE_INDEX,
         mean=mean,
@@ -239,9 +256,11 @@ def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
     }
 
 
-def inference_settings(segment: SegmentConfig) -> dict[str, Any]:
+def inference_settings(config: Config) -> dict[str, Any]:
     """Arguments of ``Predictor``: how a segmentation network is tested."""
+    segment = config.segment
     return {
+        "scale": build_scale(config),
         "scales": tuple(segment.test_scales),
         "flip": segment.flip_test,
         "crf": segment.crf,

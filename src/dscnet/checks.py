@@ -14,6 +14,7 @@ from dscnet.build import (
     build_affinity_transform,
     build_model,
     build_objective,
+    build_scale,
     build_segmenter,
     build_segmenter_transform,
     build_train_transform,
@@ -160,7 +161,8 @@ def _check_training(job: Job) -> None:
             raise ValueError(f"{name}.lr_warmup must be in [0, 1), got {settings.lr_warmup}")
         if settings.poly_power < 0:
             raise ValueError(f"{name}.poly_power must be at least 0, got {settings.poly_power}")
-    build_train_transform(config.augment, mean=(0.5,) * 3, std=(0.5,) * 3)
+    build_scale(config)
+    build_train_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     build_objective(config.method, job.train.num_labels)
     with torch.device("meta"):
         build_model(config, job.train.num_classes, pretrained=False)

@@ -94,8 +94,8 @@ def evaluate_cams(
     is counted for each pair of labels.
 
     Args:
-        items: For each photo, maps ``(C', H, W)`` in [0, 1], their 0-based classes ``(C',)`` and
-            the ground truth ``(H, W)``.
+        items: For each photo, maps ``(C', h, w)`` in [0, 1], their 0-based classes ``(C',)`` and
+            the ground truth ``(H, W)``; maps of another size are resized to it.
         class_names: Foreground class names.
         split: Name of the photos that were measured.
         bg_score: The fixed background score; labels as ``labels.pseudo_label`` makes them.
@@ -115,7 +115,7 @@ def evaluate_cams(
     beaten = np.zeros((len(names), len(names), len(scores) + 1), dtype=np.int64)
     num_images = 0
     for cam, classes, gt in items:
-        best, winner = best_label(cam, classes)
+        best, winner = best_label(cam, classes, (gt.shape[0], gt.shape[1]))
         fixed.update(np.where(best > bg_score, winner, BACKGROUND), gt)
         beaten += _beaten_scores(best, winner, gt, scores, len(names))
         num_images += 1

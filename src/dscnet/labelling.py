@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dscnet.build import build_features, build_model, device_of
+from dscnet.build import build_features, build_model, build_scale, device_of
 from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample, image_size, read_image
 from dscnet.data.io import read_saliency
+from dscnet.data.scale import same_shape
+from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam, read_scales, write_cam
+from dscnet.labels.external_masks import Mask
 from dscnet.labels.mask_files import ExternalMasks
-from dscnet.labels.pseudo_label import pseudo_label, read_label, write_label
+from dscnet.labels.pseudo_label import pseudo_label, read_label, resize_map, write_label
 from dscnet.labels.refine import (
     LEARNED,
     Step,
@@ -77,10 +80,16 @@ def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> Sco
             maps[map_name(maps)],
             classes,
             second=maps["cam"] if refined else None,
-            saliency=None if path is None else read_saliency(path)[0].numpy(),
+            saliency=None if path is None else _saliency_at(path, maps),
             scales=read_scales(file),
         )
     return counts
+
+
+def _saliency_at(path: Path, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """A saliency map at the size of a photo's maps."""
+    size = maps[map_name(maps)].shape
+    return resize_map(read_saliency(path)[0].numpy(), (size[-2], size[-1]))
 
 
 def job_counts(job: Job) -> ScoreCounts:
@@ -147,10 +156,10 @@ def refine(job: Job, learned: Mapping[str, Step] | None = None) -> None:
             seconds[name] += time.monotonic() - started
             started = time.monotonic()
         write_cam(folder.refined / f"{sample.image_id}.npz", maps, classes)
-        write_label(
-            folder.unrefined / f"{sample.image_id}.png",
-            pseudo_label(scores, classes, bg_score=bg_score),
+        before = pseudo_label(
+            scores, classes, bg_score=bg_score, size=image_size(sample.image_path)
         )
+        write_label(folder.unrefined / f"{sample.image_id}.png", before)
     write_text(folder.refinement, json.dumps(seconds) + "\n")
 
 
@@ -166,12 +175,17 @@ def photo_steps(
     settings = job.config.refine
     features, masks = walk_features(job), open_masks(job)
 
+    def masks_at(sample: Sample) -> Iterator[Mask]:
+        assert masks is not None
+        size = work_size(job.config, sample.image_path)
+        for mask in masks.read(sample.image_id, image_size(sample.image_path)):
+            yield resize_labels(torch.from_numpy(mask), size).numpy()
+
     def steps_of(sample: Sample) -> dict[str, Step]:
-        size = image_size(sample.image_path)
         return refinement_steps(
             settings.steps,
             features,
-            None if masks is None else partial(masks.read, sample.image_id, size),
+            None if masks is None else partial(masks_at, sample),
             mask_overlap=settings.mask_overlap,
             learned=learned,
         )
@@ -196,19 +210,51 @@ def open_masks(job: Job) -> ExternalMasks | None:
 
 
 def load_pair(job: Job, sample: Sample) -> tuple[NDArray[Any], NDArray[Any], torch.Tensor]:
-    """Map, its classes and the photo, of one size.
+    """Map, its classes and the photo, at the size that maps are refined at.
 
     Raises:
-        DataError: If map and photo differ in size.
+        DataError: If map and photo differ in shape.
     """
-    scores, classes = load_map(map_folder(job), sample.image_id)
-    photo = read_image(sample.image_path)
-    if scores.shape[1:] != photo.shape[1:]:
+    scores, classes = load_work_map(job, map_folder(job), sample)
+    return scores, classes, work_photo(job.config, sample.image_path)
+
+
+def load_work_map(
+    job: Job, folder: Path, sample: Sample
+) -> tuple[NDArray[np.floating], NDArray[Any]]:
+    """Map of a photo and its classes, at the size that maps are refined at.
+
+    Raises:
+        DataError: If map and photo differ in shape.
+    """
+    scores, classes = load_map(folder, sample.image_id)
+    check_shape(folder, sample, scores)
+    return resize_map(scores, work_size(job.config, sample.image_path)), classes
+
+
+def work_size(config: Config, path: Path) -> tuple[int, int]:
+    """Height and width at which the maps of a photo are refined."""
+    return build_scale(config).work_size(image_size(path))
+
+
+def work_photo(config: Config, path: Path) -> torch.Tensor:
+    """A photo ``(3, h, w)`` uint8 at the size that its maps are refined at."""
+    size = work_size(config, path)
+    return resize_photo(read_image(path, max(size)), size)
+
+
+def check_shape(folder: Path, sample: Sample, maps: NDArray[Any]) -> None:
+    """Refuse maps that are those of another photo, by the proportion of their sides.
+
+    Raises:
+        DataError: The message names photo and folder.
+    """
+    size, own = (maps.shape[-2], maps.shape[-1]), image_size(sample.image_path)
+    if not same_shape(size, own):
         raise DataError(
-            f"{map_folder(job)}: the maps of '{sample.image_id}' are {scores.shape[1:]}, its"
-            f" photo is {tuple(photo.shape[1:])} (height, width): make them at photo size"
+            f"{folder}: the maps of '{sample.image_id}' are {size}, its photo is {own} (height,"
+            " width): make them anew, of that photo"
         )
-    return scores, classes, photo
 
 
 def refinement_start(config: Config, scores: NDArray[Any], bg_score: float) -> torch.Tensor:
@@ -246,13 +292,15 @@ def label(job: Job, resume: bool) -> None:
     fresh_folder(folder.labels)
     last = folder.round(job.config.auxseg.rounds)
     for sample in job.train.samples:
+        size = image_size(sample.image_path)
         if job.config.keeps_labels:
             labels = read_label(last.labels / f"{sample.image_id}.png")
         elif job.config.refine.steps:
-            labels = refined_labels(folder.refined, sample.image_id)[-1]
+            labels = refined_labels(folder.refined, sample.image_id, size)[-1]
         else:
             scores, classes = load_map(map_folder(job), sample.image_id)
-            labels = pseudo_label(scores, classes, bg_score=bg_score, ignore_band=band)
+            check_shape(map_folder(job), sample, scores)
+            labels = pseudo_label(scores, classes, bg_score=bg_score, ignore_band=band, size=size)
         if settings.salient_only:
             saliency = read_saliency(last.saliency / f"{sample.image_id}.png")[0].numpy()
             stuff = np.isin(labels, [index + 1 for index in job.stuff])
@@ -264,7 +312,7 @@ def label(job: Job, resume: bool) -> None:
     log.info("background score %s; the maps suggest %s", bg_score, suggested)
 
 
-def refined_labels(folder: Path, image_id: str) -> list[NDArray[np.uint8]]:
-    """Labels of a photo after each refinement step."""
+def refined_labels(folder: Path, image_id: str, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Labels of a photo after each refinement step, at the photo's height and width."""
     maps, classes = read_cam(folder / f"{image_id}.npz")
-    return [probable_label(foreground, classes) for foreground in maps.values()]
+    return [probable_label(foreground, classes, size) for foreground in maps.values()]

@@ -87,10 +87,7 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
     seconds = read_record(folder.refinement)
     steps = []
     for index, (name, spent) in enumerate(seconds.items()):
-        pairs = (
-            (refined_labels(folder.refined, image_id)[index], read_mask(path).numpy())
-            for image_id, path in masks
-        )
+        pairs = _refined_pairs(folder.refined, masks, index)
         after = evaluation.evaluate_pairs(pairs, classes, split=None)
         step = {"step": name, "seconds": round(spent, 2), "miou": after["miou"]}
         training = folder.learned / name / "training.json"
@@ -98,6 +95,15 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
             step |= read_record(training)
         steps.append(step)
     return {"miou_before": before["miou"], "steps": steps}
+
+
+def _refined_pairs(
+    folder: Path, masks: list[tuple[str, Path]], step: int
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Labels after a refinement step beside the true masks."""
+    for image_id, path in masks:
+        true = read_mask(path).numpy()
+        yield refined_labels(folder, image_id, (true.shape[0], true.shape[1]))[step], true
 
 
 def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:

@@ -18,10 +18,14 @@ from torch.nn import functional
 from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
 from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos
-from dscnet.data.io import read_image
+from dscnet.data.io import image_size, read_image
+from dscnet.data.scale import PhotoScale, windows
+from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.labels.crf import dense_crf
+from dscnet.labels.enlarge import label_at
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import write_label
+from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
@@ -39,6 +43,12 @@ TEST_CRF: dict[str, Any] = {
 }
 """Constants of the dense CRF at test time: those of AuxSegNet's published code."""
 
+OWN_SIZE = PhotoScale()
+"""Photos are seen at their own size, as published."""
+
+OVERLAY_SIDE = 1600
+"""Longer side of overlays of larger photos, pixels: they are to be looked at."""
+
 
 class Predictor:
     """A segmentation network, ready for photos of any size.
@@ -48,7 +58,9 @@ class Predictor:
         classes: Foreground names; label ``c + 1`` is ``classes[c]``.
         mean: Channel means of the photos, in [0, 1] units.
         std: Channel deviations, likewise.
-        scales: Sizes relative to the photo whose scores are averaged, each > 0; at least one.
+        scale: What a size of 1 is, and the size at which scores are fitted to the photo; by default
+            the photo's own.
+        scales: Sizes whose scores are averaged, relative to that, each > 0; at least one.
         flip: Average the scores of each size with those of its mirror image.
         crf: Fit the probabilities to the photo by a dense CRF with the constants ``TEST_CRF``.
         device: Where to run.
@@ -64,6 +76,7 @@ class Predictor:
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        scale: PhotoScale = OWN_SIZE,
         scales: Sequence[float] = (1.0,),
         flip: bool = True,
         crf: bool = False,
@@ -74,7 +87,8 @@ class Predictor:
         self.classes = classes
         self.mean, self.std = mean, std
         self.transform = build_eval_transform(mean, std)
-        self.scales, self.flip, self.crf = check_scales(scales), flip, crf
+        self.scale, self.scales = scale, check_scales(scales)
+        self.flip, self.crf = flip, crf
 
     @classmethod
     def from_run(cls, root: str | Path) -> Predictor:
@@ -110,7 +124,7 @@ class Predictor:
             classes,
             mean=tuple(card["mean"]),
             std=tuple(card["std"]),
-            **inference_settings(config.segment),
+            **inference_settings(config),
         )
 
     def __call__(self, image: Tensor) -> NDArray[np.uint8]:
@@ -122,35 +136,67 @@ class Predictor:
         Returns:
             ``(H, W)`` uint8: 0 = background, ``c + 1`` = class ``c``.
         """
-        labels: NDArray[np.uint8] = self.probabilities(image).argmax(0).to(torch.uint8).numpy()
-        return labels
+        size = (image.shape[-2], image.shape[-1])
+        return label_at(self.work_probabilities(image, size), size)
 
-    @torch.inference_mode()
+    @property
+    def read_side(self) -> int | None:
+        """The longer side beyond which a photo holds more than is used; None = all is used."""
+        return self.scale.read_side(self.scales)
+
     def probabilities(self, image: Tensor) -> Tensor:
-        """Probabilities of the labels of one photo.
-
-        The softmax of the mean of the scores over sizes and mirror images. Photos are resized
-        bilinear without aligned corners, to ``round(n * scale)`` pixels a side and at least 1, and
-        so are their scores.
+        """Probabilities of the labels of one photo, at its size.
 
         Args:
             image: RGB photo, ``(3, H, W)`` uint8.
 
         Returns:
-            ``(L, H, W)`` float32 on the CPU, sums to 1 over the labels; label 0 = background.
+            ``(L, H, W)`` float32 on the CPU, sums to 1 over the labels; label 0 = background. Of a
+            large photo that is a lot: a call gives the labels without it.
+        """
+        size = (image.shape[-2], image.shape[-1])
+        return _resize(self.work_probabilities(image, size)[None], size)[0].cpu()
+
+    @torch.inference_mode()
+    def work_probabilities(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Probabilities of the labels of one photo, at the size that ``scale`` works at.
+
+        The softmax of the mean of the scores over sizes and mirror images. Photos are resized
+        bilinear without aligned corners and with antialiasing, and so are their scores.
+
+        Args:
+            image: RGB photo, ``(3, *, *)`` uint8; it may have been reduced to ``read_side``.
+            size: Height and width that it has unreduced.
+
+        Returns:
+            ``(L, h, w)`` float32, sums to 1 over the labels; label 0 = background.
         """
         photo = self.transform(image, None)[0][None].to(self.device)
-        height, width = photo.shape[-2:]
+        work = self.scale.work_size(size)
         total = torch.zeros((), device=self.device)
         for scale in self.scales:
-            view = _resize(photo, (max(1, round(height * scale)), max(1, round(width * scale))))
+            view = _resize(photo, self.scale.view_size(size, scale))
             for mirrored in (False, True) if self.flip else (False,):
-                scores = self.model(view.flip(-1) if mirrored else view).seg_logits.float()
-                total = total + _resize(scores.flip(-1) if mirrored else scores, (height, width))
+                scores = self._scores(view.flip(-1) if mirrored else view)
+                total = total + _resize(scores.flip(-1) if mirrored else scores, work)
         probabilities = (total / (len(self.scales) * (1 + self.flip))).softmax(1)
         if self.crf:
-            probabilities = dense_crf(probabilities, image[None].to(self.device), **TEST_CRF)
-        return probabilities[0].cpu()
+            pixels = resize_photo(image[None].to(self.device), work)
+            probabilities = dense_crf(probabilities, pixels, **TEST_CRF)
+        return probabilities[0]
+
+    def _scores(self, view: Tensor) -> Tensor:
+        """The network's scores ``(1, L, H, W)``, seen window by window where there are tiles."""
+        size = (view.shape[-2], view.shape[-1])
+        parts = windows(size, self.scale.tiles, self.scale.overlap)
+        if len(parts) == 1:
+            scores: Tensor = self.model(view).seg_logits.float()
+            return scores
+        seen = [
+            {"seg": self.model(view[..., rows, columns]).seg_logits.float()}
+            for rows, columns in parts
+        ]
+        return join_windows(seen, parts, size)["seg"]
 
     def write(
         self,
@@ -170,16 +216,17 @@ class Predictor:
         failures = []
         for sample in photos.samples:
             try:
-                image = read_image(sample.image_path)
+                size = image_size(sample.image_path)
+                image = read_image(sample.image_path, self.read_side)
             except DscnetError as error:
                 failures.append(str(error))
                 continue
-            labels = self(image)
+            labels = label_at(self.work_probabilities(image, size), size)
             target = masks / f"{sample.image_id}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             write_label(target, labels)
             if overlays is not None:
-                _write_overlay(overlays / f"{sample.image_id}.jpg", image, labels)
+                _write_overlay(overlays / f"{sample.image_id}.jpg", sample.image_path, labels)
         return failures
 
 
@@ -277,11 +324,17 @@ def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+    smaller = size[0] < maps.shape[-2]
+    return functional.interpolate(
+        maps, size, mode="bilinear", align_corners=False, antialias=smaller
+    )
 
 
-def _write_overlay(path: Path, image: Tensor, labels: NDArray[np.uint8]) -> None:
+def _write_overlay(path: Path, photo: Path, labels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
+    image = read_image(photo, OVERLAY_SIDE)
+    shown = resize_labels(torch.from_numpy(labels), (image.shape[-2], image.shape[-1]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(overlay(image.permute(1, 2, 0).numpy(), labels)).save(path, quality=90)
+    picture = overlay(image.permute(1, 2, 0).numpy(), shown.numpy())
+    Image.fromarray(picture).save(path, quality=90)

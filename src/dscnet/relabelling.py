@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dscnet.data import Sample, read_image
+from dscnet.data import Sample, image_size, read_image
+from dscnet.data.transforms import resize_labels
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_pair
+from dscnet.labelling import background_score, load_pair, work_photo, work_size
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.crf import dense_crf
 from dscnet.labels.pseudo_label import read_label, write_label
@@ -52,16 +53,19 @@ def relabel(
     """
     fresh_folder(out)
     for sample in job.train.samples:
-        photo = read_image(sample.image_path)
+        size, path = image_size(sample.image_path), out / f"{sample.image_id}.png"
         joint, classes = evidence(sample)
         labels = np.array([BACKGROUND, *(classes + 1)])
         for predictor in predictors:
+            photo = read_image(sample.image_path, predictor.read_side)
             # Scaled after each, so that no product of small numbers is lost.
-            joint = as_probabilities(predictor.probabilities(photo)[labels] * joint)
+            asked = predictor.work_probabilities(photo, size).cpu()
+            joint = as_probabilities(asked[labels] * joint)
         if len(classes):
             device = predictors[0].device
+            photo = work_photo(job.config, sample.image_path)
             joint = dense_crf(joint[None].to(device), photo[None].to(device))[0].cpu()
-        write_label(out / f"{sample.image_id}.png", probable_label(joint[1:].numpy(), classes))
+        write_label(path, probable_label(joint[1:].numpy(), classes, size))
 
 
 def label_evidence(job: Job) -> Callable[[Sample], Evidence]:
@@ -90,16 +94,18 @@ def _unrefined_evidence(job: Job, bg_score: float, sample: Sample) -> Evidence:
     return label_probabilities(scores, bg_score=bg_score, certainty=None), classes
 
 
-def trusted_evidence(folder: Path) -> Callable[[Sample], Evidence]:
+def trusted_evidence(job: Job, folder: Path) -> Callable[[Sample], Evidence]:
     """What gives the probabilities of labels that are there alone: each is trusted with 0.7.
 
     Args:
+        job: Settings.
         folder: The labels, ``ID.png``.
     """
-    return partial(_trusted_evidence, folder)
+    return partial(_trusted_evidence, job, folder)
 
 
-def _trusted_evidence(folder: Path, sample: Sample) -> Evidence:
+def _trusted_evidence(job: Job, folder: Path, sample: Sample) -> Evidence:
     classes = np.asarray(sample.tags or (), dtype=np.int64)
-    labels = read_label(folder / f"{sample.image_id}.png")
+    own = torch.from_numpy(read_label(folder / f"{sample.image_id}.png"))
+    labels = resize_labels(own, work_size(job.config, sample.image_path)).numpy()
     return trusted_labels(labels, np.array([BACKGROUND, *(classes + 1)])), classes

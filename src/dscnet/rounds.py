@@ -26,13 +26,16 @@ from dscnet.build import (
     build_eval_transform,
     build_model,
     build_objective,
+    build_scale,
     device_of,
 )
 from dscnet.config import Config
 from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
+from dscnet.data.transforms import resize_labels
 from dscnet.job import Job
-from dscnet.labelling import background_score, load_map
-from dscnet.labels.pseudo_label import best_label, write_label
+from dscnet.labelling import background_score, load_map, load_work_map, work_photo, work_size
+from dscnet.labels.cam import resize_photos
+from dscnet.labels.pseudo_label import best_label, resize_map, write_label
 from dscnet.labels.saliency import (
     fill_undecided,
     fit_to_photo,
@@ -114,16 +117,11 @@ def _first_labels(job: Job) -> None:
     fresh_folder(job.folder.labels)
     shown, kept = (np.zeros(job.train.num_labels, dtype=np.int64) for _ in range(2))
     for sample in job.train.samples:
-        maps, classes = load_map(cams, sample.image_id)
-        if maps.shape[1:] != image_size(sample.image_path):
-            raise DataError(
-                f"{cams / sample.image_id}.npz holds maps of {maps.shape[1:]} rows and columns, but"
-                f" {sample.image_path} has {image_size(sample.image_path)}; make them at its size"
-            )
+        maps, classes = load_work_map(job, cams, sample)
         saliency = _first_saliency(job, sample, maps)
-        write_saliency(job.folder.saliency / f"{sample.image_id}.png", saliency)
+        _write_saliency(job, sample, saliency)
         labels = _labels_of_maps(job, sample, maps, classes, saliency, cam_score)
-        write_label(job.folder.labels / f"{sample.image_id}.png", labels)
+        _write_labels(job.folder.labels, sample, labels)
         best, winner = best_label(maps, classes)
         shown += np.bincount(winner[best > cam_score], minlength=len(shown))
         kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
@@ -157,7 +155,7 @@ def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDA
             f"{sample.image_path}: has no saliency map; add one, or do without: auxseg.saliency"
             " from_cam"
         )
-    return _read_map(sample.saliency_path)
+    return _read_map(job, sample, sample.saliency_path)
 
 
 def _one_round(job: Job, run: RunFolder, index: int) -> None:
@@ -203,29 +201,34 @@ def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> N
     by_branch = job.config.auxseg.relabel == "branch"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
-    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    transform, scale = (
+        build_eval_transform(model.backbone.mean, model.backbone.std),
+        build_scale(job.config),
+    )
     of_maps = job.folder.unrefined if by_branch else job.folder.labels
     fresh_folder(job.folder.saliency)
     fresh_folder(of_maps)
     cam_score = _cam_score(job, job.folder.cams)
     for sample in job.train.samples:
-        photo = read_image(sample.image_path)
-        _, predicted = model.dense_scores(transform(photo, None)[0][None].to(device))
+        size, photo = image_size(sample.image_path), work_photo(job.config, sample.image_path)
+        image = read_image(sample.image_path, scale.read_side([1.0]))
+        view = resize_photos(transform(image, None)[0][None], scale.view_size(size, 1.0))
+        _, predicted = model.dense_scores(view.to(device))
         saliency = refresh_saliency(
-            predicted[0, 0].float().cpu().numpy(),
-            _read_map(run.round(0).saliency / f"{sample.image_id}.png"),
+            resize_map(predicted[0, 0].float().cpu().numpy(), scale.work_size(size)),
+            _read_map(job, sample, run.round(0).saliency / f"{sample.image_id}.png"),
             photo.permute(1, 2, 0).numpy(),
             refine=fit_to_photo if job.config.auxseg.crf else None,
         )
-        write_saliency(job.folder.saliency / f"{sample.image_id}.png", saliency)
-        maps, classes = load_map(job.folder.cams, sample.image_id)
+        _write_saliency(job, sample, saliency)
+        maps, classes = load_work_map(job, job.folder.cams, sample)
         labels = _labels_of_maps(job, sample, maps, classes, saliency, cam_score)
-        write_label(of_maps / f"{sample.image_id}.png", labels)
+        _write_labels(of_maps, sample, labels)
     if by_branch:
         # The CRF comes after the product with the labels.
         plain = replace(job.config, segment=replace(job.config.segment, crf=False))
         branches = [_branch(plain, run.round(each)) for each in range(1, index + 1)]
-        relabel(job, branches, trusted_evidence(of_maps), job.folder.labels)
+        relabel(job, branches, trusted_evidence(job, of_maps), job.folder.labels)
 
 
 def _branch(config: Config, folder: RunFolder) -> Predictor:
@@ -262,7 +265,8 @@ def _labels_of_maps(
     )
     if auxseg.fill_undecided:
         device = device_of(job.config.train.accelerator)
-        labels = fill_undecided(labels, classes, read_image(sample.image_path).to(device))
+        photo = work_photo(job.config, sample.image_path)
+        labels = fill_undecided(labels, classes, photo.to(device))
     return labels
 
 
@@ -308,9 +312,21 @@ def _decided(
         yield np.where(labels == IGNORE_INDEX, BACKGROUND, labels), true
 
 
-def _read_map(path: Path) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = read_saliency(path)[0].numpy()
-    return values
+def _read_map(job: Job, sample: Sample, path: Path) -> NDArray[np.floating]:
+    """A photo's saliency map at the size of its maps."""
+    return resize_map(read_saliency(path)[0].numpy(), work_size(job.config, sample.image_path))
+
+
+def _write_saliency(job: Job, sample: Sample, saliency: NDArray[np.floating]) -> None:
+    """Write a photo's saliency map into the round's folder, at the photo's size."""
+    own = resize_map(saliency, image_size(sample.image_path))
+    write_saliency(job.folder.saliency / f"{sample.image_id}.png", own)
+
+
+def _write_labels(folder: Path, sample: Sample, labels: NDArray[np.uint8]) -> None:
+    """Write a photo's labels at its size."""
+    own = resize_labels(torch.from_numpy(labels), image_size(sample.image_path))
+    write_label(folder / f"{sample.image_id}.png", own.numpy())
 
 
 def _copy(source: Path, target: Path) -> None:

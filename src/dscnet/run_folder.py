@@ -19,7 +19,7 @@ import yaml
 
 from dscnet.config import Config
 from dscnet.labels.files import read_json, whole_file
-from dscnet.recipes import read_config
+from dscnet.recipes import read_config, read_mapping
 from dscnet.settings import to_dict
 from dscnet.types import DscnetError
 
@@ -197,9 +197,13 @@ class RunFolder:
         if not self.config.exists():
             raise DscnetError(f"{self.root} holds no run: no config.yaml in it")
         try:
-            return read_config(self.config)
+            config = read_config(self.config)
+            if "scale" not in read_mapping(self.config):
+                # An earlier version's, which knew the photo's own size alone.
+                config.scale.relative_to = "photo"
         except ValueError as error:
             raise DscnetError(str(error)) from error
+        return config
 
     def read_card(self) -> dict[str, Any]:
         """What ``model.json`` says: class names, photo normalisation, data-set name."""

@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample, read_image, read_mask
+from dscnet.data.transforms import resize_labels
 from dscnet.evaluation import read_metrics
 from dscnet.labels.cam_files import read_cam
-from dscnet.labels.pseudo_label import read_label
+from dscnet.labels.pseudo_label import read_label, resize_map
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.predictor import Predictor
 from dscnet.report import ReportRow, write_report
 from dscnet.run_folder import RunFolder, read_record
 
 NUM_TRAIN_ROWS, NUM_VAL_ROWS = 12, 12
+
+SHOWN_SIDE = 640
+"""Longer side of the pictures of larger photos, pixels."""
 
 
 def write_run_report(
@@ -69,8 +74,9 @@ def loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
 def _row(
     sample: Sample, photos: PhotoSet, folder: RunFolder, predictor: Predictor | None, rounds: int
 ) -> ReportRow:
-    image = read_image(sample.image_path)
-    maps = _best_maps(folder.cams / f"{sample.image_id}.npz")
+    image = read_image(sample.image_path, SHOWN_SIDE)
+    size = (image.shape[-2], image.shape[-1])
+    maps = _best_maps(folder.cams / f"{sample.image_id}.npz", size)
     label = folder.labels / f"{sample.image_id}.png"
     unrefined = folder.unrefined / f"{sample.image_id}.png"
     last = folder.self_training(rounds).labels / f"{sample.image_id}.png"
@@ -80,22 +86,32 @@ def _row(
         photo=image.permute(1, 2, 0).numpy(),
         cam=maps.get("cam"),
         refined=maps.get("refined"),
-        unrefined_label=read_label(unrefined) if unrefined.exists() else None,
-        pseudo_label=read_label(label) if label.exists() else None,
-        self_training_label=read_label(last) if last.exists() else None,
+        unrefined_label=_labels_at(unrefined, size),
+        pseudo_label=_labels_at(label, size),
+        self_training_label=_labels_at(last, size),
         prediction=None if predictor is None else predictor(image),
-        truth=None if sample.mask_path is None else read_mask(sample.mask_path).numpy(),
+        truth=None
+        if sample.mask_path is None
+        else resize_labels(read_mask(sample.mask_path), size).numpy(),
     )
 
 
-def _best_maps(path: Path) -> dict[str, NDArray[Any]]:
+def _labels_at(path: Path, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Labels at the size that their photo is shown at; None where there are none."""
+    if not path.exists():
+        return None
+    labels: NDArray[np.uint8] = resize_labels(torch.from_numpy(read_label(path)), size).numpy()
+    return labels
+
+
+def _best_maps(path: Path, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
     """The strongest class's score of each pixel, by kind of map; empty where there is none."""
     if not path.exists():
         return {}
     maps, classes = read_cam(path)
     if not len(classes):
         return {}
-    return {name: value.astype(np.float32).max(0) for name, value in maps.items()}
+    return {name: resize_map(value.max(0), size) for name, value in maps.items()}
 
 
 def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:

@@ -89,7 +89,13 @@ def _train(job: Job, folder: RunFolder, labels: Path, resume: bool) -> None:
     model = build_segmenter(config, job.train.num_labels)
     transform = build_segmenter_transform(config, model.mean, model.std)
     full = config.segment.supervision == "full"
-    dataset = PhotoDataset(job.train, transform, mask_dir=None if full else labels, use_masks=full)
+    dataset = PhotoDataset(
+        job.train,
+        transform,
+        mask_dir=None if full else labels,
+        use_masks=full,
+        long_side=transform.read_side,
+    )
     write_card(folder.segmenter_card, job, model.mean, model.std)
     optimise(
         job,
@@ -116,7 +122,7 @@ def _make_labels(job: Job, index: int, mark: str) -> None:
     before = [_predictor(plain, _network_folder(job, each)) for each in range(1, index)]
     made.start("labels", mark)
     elsewhere = job.config.segment.labels
-    evidence = trusted_evidence(Path(elsewhere)) if elsewhere else label_evidence(job)
+    evidence = trusted_evidence(job, Path(elsewhere)) if elsewhere else label_evidence(job)
     relabel(job, before, evidence, made.labels)
     made.finish("labels", mark, time.monotonic() - started)
 

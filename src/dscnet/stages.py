@@ -21,6 +21,7 @@ from dscnet.build import (
     build_eval_transform,
     build_model,
     build_objective,
+    build_scale,
     build_train_transform,
     device_of,
     optimiser_settings,
@@ -36,11 +37,19 @@ from dscnet.data import (
     make_loader,
     read_image,
 )
+from dscnet.data.scale import PhotoScale, windows
 from dscnet.job import Job
 from dscnet.labelling import map_name
-from dscnet.labels.cam import multi_scale_cam, normalise_scores, scaled_photos
+from dscnet.labels.cam import (
+    Score,
+    multi_scale_cam,
+    normalise_scores,
+    resize_photos,
+    scaled_photo,
+)
 from dscnet.labels.cam_files import coarse_maps, write_cam
 from dscnet.labels.thresholds import BINS, otsu_score
+from dscnet.labels.windows import score_windows
 from dscnet.models import PlainCam
 from dscnet.predictor import restore, store
 from dscnet.run_folder import fresh_folder, write_text
@@ -70,11 +79,13 @@ def learn(
 ) -> None:
     """Train a CAM network into the job's folder; if a choice of weights is set, tags choose."""
     config, folder, backbone = job.config, job.folder, model.backbone
+    transform = build_train_transform(config, backbone.mean, backbone.std)
     dataset = PhotoDataset(
         job.train,
-        build_train_transform(config.augment, backbone.mean, backbone.std),
+        transform,
         mask_dir=mask_dir,
         saliency_dir=saliency_dir,
+        long_side=transform.read_side,
     )
     write_card(folder.model_card, job, backbone.mean, backbone.std)
     watch = CollapseWatch("cls", tag_entropy(tag_matrix(job.train)))
@@ -105,8 +116,8 @@ def learn(
 def fit_discriminant(job: Job, model: PlainCam) -> None:
     """Teach a context with PGCL what each label looks like, by the network's own labels.
 
-    Each training photo is seen once, at its own size. Otsu's threshold on its maps parts the
-    classes from background, so that no setting of inference matters here.
+    Each training photo is seen once, at scale 1. Otsu's threshold on its maps parts the classes
+    from background, so that no other setting of inference matters here.
     """
     context = model.context
     if not job.config.method.pgcl or not isinstance(context, DualStreamContext):
@@ -117,22 +128,31 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    scale = build_scale(job.config)
     # Groups start at random: the same ones whether or not the training was resumed.
     torch.manual_seed(job.config.seed)
-    for batch in photo_batches(job, transform):
+    for batch in photo_batches(job, transform, scales=[1.0]):
         tags = batch.tags.to(device)
-        output = model.one_view(batch.images.to(device), tags)
-        maps = output.final_logits if output.cam_refined is None else output.cam_refined
-        scores = normalise_scores(maps[:, 1:], tags).flatten(2).cpu()
-        assert output.features is not None
-        embedded = context.embed(output.features).cpu()
-        for photo, embeddings in zip(scores, embedded, strict=True):
-            best, strongest = photo.max(0)
-            cut = otsu_score(torch.histc(best, BINS, 0, 1).numpy())
-            # Maps without contrast, as of a photo without tags, show nothing.
-            shown = best > (1.0 if cut is None else cut)
-            learned.add(embeddings, torch.where(shown, strongest + 1, BACKGROUND))
+        view = batch.views[0].to(device)
+        size = (view.shape[-2], view.shape[-1])
+        for rows, columns in windows(size, scale.tiles, scale.overlap):
+            output = model.one_view(view[..., rows, columns], tags)
+            maps = output.final_logits if output.cam_refined is None else output.cam_refined
+            scores = normalise_scores(maps[:, 1:], tags).flatten(2).cpu()
+            assert output.features is not None
+            embedded = context.embed(output.features).cpu()
+            for photo, embeddings in zip(scores, embedded, strict=True):
+                learned.add(embeddings, _shown_labels(photo))
     context.discriminant.load_state_dict(learned.state_dict())
+
+
+def _shown_labels(scores: torch.Tensor) -> torch.Tensor:
+    """Labels ``(N,)`` of a photo's cells by its maps ``(C, N)`` and Otsu's threshold."""
+    best, strongest = scores.max(0)
+    cut = otsu_score(torch.histc(best, BINS, 0, 1).numpy())
+    # Maps without contrast, as of a photo without tags, show nothing.
+    shown = best > (1.0 if cut is None else cut)
+    return torch.where(shown, strongest + 1, BACKGROUND)
 
 
 def optimise(
@@ -213,18 +233,16 @@ def write_cams(job: Job, model: PlainCam) -> None:
     unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
     # Groups start at random: the same maps whatever ran before in this process.
     torch.manual_seed(config.seed)
-    for batch in photo_batches(job, transform):
+    for batch in photo_batches(job, transform, scales=config.cam.scales):
         of_scales: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
             maps = multi_scale_cam(
-                model.score_maps,
-                batch.images.to(device),
+                _by_windows(model.score_maps, build_scale(config)),
+                None,
                 batch.tags.to(device),
-                scales=config.cam.scales,
                 flip=config.cam.flip,
-                views=published_views(batch.photos, config.cam.scales, transform, device)
-                if config.cam.published_resize_quirk
-                else None,
+                views=[view.to(device) for view in batch.views],
+                size=batch.size,
                 unstretched=unstretched,
                 published_resize=config.cam.published_resize_quirk,
                 each_scale=of_scales.append if config.cam.keep_scales else None,
@@ -240,49 +258,72 @@ def write_cams(job: Job, model: PlainCam) -> None:
             )
 
 
-def published_views(
-    photos: Sequence[torch.Tensor],
-    scales: Sequence[float],
-    transform: EvalTransform,
-    device: torch.device,
-) -> list[torch.Tensor]:
-    """Photos ``(3, H, W)`` uint8 of one size, scaled and then normalised: a batch a scale."""
-    scaled = [scaled_photos(photo.permute(1, 2, 0).numpy(), scales) for photo in photos]
-    return [
-        torch.stack(
-            [transform(torch.from_numpy(photo).permute(2, 0, 1), None)[0] for photo in view]
-        ).to(device)
-        for view in zip(*scaled, strict=True)
-    ]
+def _by_windows(score: Score, scale: PhotoScale) -> Score:
+    """Score photos through the windows that their tiles are."""
+
+    def scored(view: torch.Tensor, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+        size = (view.shape[-2], view.shape[-1])
+        return score_windows(score, view, tags, windows(size, scale.tiles, scale.overlap))
+
+    return scored
 
 
 class PhotoBatch(NamedTuple):
-    """Training photos of one size, and what a network reads of them."""
+    """Training photos that are seen at the same sizes, and what a network reads of them."""
 
     samples: list[Sample]
-    photos: list[torch.Tensor]
-    """uint8, ``(3, H, W)`` each."""
-    images: torch.Tensor
-    """Normalised, ``(B, 3, H, W)``."""
+    views: list[torch.Tensor]
+    """The photos at each scale, normalised, ``(B, 3, *, *)``."""
     tags: torch.Tensor
     """``(B, C)`` in {0, 1}."""
+    size: tuple[int, int]
+    """Of their maps."""
 
 
-def photo_batches(job: Job, transform: EvalTransform) -> Iterator[PhotoBatch]:
-    """All training photos, whole and unvaried, a few of one size at once."""
-    tags = tag_matrix(job.train)
-    for indices in same_size_batches(job.train, job.config.cam.batch_size):
+def photo_batches(
+    job: Job, transform: EvalTransform, *, scales: Sequence[float]
+) -> Iterator[PhotoBatch]:
+    """All training photos, whole and unvaried, a few of one shape at once."""
+    tags, cam, scale = tag_matrix(job.train), job.config.cam, build_scale(job.config)
+    make = _published_view if cam.published_resize_quirk else _view
+    for indices in same_size_batches(job.train, scale, scales, cam.batch_size):
         samples = [job.train.samples[index] for index in indices]
-        photos = [read_image(sample.image_path) for sample in samples]
-        images = torch.stack([transform(photo, None)[0] for photo in photos])
-        yield PhotoBatch(samples, photos, images, tags[indices])
+        sizes = [image_size(sample.image_path) for sample in samples]
+        photos = [read_image(sample.image_path, scale.read_side(scales)) for sample in samples]
+        views = [
+            torch.stack(
+                [
+                    make(photo, scale.view_size(size, one), transform)
+                    for photo, size in zip(photos, sizes, strict=True)
+                ]
+            )
+            for one in scales
+        ]
+        yield PhotoBatch(samples, views, tags[indices], scale.work_size(sizes[0]))
 
 
-def same_size_batches(photos: PhotoSet, batch_size: int) -> Iterator[list[int]]:
-    """Indices of photos that share one size, at most ``batch_size`` at once."""
-    by_size: dict[tuple[int, int], list[int]] = {}
+def _view(photo: torch.Tensor, size: tuple[int, int], transform: EvalTransform) -> torch.Tensor:
+    """A photo ``(3, H, W)`` uint8 as a network sees it at a size."""
+    return resize_photos(transform(photo, None)[0][None], size)[0]
+
+
+def _published_view(
+    photo: torch.Tensor, size: tuple[int, int], transform: EvalTransform
+) -> torch.Tensor:
+    """The same, scaled in 8 bits and then normalised."""
+    scaled = scaled_photo(photo.permute(1, 2, 0).numpy(), size)
+    return transform(torch.from_numpy(scaled).permute(2, 0, 1), None)[0]
+
+
+def same_size_batches(
+    photos: PhotoSet, scale: PhotoScale, scales: Sequence[float], batch_size: int
+) -> Iterator[list[int]]:
+    """Indices of photos that are seen at the same sizes, at most ``batch_size`` at once."""
+    by_size: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for index, sample in enumerate(photos.samples):
-        by_size.setdefault(image_size(sample.image_path), []).append(index)
+        size = image_size(sample.image_path)
+        seen = (scale.work_size(size), *(scale.view_size(size, one) for one in scales))
+        by_size.setdefault(seen, []).append(index)
     for indices in by_size.values():
         for start in range(0, len(indices), batch_size):
             yield indices[start : start + batch_size]

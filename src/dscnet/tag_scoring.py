@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dscnet.build import build_eval_transform, device_of
-from dscnet.data import PhotoSet, read_image
+from dscnet.build import build_eval_transform, build_scale, device_of
+from dscnet.data import PhotoSet, image_size, read_image
+from dscnet.data.scale import windows
 from dscnet.job import Job
+from dscnet.labels.cam import resize_photos
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam
 
@@ -44,14 +46,22 @@ def negative_tag_loss(job: Job, model: PlainCam) -> float:
 
 @torch.no_grad()
 def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
-    """Scores of the tags of photos seen whole, ``(N, C)``."""
+    """Scores of the tags of photos seen at scale 1, ``(N, C)``."""
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    scale = build_scale(job.config)
     scores = []
     # Groups start at random: the same ones whether or not the training was resumed.
     torch.manual_seed(job.config.seed)
     for sample in photos.samples:
-        image = transform(read_image(sample.image_path), None)[0][None].to(device)
-        scores.append(model.tag_logits(model(image), (image.shape[-2], image.shape[-1])).cpu())
+        photo = read_image(sample.image_path, scale.read_side([1.0]))
+        size = scale.view_size(image_size(sample.image_path), 1.0)
+        view = resize_photos(transform(photo, None)[0][None], size).to(device)
+        seen = [
+            view[..., rows, columns] for rows, columns in windows(size, scale.tiles, scale.overlap)
+        ]
+        of_windows = [model.tag_logits(model(w), (w.shape[-2], w.shape[-1])) for w in seen]
+        # A photo shows what one of its windows shows.
+        scores.append(torch.stack(of_windows).amax(0).cpu())
     return torch.cat(scores)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dscnet.data.datasets import PhotoSet, Sample
-from dscnet.data.io import read_image, read_mask, read_saliency
+from dscnet.data.io import image_size, read_image, read_mask, read_saliency
+from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.types import IGNORE_INDEX, Batch, DataError
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -43,6 +44,8 @@ class PhotoDataset(Dataset[Item]):
         mask_dir: Folder of label maps ``<image id>.png`` to learn from.
         use_masks: Take the data set's own masks instead; for evaluation.
         saliency_dir: Folder of saliency maps ``<image id>.png`` to learn from.
+        long_side: Photos whose longer side has more pixels are reduced to this, maps with them; the
+            ``read_side`` of a transform says what it needs. None = never.
         cache_bytes: Decoded photos are kept in memory up to this bound, in each worker; 0 = none.
 
     Raises:
@@ -59,6 +62,7 @@ class PhotoDataset(Dataset[Item]):
         mask_dir: Path | None = None,
         use_masks: bool = False,
         saliency_dir: Path | None = None,
+        long_side: int | None = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
         if mask_dir is not None and use_masks:
@@ -67,6 +71,7 @@ class PhotoDataset(Dataset[Item]):
             raise ValueError("saliency_dir needs a transform with a method 'joint'")
         self.photo_set = photo_set
         self.transform = transform
+        self.long_side = long_side
         self.cache_bytes = cache_bytes
         self._masks = [_mask_path(sample, mask_dir, use_masks) for sample in photo_set.samples]
         self._saliency = [_saliency_path(sample, saliency_dir) for sample in photo_set.samples]
@@ -110,36 +115,43 @@ class PhotoDataset(Dataset[Item]):
     def _read(self, index: int) -> Planes:
         if index in self._cache:
             return self._cache[index]
-        image = read_image(self.photo_set.samples[index].image_path)
-        planes = (image, self._read_mask(index, image), self._read_saliency(index, image))
-        size = sum(tensor.nbytes for tensor in planes if tensor is not None)
-        if self._cached_bytes + size <= self.cache_bytes:
+        path = self.photo_set.samples[index].image_path
+        image, size = read_image(path, self.long_side), image_size(path)
+        mask, saliency = self._read_mask(index, size), self._read_saliency(index, size)
+        reduced = (image.shape[-2], image.shape[-1])
+        if mask is not None and mask.shape != reduced:
+            mask = resize_labels(mask, reduced)
+        if saliency is not None and saliency.shape[1:] != reduced:
+            saliency = resize_photo(saliency, reduced).clamp(0, 1)
+        planes = (image, mask, saliency)
+        taken = sum(tensor.nbytes for tensor in planes if tensor is not None)
+        if self._cached_bytes + taken <= self.cache_bytes:
             self._cache[index] = planes
-            self._cached_bytes += size
+            self._cached_bytes += taken
         return planes
 
-    def _read_saliency(self, index: int, image: Tensor) -> Tensor | None:
+    def _read_saliency(self, index: int, size: tuple[int, int]) -> Tensor | None:
         path = self._saliency[index]
         if path is None:
             return None
         saliency = read_saliency(path)
-        if saliency.shape[1:] != image.shape[1:]:
+        if saliency.shape[1:] != size:
             raise DataError(
                 f"{path} has {tuple(saliency.shape[1:])} rows and columns, but its photo "
-                f"{self.photo_set.samples[index].image_path} has {tuple(image.shape[1:])}; "
+                f"{self.photo_set.samples[index].image_path} has {size}; "
                 "make the saliency map again at the photo's size"
             )
         return saliency
 
-    def _read_mask(self, index: int, image: Tensor) -> Tensor | None:
+    def _read_mask(self, index: int, size: tuple[int, int]) -> Tensor | None:
         path = self._masks[index]
         if path is None:
             return None
         mask = read_mask(path)
-        if mask.shape != image.shape[1:]:
+        if mask.shape != size:
             raise DataError(
                 f"{path} has {tuple(mask.shape)} rows and columns, but its photo "
-                f"{self.photo_set.samples[index].image_path} has {tuple(image.shape[1:])}; "
+                f"{self.photo_set.samples[index].image_path} has {size}; "
                 "make the mask again at the photo's size"
             )
         num_classes = self.photo_set.num_classes

@@ -21,12 +21,13 @@ Score = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 @torch.no_grad()
 def multi_scale_cam(
     score: Score,
-    images: Tensor,
+    images: Tensor | None,
     tags: Tensor,
     *,
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     flip: bool = True,
     views: Sequence[Tensor] | None = None,
+    size: tuple[int, int] | None = None,
     unstretched: Collection[str] = (),
     published_resize: bool = False,
     published_negatives: bool = False,
@@ -43,11 +44,12 @@ def multi_scale_cam(
 
     Args:
         score: As for :func:`sum_views`.
-        images: Normalised photos of one size, ``(B, 3, H, W)``.
+        images: Normalised photos of one size, ``(B, 3, H, W)``; None with ``views`` and ``size``.
         tags: ``(B, C)`` in {0, 1}; the maps of absent classes are 0.
         scales: Sizes relative to the photo, each > 0; at least one.
         flip: As for :func:`sum_views`.
         views: The photos at their sizes, in the place of ``images`` resized by ``scales``.
+        size: Height and width of the maps; None = that of ``images``.
         unstretched: Names of maps that are in [0, 1] already: instead of being stretched, they
             become the mean over the views.
         published_resize: As for :func:`sum_views`.
@@ -59,11 +61,16 @@ def multi_scale_cam(
         One map ``(B, C, H, W)`` in [0, 1], float32 or finer, for each name that ``score`` gives.
 
     Raises:
-        ValueError: If ``scales`` is empty or holds one that is not positive.
+        ValueError: If ``scales`` is empty or holds one that is not positive, or ``images`` is
+            missing.
     """
-    size = (images.shape[-2], images.shape[-1])
-    if views is None:
-        views = [_resize_photos(images, scaled) for scaled in _scaled_sizes(size, scales)]
+    if images is not None:
+        whole = (images.shape[-2], images.shape[-1])
+        size = size or whole
+        if views is None:
+            views = [resize_photos(images, scaled) for scaled in _scaled_sizes(whole, scales)]
+    if views is None or size is None:
+        raise ValueError("images must be given, or views and size in their place")
     # Most photos show few of the classes, and resizing maps that end as 0 takes its time.
     order = _present_first(tags)
     absent = -1.0 if published_negatives else 0.0
@@ -149,11 +156,14 @@ def scaled_photos(photo: NDArray[np.uint8], scales: Sequence[float]) -> list[NDA
     Raises:
         ValueError: As for :func:`multi_scale_cam`.
     """
-    image = Image.fromarray(photo)
-    return [
-        np.array(image.resize((width, height), Image.Resampling.BICUBIC))
-        for height, width in _scaled_sizes((photo.shape[0], photo.shape[1]), scales)
-    ]
+    sizes = _scaled_sizes((photo.shape[0], photo.shape[1]), scales)
+    return [scaled_photo(photo, size) for size in sizes]
+
+
+def scaled_photo(photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The same to one size: height and width."""
+    resized = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.array(resized)
 
 
 def normalise_scores(scores: Tensor, tags: Tensor, *, published_negatives: bool = False) -> Tensor:
@@ -206,8 +216,11 @@ def _scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[
     return [(max(1, round(size[0] * s)), max(1, round(size[1] * s))) for s in scales]
 
 
-def _resize_photos(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize photos, bicubic; antialiased like the image libraries that published code uses."""
+def resize_photos(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize normalised photos ``(B, 3, H, W)`` as inference does.
+
+    Bicubic, antialiased like the image libraries that published code uses.
+    """
     if images.shape[-2:] == size:
         return images
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)

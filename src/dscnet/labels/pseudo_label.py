@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 
 from dscnet.labels.files import whole_file
 from dscnet.palette import voc_palette
@@ -16,13 +18,17 @@ from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 
 def best_label(
-    cam: NDArray[np.floating], classes: Sequence[int] | NDArray[np.integer]
+    cam: NDArray[np.floating],
+    classes: Sequence[int] | NDArray[np.integer],
+    size: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
     """Find the strongest class of each pixel.
 
     Args:
         cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
         classes: Index of each of them, 0-based, foreground only, below 254.
+        size: Maps are first resized to this height and width, bilinear without aligned corners, one
+            at a time; None = their own.
 
     Returns:
         The strongest score ``(H, W)``, and the label of its class ``(H, W)`` uint8, the first
@@ -34,12 +40,42 @@ def best_label(
     indices = np.asarray(classes, dtype=np.int64)
     if cam.ndim != 3 or indices.shape != cam.shape[:1]:
         raise ValueError(f"cam must be ({indices.size}, H, W), a map a class, got {cam.shape}")
+    size = size or (cam.shape[1], cam.shape[2])
     if indices.size == 0:
-        empty: NDArray[np.floating] = np.zeros(cam.shape[1:], dtype=cam.dtype)
-        return empty, np.full(cam.shape[1:], BACKGROUND, dtype=np.uint8)
+        empty: NDArray[np.floating] = np.zeros(size, dtype=cam.dtype)
+        return empty, np.full(size, BACKGROUND, dtype=np.uint8)
     if indices.min() < 0 or indices.max() + 1 >= IGNORE_INDEX:
         raise ValueError(f"classes must be in [0, {IGNORE_INDEX - 2}], got {indices.tolist()}")
+    if size != cam.shape[1:]:
+        return _best_resized(cam, indices, size)
     return cam.max(axis=0), (indices + 1).astype(np.uint8)[cam.argmax(axis=0)]
+
+
+def _best_resized(
+    cam: NDArray[np.floating], classes: NDArray[np.int64], size: tuple[int, int]
+) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+    best: NDArray[np.floating] | None = None
+    winner = np.full(size, classes[0] + 1, dtype=np.uint8)
+    for values, label in zip(cam, classes + 1, strict=True):
+        score = resize_map(values, size)
+        if best is None:
+            best = score
+            continue
+        winner[score > best] = label
+        np.maximum(best, score, out=best)
+    assert best is not None
+    return best, winner
+
+
+def resize_map(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
+    """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink."""
+    if values.shape[-2:] == size:
+        return values
+    maps = torch.from_numpy(values).reshape(1, -1, *values.shape[-2:])
+    resized = functional.interpolate(
+        maps, size, mode="bilinear", align_corners=False, antialias=size[0] < maps.shape[-2]
+    )
+    return resized.reshape(*values.shape[:-2], *size).numpy()
 
 
 def pseudo_label(
@@ -48,6 +84,7 @@ def pseudo_label(
     *,
     bg_score: float = 0.25,
     ignore_band: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
     """Give each pixel the strongest of its classes and the background.
 
@@ -60,6 +97,7 @@ def pseudo_label(
         classes: Index of each of them, 0-based, foreground only.
         bg_score: Score of the background, in [0, 1]. Not read with a band.
         ignore_band: Lower and higher score, ``0 <= low <= high <= 1``.
+        size: Height and width of the labels, as for :func:`best_label`.
 
     Returns:
         ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 ignore. Without classes all is
@@ -72,7 +110,7 @@ def pseudo_label(
     if not 0 <= low <= high <= 1:
         name = "bg_score" if ignore_band is None else "ignore_band"
         raise ValueError(f"{name} must lie in [0, 1], low to high, got {low} and {high}")
-    best, winner = best_label(cam, classes)
+    best, winner = best_label(cam, classes, size)
     undecided = np.where(best > low, np.uint8(IGNORE_INDEX), np.uint8(BACKGROUND))
     return np.where(best > high, winner, undecided)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dscnet.labels.affinity import random_walk
 from dscnet.labels.crf import dense_crf
+from dscnet.labels.enlarge import label_at
 from dscnet.labels.external_masks import Mask, merge_masks
 from dscnet.labels.pamr import pamr
 from dscnet.labels.pseudo_label import best_label
@@ -188,17 +189,25 @@ def refine_labels(
 
 
 def probable_label(
-    foreground: NDArray[np.floating], classes: Sequence[int] | NDArray[np.integer]
+    foreground: NDArray[np.floating],
+    classes: Sequence[int] | NDArray[np.integer],
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
     """The most probable label of each pixel; background, which has what is left, wins ties.
 
     Args:
         foreground: Probabilities of the present classes, ``(C', H, W)``.
         classes: Index of each, 0-based.
+        size: Probabilities are resized to this height and width, as :func:`label_at` does; None =
+            their own.
 
     Returns:
         ``(H, W)`` uint8: 0 background, c + 1 for class c. Without classes all is background.
     """
-    best, winner = best_label(foreground, classes)
     background: NDArray[Any] = 1 - foreground.sum(axis=0)
+    if size is not None and size != foreground.shape[1:]:
+        scores = torch.from_numpy(np.concatenate([background[None], foreground]))
+        labels = np.array([BACKGROUND, *(np.asarray(classes, dtype=np.int64) + 1)], dtype=np.uint8)
+        return labels[label_at(scores, size)]
+    best, winner = best_label(foreground, classes)
     return np.where(best > background, winner, np.uint8(BACKGROUND))
