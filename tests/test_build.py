@@ -20,10 +20,12 @@ from dscnet.config import (
     Config,
     MethodConfig,
     ModelConfig,
+    ScaleConfig,
     SegmentConfig,
     TrainConfig,
 )
 from dscnet.context.fusion import LEAST
+from dscnet.data.scale import PhotoScale
 from dscnet.models import AuxSegNet, PlainCam, ResNet38, Seam
 from dscnet.models.deeplab import AtrousPyramid, DeepLab, LargeField
 from dscnet.models.segmenter import Segmenter
@@ -79,7 +81,9 @@ def test_published_momentum_is_the_weight_decay():
 
 
 def test_transform_and_segmenter_take_their_settings():
-    transform = build_train_transform(AugmentConfig(crop_size=40), (0.5,) * 3, (0.5,) * 3)
+    transform = build_train_transform(
+        Config(augment=AugmentConfig(crop_size=40)), (0.5,) * 3, (0.5,) * 3
+    )
     image, _ = transform(torch.zeros(3, 60, 50, dtype=torch.uint8), None)
     assert image.shape == (3, 40, 40)
     segmenter = build_segmenter(config("baseline"), 4).eval()
@@ -136,14 +140,21 @@ def test_photos_of_the_segmentation_network():
         crop_size=30, scale_range=[0.5, 1.5], jitter=[0.0, 0.0, 0.0, 0.05]
     )
     transform = build_segmenter_transform(settings, (0.5,) * 3, (0.5,) * 3)
-    assert (transform.crop_size, transform.long_side) == (30, None)
-    assert transform.scale_range == [0.5, 1.5]
+    # Relative to scale 1, which is the middle of ``augment.long_side``.
+    assert (transform.crop_size, transform.long_side) == (30, (28, 82))
+    assert transform.scale_range is None
+    settings.scale = ScaleConfig(relative_to="photo")
+    transform = build_segmenter_transform(settings, (0.5,) * 3, (0.5,) * 3)
+    assert (transform.long_side, transform.scale_range) == (None, [0.5, 1.5])
     assert (transform.jitter.brightness, transform.jitter.hue) == (None, (-0.05, 0.05))
-    assert build_train_transform(settings.augment, (0.5,) * 3, (0.5,) * 3).crop_size == 40
+    assert build_train_transform(settings, (0.5,) * 3, (0.5,) * 3).crop_size == 40
 
 
 def test_affinitynets_photos_can_keep_their_size():
-    settings = Config(augment=AugmentConfig(crop_size=40, long_side=[50, 60]))
+    settings = Config(
+        augment=AugmentConfig(crop_size=40, long_side=[50, 60]),
+        scale=ScaleConfig(relative_to="photo"),
+    )
     transform = build_affinity_transform(settings, (0.5,) * 3, (0.5,) * 3)
     assert (transform.long_side, transform.scale_range) == ((50, 60), None)
     settings.affinity.scale_range = [1.0, 1.0]
@@ -153,14 +164,15 @@ def test_affinitynets_photos_can_keep_their_size():
 
 
 def test_how_the_segmentation_network_is_tested():
-    assert inference_settings(SegmentConfig(accelerator="cpu")) == {
+    assert inference_settings(Config(segment=SegmentConfig(accelerator="cpu"))) == {
+        "scale": PhotoScale(304, None, 1, 0.25),
         "scales": (1.0, 1.5),
         "flip": True,
         "crf": True,
         "device": torch.device("cpu"),
     }
     other = SegmentConfig(test_scales=[0.5, 1.0], flip_test=False, crf=False, accelerator="cpu")
-    taken = inference_settings(other)
+    taken = inference_settings(Config(segment=other))
     assert (taken["scales"], taken["flip"], taken["crf"]) == ((0.5, 1.0), False, False)
 
 
@@ -286,7 +298,7 @@ def test_published_positional_quirk_is_momentum_without_weight_decay():
 @pytest.mark.parametrize(("quirk", "fill"), [(False, 255), (True, 0)])
 def test_published_padding_is_background(quirk, fill):
     augment = AugmentConfig(crop_size=60, long_side=[30, 30], published_padding_quirk=quirk)
-    transform = build_train_transform(augment, (0.5,) * 3, (0.5,) * 3)
+    transform = build_train_transform(Config(augment=augment), (0.5,) * 3, (0.5,) * 3)
     ones = torch.ones(30, 30, dtype=torch.uint8)
     _, labels = transform(torch.zeros(3, 30, 30, dtype=torch.uint8), ones)
     assert labels.unique().tolist() == sorted({1, fill})

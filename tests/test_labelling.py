@@ -14,6 +14,7 @@ from dscnet.config import (
     Config,
     LabelConfig,
     RefineConfig,
+    ScaleConfig,
 )
 from dscnet.job import Job
 from dscnet.labelling import label, load_map, open_masks, photo_steps
@@ -50,7 +51,8 @@ def test_a_missing_map_is_named(tmp_path):
 
 def masked(folder: Path, **settings) -> Job:
     """A job on three photos of 4 x 6 pixels, (rows, columns); the second alone has a tag."""
-    config = Config(refine=RefineConfig(steps=["masks"], masks=str(folder / "masks"), **settings))
+    refine = RefineConfig(steps=["masks"], masks=str(folder / "masks"), **settings)
+    config = Config(refine=refine, scale=ScaleConfig(relative_to="photo"))
     return Job(config, RunFolder(folder / "run"), photos(folder, [(6, 4)] * 3), None)
 
 

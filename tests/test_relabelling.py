@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dscnet.config import Config, LabelConfig, RefineConfig
+from dscnet.config import Config, LabelConfig, RefineConfig, ScaleConfig
 from dscnet.job import Job
 from dscnet.labels.cam_files import write_cam
 from dscnet.labels.pseudo_label import read_label, write_label
@@ -17,23 +17,27 @@ from dscnet.relabelling import label_evidence, relabel, trusted_evidence
 from dscnet.run_folder import RunFolder
 from test_stages import photos
 
+OWN = ScaleConfig(relative_to="photo")
+
 
 class Says:
     """A network that says of every pixel what it is told."""
 
     device = torch.device("cpu")
+    read_side = None
 
     def __init__(self, probabilities: list[float]) -> None:
         self.said = torch.tensor(probabilities)
 
-    def probabilities(self, photo: torch.Tensor) -> torch.Tensor:
-        return self.said[:, None, None].expand(-1, *photo.shape[1:])
+    def work_probabilities(self, photo: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return self.said[:, None, None].expand(-1, *size)
 
 
 @pytest.fixture
 def job(tmp_path) -> Job:
     """Three photos of 4 x 6 pixels and two classes; the second alone has a tag, of class 1."""
-    return Job(Config(), RunFolder(tmp_path / "run"), photos(tmp_path, [(6, 4)] * 3), None)
+    made = photos(tmp_path, [(6, 4)] * 3)
+    return Job(Config(scale=OWN), RunFolder(tmp_path / "run"), made, None)
 
 
 def trusting(label: int):
@@ -85,8 +89,10 @@ def test_undecided_pixels_are_the_networks(job, background, label):
 
 
 def test_labels_that_are_there_alone_are_trusted_with_0_7(job, tmp_path):
-    write_label(tmp_path / "1.png", np.array([[0, 2, 255]], dtype=np.uint8))
-    found, classes = trusted_evidence(tmp_path)(job.train.samples[1])
+    row = np.array([[0, 2, 255, 0, 0, 0]], dtype=np.uint8)
+    write_label(tmp_path / "1.png", row.repeat(4, 0))
+    found, classes = trusted_evidence(job, tmp_path)(job.train.samples[1])
+    found = found[:, :1, :3]
     expected = torch.tensor([[[0.7, 0.3, 0.5]], [[0.3, 0.7, 0.5]]])
     torch.testing.assert_close(found, expected)
     assert classes.tolist() == [1]
@@ -97,7 +103,7 @@ def test_the_evidence_of_a_label_is_what_it_was_read_from(tmp_path: Path):
     made = photos(tmp_path, [(3, 1)])
     write_cam(tmp_path / "cams" / "0.npz", {"cam": np.array([[[0.0, 0.4, 0.8]]])}, [1])
     settings = LabelConfig(bg_score=0.4, cams=str(tmp_path / "cams"))
-    job = Job(Config(label=settings), RunFolder(tmp_path / "run"), made, None)
+    job = Job(Config(label=settings, scale=OWN), RunFolder(tmp_path / "run"), made, None)
     found, classes = label_evidence(job)(made.samples[0])
     expected = torch.tensor([[[1, 1 / 2, 1 / 3]], [[0, 1 / 2, 2 / 3]]])
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)

@@ -16,10 +16,12 @@ from dscnet.config import (
     Config,
     MethodConfig,
     ModelConfig,
+    ScaleConfig,
     TrainConfig,
 )
 from dscnet.context import LabelDiscriminant
 from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample, read_image
+from dscnet.data.scale import PhotoScale
 from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.thresholds import otsu_score
@@ -27,7 +29,7 @@ from dscnet.models import PlainCam
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import (
     fit_discriminant,
-    published_views,
+    photo_batches,
     same_size_batches,
     write_cams,
     write_card,
@@ -46,7 +48,13 @@ def photos(folder: Path, sizes: list[tuple[int, int]]) -> PhotoSet:
 
 def test_batches_hold_photos_of_one_size_each_once(tmp_path):
     made = photos(tmp_path, [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4)])
-    assert list(same_size_batches(made, 2)) == [[0, 2], [3], [1, 4]]
+    assert list(same_size_batches(made, PhotoScale(), [1.0], 2)) == [[0, 2], [3], [1, 4]]
+
+
+def test_photos_of_one_shape_are_seen_together_whatever_their_size(tmp_path):
+    made = photos(tmp_path, [(40, 60), (60, 40), (80, 120), (20, 30), (200, 400)])
+    batches = list(same_size_batches(made, PhotoScale(30), [1.0, 1.5], 8))
+    assert batches == [[0, 2, 3], [1], [4]]
 
 
 def optimise(folder: Path, settings: TrainConfig) -> None:
@@ -102,10 +110,17 @@ def test_a_fresh_folder_is_empty(tmp_path):
     assert list((tmp_path / "x").iterdir()) == []
 
 
-def test_published_views_are_scaled_and_then_normalised(generator):
+def test_published_views_are_scaled_and_then_normalised(tmp_path, generator):
     photo = torch.randint(0, 256, (3, 8, 6), generator=generator, dtype=torch.uint8)
+    made = photos(tmp_path, [(6, 8)] * 2)
+    for sample in made.samples:
+        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(sample.image_path)
     transform = EvalTransform((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    half, whole = published_views([photo] * 2, (0.5, 1.0), transform, torch.device("cpu"))
+    cam = CamConfig(published_resize_quirk=True)
+    config = Config(cam=cam, scale=ScaleConfig(relative_to="photo"))
+    job = Job(config, RunFolder(tmp_path / "run"), made, None)
+    (batch,) = photo_batches(job, transform, scales=[0.5, 1.0])
+    half, whole = batch.views
     assert (half.shape, whole.shape) == ((2, 3, 4, 3), (2, 3, 8, 6))
     assert torch.equal(whole[1], transform(photo, None)[0])
     scaled = Image.fromarray(photo.permute(1, 2, 0).numpy()).resize((3, 4), Image.BICUBIC)
@@ -132,6 +147,7 @@ def test_maps_are_written_as_the_settings_say(tmp_path, name, quirk):
         model=ModelConfig(name=name),
         auxseg=AuxSegConfig(published_cam_quirk=quirk),
         cam=CamConfig(scales=[1.0, 2.0], published_resize_quirk=quirk),
+        scale=ScaleConfig(relative_to="photo"),
     )
     job = Job(config, RunFolder(tmp_path / "run"), made, None)
     write_card(job.folder.model_card, job, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -160,7 +176,9 @@ def scored_photos(folder: Path) -> PhotoSet:
 def fitted(folder: Path, variant: str = "M4", **method) -> tuple[Job, PlainCam]:
     settings = MethodConfig(variant=variant, **method)
     model = ModelConfig(backbone="tf_efficientnet_lite0", weights="none", output_stride=16)
-    config = Config(model=model, method=settings, train=TrainConfig(accelerator="cpu"))
+    own_size = ScaleConfig(relative_to="photo")
+    training = TrainConfig(accelerator="cpu")
+    config = Config(model=model, method=settings, train=training, scale=own_size)
     job = Job(config, RunFolder(folder / "run"), scored_photos(folder), None)
     torch.manual_seed(0)
     network = build_model(config, 2, pretrained=False)

@@ -162,7 +162,8 @@ class Predictor:
         """Probabilities of the labels of one photo, at the size that ``scale`` works at.
 
         The softmax of the mean of the scores over sizes and mirror images. Photos are resized
-        bilinear without aligned corners and with antialiasing, and so are their scores.
+        bilinear without aligned corners, antialiased unless ``scale`` keeps their own size, and so
+        are their scores, never antialiased.
 
         Args:
             image: RGB photo, ``(3, *, *)`` uint8; it may have been reduced to ``read_side``.
@@ -175,7 +176,8 @@ class Predictor:
         work = self.scale.work_size(size)
         total = torch.zeros((), device=self.device)
         for scale in self.scales:
-            view = _resize(photo, self.scale.view_size(size, scale))
+            seen = self.scale.view_size(size, scale)
+            view = _resize(photo, seen, antialias=self.scale.side is not None)
             for mirrored in (False, True) if self.flip else (False,):
                 scores = self._scores(view.flip(-1) if mirrored else view)
                 total = total + _resize(scores.flip(-1) if mirrored else scores, work)
@@ -323,10 +325,9 @@ def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
     return SegmentationPath(network, averaged=config.segment.branch_scores == "averaged")
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    smaller = size[0] < maps.shape[-2]
+def _resize(maps: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
     return functional.interpolate(
-        maps, size, mode="bilinear", align_corners=False, antialias=smaller
+        maps, size, mode="bilinear", align_corners=False, antialias=antialias
     )
 
 
