@@ -23,10 +23,10 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.disk import bytes_of_maps
 from dscnet.job import Job, located
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
+from dscnet.needs import bytes_of_maps
 from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder

@@ -28,12 +28,12 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
-from dscnet.disk import bytes_of_maps
 from dscnet.labelling import load_map, score_counts
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.labels.thresholds import suggested_score
+from dscnet.needs import bytes_of_maps
 from dscnet.pipeline import open_run, run, stage_fingerprint
 from dscnet.predictor import Predictor, restore
 from dscnet.relabelling import relabel, trusted_evidence

@@ -23,7 +23,6 @@ from dscnet.build import (
 from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import check_dataset
 from dscnet.data.tag_files import first_few
-from dscnet.disk import warn_of_full_disk
 from dscnet.job import Job
 from dscnet.labelling import open_masks
 from dscnet.labels.mask_files import ExternalMasks
@@ -371,10 +370,7 @@ def _held_here(backbone: str, weights: str) -> bool:
 
 
 def check_photos(job: Job) -> None:
-    """Refuse photos that training or labelling would stumble over, all of them at once.
-
-    And warn if the disk is too small for their maps.
-    """
+    """Refuse photos that training or labelling would stumble over, all of them at once."""
     for photos in (job.train, job.val):
         if photos is None:
             continue
@@ -390,4 +386,3 @@ def check_photos(job: Job) -> None:
                 "the data set cannot be used as it is:\n  " + "\n  ".join(report.errors)
             )
     open_masks(job)
-    warn_of_full_disk(job)

@@ -181,6 +181,10 @@ def _do_check(parsed: Namespace) -> int:
 
     report = check_path(parsed.data_set, parsed.split)
     print(report.text())
+    if report.ok and parsed.split is None:
+        from dscnet.pipeline import needs_of
+
+        print(needs_of(Config(data=parsed.data_set)))
     return 0 if report.ok else 1
 
 

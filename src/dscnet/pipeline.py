@@ -39,6 +39,7 @@ from dscnet.dependencies import (
     segment_settings,
 )
 from dscnet.job import Job, data_fingerprint, located
+from dscnet.needs import check_machine, measure_needs, refuse_what_cannot_fit
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
@@ -62,6 +63,18 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     job = Job(config, folder, train, val, progress)
     check_settings(job)
     return job
+
+
+def needs_of(config: Config) -> str:
+    """What a run of these settings needs, in a line.
+
+    Raises:
+        DscnetError: As for :func:`run`, for what it would refuse.
+    """
+    job = open_run(config, RunFolder(Path("runs")), progress=False)
+    needs = measure_needs(job)
+    refuse_what_cannot_fit(job, needs)
+    return needs.text()
 
 
 def run(
@@ -99,6 +112,7 @@ def run(
     check_trainings(job, _to_train(job, names, force=force))
     if force or not (resume and folder.fingerprint_of("train")):
         check_photos(job)
+        check_machine(job)
     check_place(job, force=force)
     folder.create(resume=resume, force=force)
     folder.write_config(config)
@@ -130,6 +144,7 @@ def run_single(
     check_trainings(job, _to_train(job, [name], force=force))
     if name == "train":
         check_photos(job)
+        check_machine(job)
         folder.create(resume=resume, force=force)
     else:
         folder.create(resume=True)

@@ -1,0 +1,383 @@
+"""What a run needs of the machine: memory, disk, minutes; told, or refused, before it starts.
+
+A step of each stage is tried on noise, so that network, settings and machine need no model. Steps
+that are too large to be tried are tried smaller: every stage's memory grows with the pixels that it
+sees, as what would grow with their square works in blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from dscnet.build import build_model, build_scale, build_segmenter, device_of, inference_settings
+from dscnet.config import Config
+from dscnet.data import Sample, image_size, read_image
+from dscnet.data.scale import PhotoScale
+from dscnet.job import Job
+from dscnet.labels.cam import multi_scale_cam
+from dscnet.labels.crf import dense_crf
+from dscnet.machine import free_memory, peak_memory
+from dscnet.models import SegmentationPath
+from dscnet.objective import SegmentationObjective
+from dscnet.predictor import Predictor
+from dscnet.settings import replace_settings
+from dscnet.tables.step_time import random_batch, training_step
+from dscnet.types import Batch, DscnetError
+
+log = logging.getLogger("dscnet")
+
+_LOOKED_AT = 200
+_NUMBER = np.dtype(np.float16).itemsize
+
+TRIED_PIXELS = 1_500_000
+"""Pixels of a step's photos up to which it is tried as it is."""
+
+FEW_STEPS = 50
+"""Steps of a training below which it is not worth to try some first."""
+
+OWN_SIZE_BYTES = 16
+"""A pixel of the photo, while it is read and while its labels are made at its own size."""
+
+CACHE_BYTES = 1 << 30
+"""Decoded photos that a training keeps at most (``PhotoDataset``)."""
+
+
+@dataclass(frozen=True)
+class StageNeed:
+    """What a stage needs.
+
+    Attributes:
+        stage: Its name.
+        memory: Bytes at its peak, beside what the program has before.
+        seconds: Of the whole stage.
+        remedy: The setting that lowers its memory.
+    """
+
+    stage: str
+    memory: float
+    seconds: float
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs: each stage, and bytes of disk."""
+
+    stages: tuple[StageNeed, ...]
+    disk: float
+
+    @property
+    def largest(self) -> StageNeed:
+        """The stage that needs the most memory."""
+        return max(self.stages, key=lambda stage: stage.memory)
+
+    def text(self) -> str:
+        """One line for people."""
+        minutes = sum(stage.seconds for stage in self.stages) / 60
+        largest = self.largest
+        return (
+            f"a run needs about {largest.memory / 1e9:.1f} GB of memory (stage '{largest.stage}'),"
+            f" {self.disk / 1e9:.1f} GB of disk and {max(1, math.ceil(minutes))} minutes here"
+        )
+
+
+def measure_needs(job: Job) -> Needs:
+    """Try a step of each stage.
+
+    Args:
+        job: Settings and photos; nothing is written.
+    """
+    config, train = job.config, job.train
+    sizes = [image_size(sample.image_path) for sample in _some(train.samples)]
+    own = OWN_SIZE_BYTES * max(math.prod(size) for size in sizes)
+    started = time.monotonic()
+    read_image(train.samples[0].image_path, build_scale(config).read_side(config.cam.scales))
+    reading = (time.monotonic() - started) * len(train.samples)
+    state = torch.get_rng_state()
+    try:
+        stages = [
+            _train_need(job, reading),
+            _cam_need(job, sizes, own, reading),
+            *_refine_need(job, sizes, own),
+            *_segment_needs(job, sizes, own, reading),
+        ]
+    finally:
+        torch.set_rng_state(state)
+    return Needs(tuple(stages), _disk(job, sizes))
+
+
+def check_machine(job: Job) -> None:
+    """Say what a run needs; refuse it where the machine does not have that.
+
+    Nothing is tried for a training of few steps on photos of usual size, which would be over by
+    then.
+
+    Raises:
+        DscnetError: As for :func:`refuse_what_cannot_fit`.
+    """
+    sizes = [image_size(sample.image_path) for sample in _some(job.train.samples)]
+    refuse_full_disk(job, _disk(job, sizes))
+    steps = job.config.train.steps(len(job.train.samples) // job.config.train.batch_size)
+    if steps >= FEW_STEPS or _largest_view(job, sizes) > 4 * TRIED_PIXELS:
+        needs = measure_needs(job)
+        log.info("%s", needs.text())
+        refuse_what_cannot_fit(job, needs)
+
+
+def refuse_what_cannot_fit(job: Job, needs: Needs) -> None:
+    """Refuse a run whose largest stage needs more memory than is free, or whose files more disk.
+
+    Raises:
+        DscnetError: The message names what is short and the setting that lowers it.
+    """
+    largest, free = needs.largest, free_memory(device_of(job.config.train.accelerator))
+    if free is not None and largest.memory > free:
+        raise DscnetError(
+            f"stage '{largest.stage}' needs about {largest.memory / 1e9:.1f} GB of memory, and"
+            f" {free / 1e9:.1f} GB are free: {largest.remedy}"
+        )
+    refuse_full_disk(job, needs.disk)
+
+
+def refuse_full_disk(job: Job, needed: float) -> None:
+    """Refuse a run whose files outgrow what the run folder's disk has left.
+
+    Raises:
+        DscnetError: The message says how much, and what would take less.
+    """
+    left = shutil.disk_usage(_nearest(job.folder.root.absolute())).free
+    if needed > left:
+        side = max(build_scale(job.config).work_size(image_size(job.train.samples[0].image_path)))
+        smaller = max(1, int(side * math.sqrt(0.8 * left / needed)))
+        raise DscnetError(
+            f"the maps and labels of {len(job.train.samples)} photos take about"
+            f" {needed / 1e9:.1f} GB, and {job.folder.root} has {left / 1e9:.1f} GB left: free"
+            f" some, name another --out, or keep smaller maps: --scale.work_side {smaller}"
+        )
+
+
+def _disk(job: Job, sizes: Sequence[tuple[int, int]]) -> float:
+    return bytes_of_maps(job.config, job.train.samples) + bytes_of_labels(job, sizes)
+
+
+def _largest_view(job: Job, sizes: Sequence[tuple[int, int]]) -> int:
+    """Pixels of the photos that the CAM network sees at once, at most."""
+    scale, cam = build_scale(job.config), job.config.cam
+    return cam.batch_size * max(
+        math.prod(scale.view_size(size, one)) for size in sizes for one in cam.scales
+    )
+
+
+def bytes_of_maps(config: Config, samples: Sequence[Sample]) -> float:
+    """About how many bytes the maps of all stages take together, by the size of some photos.
+
+    Args:
+        config: Settings; each map has a number a pixel and tag, in half precision.
+        samples: Training photos; up to 200 of them are looked at, evenly spread.
+    """
+    scale = build_scale(config)
+    some = _some(samples)
+    numbers = [
+        math.prod(scale.work_size(image_size(s.image_path))) * len(s.tags or ()) for s in some
+    ]
+    return fmean(numbers) * len(samples) * _NUMBER * _maps_a_tag(config)
+
+
+def bytes_of_labels(job: Job, sizes: Sequence[tuple[int, int]]) -> float:
+    """About how many bytes labels and masks take: flat regions shrink to a twentieth."""
+    photos = len(job.train.samples) * (1 + bool(job.config.refine.steps))
+    photos += 0 if job.val is None else len(job.val.samples)
+    return fmean(math.prod(size) for size in sizes) * photos / 20
+
+
+def _train_need(job: Job, reading: float) -> StageNeed:
+    config, settings = job.config, job.config.train
+    batch_size = min(settings.batch_size, len(job.train.samples))
+    tried = replace_settings(config, {"train.batch_size": batch_size})
+    batch = random_batch(tried, job.train.num_classes)
+    step = training_step(tried, batch, job.train.num_classes)
+    memory, seconds = _two_steps(config, step)
+    steps = settings.steps(len(job.train.samples) // batch_size)
+    rounds = config.auxseg.rounds + 1 if config.has_rounds else 1
+    return StageNeed(
+        "train",
+        memory + _cached(job),
+        rounds * steps * seconds + reading,
+        f"lower --train.batch_size (it is {settings.batch_size}) or --augment.crop_size"
+        f" (it is {config.augment.crop_size})",
+    )
+
+
+def _cam_need(job: Job, sizes: Sequence[tuple[int, int]], own: float, reading: float) -> StageNeed:
+    config, scale = job.config, build_scale(job.config)
+    size = max(sizes, key=lambda one: math.prod(scale.work_size(one)))
+    views = [scale.view_size(size, one) for one in config.cam.scales]
+    batch = min(config.cam.batch_size, len(job.train.samples))
+    pixels = max(math.prod(view) for view in (*views, scale.work_size(size))) * batch
+    shrink = min(1.0, math.sqrt(TRIED_PIXELS / pixels))
+    device = device_of(config.train.accelerator)
+    model = build_model(config, job.train.num_classes, pretrained=False).to(device).eval()
+    most = max(1, *(len(sample.tags or ()) for sample in job.train.samples))
+    tags = torch.zeros(batch, job.train.num_classes, device=device)
+    tags[:, :most] = 1
+
+    def step() -> None:
+        noise = [torch.randn(batch, 3, *_times(view, shrink), device=device) for view in views]
+        multi_scale_cam(
+            model.score_maps,
+            None,
+            tags,
+            views=noise,
+            size=_times(scale.work_size(size), shrink),
+            flip=config.cam.flip,
+        )
+
+    with torch.inference_mode():
+        memory, seconds = peak_memory(step, device)
+    return StageNeed(
+        "cam",
+        memory / shrink**2 + own,
+        seconds / shrink**2 * math.ceil(len(job.train.samples) / batch) + reading,
+        _inference_remedy(config, size, memory / shrink**2, batch, "cam.batch_size"),
+    )
+
+
+def _refine_need(job: Job, sizes: Sequence[tuple[int, int]], own: float) -> list[StageNeed]:
+    """A dense CRF stands for every step: none takes more."""
+    config, scale = job.config, build_scale(job.config)
+    if not config.refine.steps:
+        return []
+    size = max((scale.work_size(one) for one in sizes), key=math.prod)
+    shrink = min(1.0, math.sqrt(TRIED_PIXELS / 4 / math.prod(size)))
+    device = device_of(config.train.accelerator)
+    shape = _times(size, shrink)
+    start = torch.rand(1, 3, *shape, device=device)
+    photo = torch.randint(0, 256, (1, 3, *shape), dtype=torch.uint8, device=device)
+    memory, seconds = peak_memory(lambda: dense_crf(start, photo), device)
+    whole = seconds / shrink**2 * len(config.refine.steps) * len(job.train.samples)
+    remedy = _inference_remedy(config, max(sizes, key=math.prod), memory / shrink**2, 1, "")
+    return [StageNeed("refine", memory / shrink**2 + own, whole, remedy)]
+
+
+def _segment_needs(
+    job: Job, sizes: Sequence[tuple[int, int]], own: float, reading: float
+) -> list[StageNeed]:
+    """Training and testing of the segmentation network."""
+    config, segment, num_labels = job.config, job.config.segment, job.train.num_labels
+    device = device_of(segment.accelerator)
+    stages = []
+    network: Any
+    if config.own_branch:
+        branch: Any = build_model(config, job.train.num_classes, pretrained=False)
+        network = SegmentationPath(branch, averaged=segment.branch_scores == "averaged")
+    else:
+        network = build_segmenter(config, num_labels, pretrained=False).to(device).train()
+        batch_size = min(segment.batch_size, len(job.train.samples))
+        crop = segment.crop_size or config.augment.crop_size
+        image = torch.randn(batch_size, 3, crop, crop, device=device)
+        mask = torch.randint(0, num_labels, (batch_size, crop, crop), device=device)
+        batch = Batch(image, image.new_zeros(batch_size, num_labels - 1), [""] * batch_size, mask)
+        objective = SegmentationObjective()
+
+        def step() -> None:
+            network.zero_grad()
+            objective(network(batch.image, batch.tags), batch, 1.0).total.backward()
+
+        memory, seconds = _two_steps(config, step)
+        steps = segment.steps(max(1, len(job.train.samples) // batch_size)) * segment.rounds
+        remedy = f"lower --segment.batch_size (it is {segment.batch_size})"
+        stages.append(
+            StageNeed("segment", memory + _cached(job), steps * seconds + reading, remedy)
+        )
+    return [*stages, _test_need(job, network, sizes, own)]
+
+
+def _test_need(job: Job, network: Any, sizes: Sequence[tuple[int, int]], own: float) -> StageNeed:
+    config, scale = job.config, build_scale(job.config)
+    size = max(sizes, key=math.prod)
+    views = [scale.view_size(size, one) for one in config.segment.test_scales]
+    seen = max(math.prod(view) for view in (*views, scale.work_size(size)))
+    shrink = min(1.0, math.sqrt(TRIED_PIXELS / 4 / seen))
+    tried = _times(scale.work_size(size), shrink)
+    settings = inference_settings(config)
+    if shrink < 1:
+        settings["scale"] = PhotoScale()
+    mean = (0.5, 0.5, 0.5)
+    predictor = Predictor(network, job.train.classes, mean=mean, std=mean, **settings)
+    photo = torch.randint(0, 256, (3, *tried), dtype=torch.uint8)
+    memory, seconds = peak_memory(
+        lambda: predictor.work_probabilities(photo, tried), predictor.device
+    )
+    photos = 0 if job.val is None else len(job.val.samples)
+    if config.segment.rounds > 1:
+        photos += len(job.train.samples) * (config.segment.rounds - 1)
+    remedy = _inference_remedy(config, size, memory / shrink**2, 1, "")
+    return StageNeed("predict", memory / shrink**2 + own, seconds / shrink**2 * photos, remedy)
+
+
+def _two_steps(config: Config, step: Callable[[], None]) -> tuple[float, float]:
+    """Bytes and seconds of a training step: the second of two, as the first sets up."""
+    device = device_of(config.train.accelerator)
+    first, _ = peak_memory(step, device)
+    second, seconds = peak_memory(step, device)
+    return max(first, second), seconds
+
+
+def _inference_remedy(
+    config: Config, size: tuple[int, int], memory: float, batch: int, batch_setting: str
+) -> str:
+    if batch > 1:
+        return f"set --{batch_setting} 1 (it is {batch})"
+    if config.scale.relative_to == "photo" and config.scale.work_side is None:
+        free = free_memory(device_of(config.train.accelerator)) or memory
+        side = max(1, int(max(size) * min(1.0, math.sqrt(0.5 * free / max(memory, 1)))))
+        return (
+            "set --scale.relative_to training, which sees photos at the size trained on, or"
+            f" --scale.work_side {side}"
+        )
+    return f"lower --scale.work_side (it is {max(build_scale(config).work_size(size))})"
+
+
+def _cached(job: Job) -> float:
+    """Bytes of decoded photos that a training keeps, in each worker."""
+    low, high = job.config.augment.long_side
+    read = 2 * high * job.config.scale.tiles
+    photo = 4 * read * read if job.config.side else CACHE_BYTES
+    workers = max(1, job.config.augment.num_workers)
+    return workers * min(CACHE_BYTES, len(job.train.samples) * photo)
+
+
+def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+
+
+def _some(samples: Sequence[Sample]) -> Sequence[Sample]:
+    return samples[:: math.ceil(len(samples) / _LOOKED_AT)]
+
+
+def _maps_a_tag(config: Config) -> int:
+    """Maps that are kept of each photo and tag: raw, refined, after each step of refinement."""
+    refines = config.model.name != "cam" or config.method.variant != "baseline"
+    count = 1 + refines
+    if config.has_rounds:
+        # Each round has its own, the first of a plain CAM.
+        count += config.auxseg.rounds * count + (config.auxseg.cams is None)
+    steps = config.refine.steps
+    # AffinityNet learns from two maps of its own.
+    return count + len(steps) + 2 * ("affinity" in steps)
+
+
+def _nearest(place: Path) -> Path:
+    """The folder itself, or the one above it that is there."""
+    return next(path for path in (place, *place.parents) if path.exists())

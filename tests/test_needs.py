@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from dscnet.config import (
+    AugmentConfig,
+    AuxSegConfig,
+    Config,
+    MethodConfig,
+    ModelConfig,
+    RefineConfig,
+    ScaleConfig,
+    SegmentConfig,
+    TrainConfig,
+)
+from dscnet.data import PhotoSet, Sample
+from dscnet.job import Job
+from dscnet.needs import (
+    Needs,
+    StageNeed,
+    bytes_of_maps,
+    check_machine,
+    measure_needs,
+    refuse_full_disk,
+    refuse_what_cannot_fit,
+)
+from dscnet.run_folder import RunFolder
+from dscnet.types import DscnetError
+
+
+@pytest.fixture
+def photos(tmp_path) -> PhotoSet:
+    """Four photos of 24 pixels with two tags, one, none and no list of them."""
+    samples = []
+    for index, tags in enumerate([(0, 1), (1,), (), None]):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (6, 4)).save(path)
+        samples.append(Sample(str(index), path, tags, None, None))
+    return PhotoSet("made", ("cat", "dog"), tuple(samples), ())
+
+
+@pytest.mark.parametrize(
+    ("config", "maps"),
+    [
+        (Config(), 2),
+        (Config(model=ModelConfig(name="cam"), method=MethodConfig(variant="baseline")), 1),
+        (Config(refine=RefineConfig(steps=["affinity", "crf"])), 6),
+        (Config(model=ModelConfig(name="auxsegnet"), auxseg=AuxSegConfig(rounds=3)), 1 + 6 + 2),
+        (
+            Config(model=ModelConfig(name="auxsegnet"), auxseg=AuxSegConfig(cams="made", rounds=2)),
+            4 + 2,
+        ),
+    ],
+)
+def test_each_tag_has_so_many_maps_in_half_precision(photos, config, maps):
+    config.scale = ScaleConfig(relative_to="photo")
+    assert bytes_of_maps(config, photos.samples) == 3 * 24 * maps * 2
+
+
+def test_many_photos_are_told_by_some(photos, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr("dscnet.needs.image_size", lambda path: looked_at.append(path) or (4, 6))
+    own_size = Config(scale=ScaleConfig(relative_to="photo"))
+    assert bytes_of_maps(own_size, photos.samples[:1] * 1001) == 1001 * 2 * 24 * 2 * 2
+    assert 100 < len(looked_at) <= 200
+
+
+def test_a_disk_that_is_too_small_is_refused_and_the_remedy_fits(photos, tmp_path, monkeypatch):
+    job = Job(Config(), RunFolder(tmp_path / "not" / "there"), photos, None)
+    asked = []
+    needed = bytes_of_maps(job.config, photos.samples)
+    left = SimpleNamespace(free=needed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or left)
+    refuse_full_disk(job, needed)
+    assert asked == [tmp_path]
+    left.free -= 1
+    with pytest.raises(DscnetError, match="there has 0.0 GB left") as refused:
+        refuse_full_disk(job, needed)
+    job.config.scale.work_side = int(re.search(r"work_side (\d+)", str(refused.value))[1])
+    assert 0.5 * needed < bytes_of_maps(job.config, photos.samples) < needed
+
+
+@pytest.fixture
+def job(photos, tmp_path) -> Job:
+    """Small networks on four photos, the last of which is large."""
+    Image.new("RGB", (600, 400)).save(photos.samples[-1].image_path)
+    config = Config(
+        augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
+        train=TrainConfig(batch_size=2, epochs=7, accelerator="cpu"),
+        segment=SegmentConfig(batch_size=2, epochs=3, accelerator="cpu"),
+        refine=RefineConfig(steps=["crf"]),
+    )
+    return Job(config, RunFolder(tmp_path / "run"), photos, photos)
+
+
+def test_each_stage_is_tried(job):
+    state = torch.get_rng_state()
+    needs = measure_needs(job)
+    assert [stage.stage for stage in needs.stages] == [
+        "train",
+        "cam",
+        "refine",
+        "segment",
+        "predict",
+    ]
+    assert all(stage.seconds > 0 for stage in needs.stages)
+    expected = r".* \d+\.\d GB of memory \(stage '\w+'\), 0\.0 GB of disk and 1 minutes here"
+    assert re.fullmatch(expected, needs.text())
+    assert torch.equal(torch.get_rng_state(), state), "a run draws what it would have drawn"
+    assert not job.folder.root.exists()
+
+
+def test_photos_at_their_own_size_need_what_their_pixels_do(job):
+    """Sixteen times the pixels, tried smaller: what is scaled up from a part is as much."""
+    job.config.scale.relative_to = "photo"
+    job.config.cam.batch_size = 1
+    stages = {stage.stage: stage.memory for stage in measure_needs(job).stages}
+    Image.new("RGB", (2400, 1600)).save(job.train.samples[-1].image_path)
+    larger = {stage.stage: stage.memory for stage in measure_needs(job).stages}
+    for name in ("cam", "predict"):
+        assert 5 * stages[name] < larger[name] < 50 * stages[name]
+
+
+def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):
+    monkeypatch.setattr("dscnet.needs.free_memory", lambda device: 8e9)
+    refuse_what_cannot_fit(job, measure_needs(job))
+    Image.new("RGB", (8000, 6000)).save(job.train.samples[-1].image_path)
+    job.config.scale.relative_to = "photo"
+    with pytest.raises(DscnetError, match=r"stage 'cam' needs .* set --cam.batch_size 1"):
+        refuse_what_cannot_fit(job, measure_needs(job))
+    job.config.cam.batch_size = 1
+    with pytest.raises(DscnetError, match="--scale.relative_to training") as refused:
+        refuse_what_cannot_fit(job, measure_needs(job))
+    job.config.scale.work_side = int(re.search(r"work_side (\d+)", str(refused.value))[1])
+    refuse_what_cannot_fit(job, measure_needs(job))
+    job.config.scale.work_side, job.config.scale.relative_to = None, "training"
+    refuse_what_cannot_fit(job, measure_needs(job))
+
+
+@pytest.mark.parametrize(("epochs", "tried"), [(7, False), (70, True)])
+def test_a_short_training_is_not_tried_first(job, monkeypatch, epochs, tried):
+    measured = []
+    needs = Needs((StageNeed("cam", 5e8, 90, "lower it"),), 2e9)
+    monkeypatch.setattr("dscnet.needs.measure_needs", lambda job: measured.append(job) or needs)
+    job.config.train.epochs = epochs
+    check_machine(job)
+    assert bool(measured) == tried
