@@ -16,6 +16,7 @@ from dscnet.config import Config, MethodConfig, OptimiserConfig
 from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
 from dscnet.data.scale import PhotoScale
+from dscnet.data.transforms import check_scale_range
 from dscnet.labels.cam import resize_photos
 from dscnet.models import PlainCam, create_model
 from dscnet.models.affinitynet import AffinityNet
@@ -223,7 +224,7 @@ def build_train_transform(
     augment, side, tiles = config.augment, config.side, config.scale.tiles
     low, high = augment.long_side
     if scale_range is not None and side is not None:
-        low, high = (round(side * factor) for factor in scale_range)
+        low, high = (max(1, round(side * one)) for one in check_scale_range(scale_range))
     of_photo = scale_range is not None and side is None
     return TrainTransform(
         augment.crop_size,

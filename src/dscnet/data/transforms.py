@@ -60,10 +60,8 @@ class TrainTransform:
             raise ValueError("one of long_side and scale_range must be given, and one alone")
         if long_side is not None and not 1 <= long_side[0] <= long_side[1]:
             raise ValueError(f"long_side must be an ascending range from 1, got {long_side}")
-        if scale_range is not None and not (
-            len(scale_range) == 2 and 0 < scale_range[0] <= scale_range[1]
-        ):
-            raise ValueError(f"scale_range must be an ascending range above 0, got {scale_range}")
+        if scale_range is not None:
+            check_scale_range(scale_range)
         strengths = (jitter, jitter, jitter, 0.0) if isinstance(jitter, int | float) else jitter
         if len(strengths) != 4:
             raise ValueError(f"jitter must be one number or four, got {jitter}")
@@ -144,6 +142,17 @@ class TrainTransform:
         canvas = part.new_full((len(part), side, side), fill)
         canvas[:, rows.target, columns.target] = part
         return canvas
+
+
+def check_scale_range(scale_range: Sequence[float]) -> tuple[float, float]:
+    """Refuse factors that are no range; they are returned as they are.
+
+    Raises:
+        ValueError: If there are not two ascending numbers above 0.
+    """
+    if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
+        raise ValueError(f"scale_range must be an ascending range above 0, got {scale_range}")
+    return scale_range[0], scale_range[1]
 
 
 class EvalTransform:
