@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.data.check import CheckReport, check_dataset, check_path
+from dscnet.data.check import check_dataset, check_path
+from dscnet.data.check_report import CheckReport
 from dscnet.data.datasets import PhotoSet, Sample, open_dataset
 
 

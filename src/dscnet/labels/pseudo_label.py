@@ -12,7 +12,7 @@ from PIL import Image
 
 from dscnet.labels.files import whole_file
 from dscnet.palette import voc_palette
-from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+from dscnet.types import BACKGROUND, IGNORE_INDEX, MAX_CLASSES, DataError
 
 
 def best_label(
@@ -37,8 +37,8 @@ def best_label(
     if indices.size == 0:
         empty: NDArray[np.floating] = np.zeros(cam.shape[1:], dtype=cam.dtype)
         return empty, np.full(cam.shape[1:], BACKGROUND, dtype=np.uint8)
-    if indices.min() < 0 or indices.max() + 1 >= IGNORE_INDEX:
-        raise ValueError(f"classes must be in [0, {IGNORE_INDEX - 2}], got {indices.tolist()}")
+    if indices.min() < 0 or indices.max() >= MAX_CLASSES:
+        raise ValueError(f"classes must be in [0, {MAX_CLASSES - 1}], got {indices.tolist()}")
     return cam.max(axis=0), (indices + 1).astype(np.uint8)[cam.argmax(axis=0)]
 
 
