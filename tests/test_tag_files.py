@@ -203,11 +203,11 @@ def test_bad_annotation_names_the_file(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    "first", ["", "background\n", "_background_\n", "Background\n", "BACKGROUND\n"]
+    "first", ["", "background\n", "_background_\n", "__background__\n", "BACKGROUND\n"]
 )
 def test_leading_background_is_no_class(tmp_path, first):
     path = tmp_path / "classes.txt"
-    path.write_text(f"{first}cat\n\n traffic light \n")
+    path.write_text(f"\n{first}cat\n traffic light \n\n")
     assert read_classes(path) == ("cat", "traffic light")
 
 

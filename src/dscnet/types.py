@@ -43,7 +43,8 @@ def check_class_count(count: int, where: str) -> None:
     if count > MAX_CLASSES:
         raise DataError(
             f"{where}: {count} classes, but masks have room for {MAX_CLASSES} beside"
-            f" {BACKGROUND} = background and {IGNORE_INDEX} = ignore; merge some or leave some out"
+            f" {BACKGROUND} = background and {IGNORE_INDEX} = ignore; merge some, or list in"
+            " classes.txt those alone that photos carry"
         )
 
 

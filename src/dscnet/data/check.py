@@ -148,8 +148,10 @@ def _class_errors(photo_set: PhotoSet) -> list[str]:
     return errors
 
 
-def _digest(image: Tensor) -> bytes:
-    """The same for photos of the same pixels, however they are stored."""
+def _digest(image: Tensor) -> bytes | None:
+    """The same for photos of the same pixels, however they are stored; None for a single colour."""
+    if (image == image[:, :1, :1]).all():
+        return None
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
     digest.update(image.numpy().tobytes())
     return digest.digest()

@@ -12,11 +12,12 @@ class PhotoFacts:
     """What is compared of a photo after its files are closed.
 
     Attributes:
-        pixels: A digest of the photo's size and pixels.
+        pixels: A digest of the photo's size and pixels; None if all have one colour, as empty
+            frames have.
         labels: The values of its mask, each once; None without a mask that can be read.
     """
 
-    pixels: bytes
+    pixels: bytes | None
     labels: frozenset[int] | None
 
 

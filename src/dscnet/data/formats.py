@@ -136,7 +136,11 @@ def pngs_in(folder: Path) -> dict[str, Path]:
 
 
 def match_id(name: str, photos: Collection[str]) -> str | None:
-    """Find the image id that a name written with or without file ending means; None if absent."""
+    """Find the image id that a name means, with or without file ending or folder; None if absent.
+
+    ``cat/a.jpg`` is the photo ``cat__a``.
+    """
+    name = join_id(*name.split("/"))
     if (image_id := same_id(name, photos)) is not None:
         return image_id
     stem, _, ending = name.rpartition(".")

@@ -27,7 +27,11 @@ def compare_splits(train: PhotoSet, val: PhotoSet, report: CheckReport) -> None:
             f" ({first_few(shared)}); remove them from one of the lists, or name other splits by"
             " --train_split and --val_split"
         )
-    known = {fact.pixels: name for name in trained if (fact := report.facts.get(name))}
+    known = {
+        fact.pixels: name
+        for name in sorted(trained)
+        if (fact := report.facts.get(name)) and fact.pixels is not None
+    }
     copies = [
         f"{sample.image_id} is {known[fact.pixels]}"
         for sample in val.samples
