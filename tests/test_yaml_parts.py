@@ -26,6 +26,12 @@ def test_classes_are_listed_here_or_in_a_file(tmp_path, text, classes):
     assert parts(tmp_path, text).classes() == classes
 
 
+def test_a_list_beside_the_file_counts_where_the_file_names_none(tmp_path):
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    assert parts(tmp_path, "").classes() == ("dog", "cat")
+    assert parts(tmp_path, "classes: [cat, dog]").classes() == ("cat", "dog")
+
+
 @pytest.mark.parametrize("item", ["", "~", "no", "1.5", "''", "[a]"])
 def test_an_item_that_is_no_name_is_refused(tmp_path, item):
     with pytest.raises(DataError, match=r"own\.yaml: classes, item 2 is .*in quotes or remove"):

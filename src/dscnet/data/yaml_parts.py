@@ -42,12 +42,17 @@ class YamlParts:
     def classes(self) -> tuple[str, ...] | None:
         """Foreground class names, listed in the file itself or in another; None if in neither.
 
+        Without the key, a ``classes.txt`` beside the file counts, as it does for other data sets.
+
         Raises:
             DataError: If an item is no name, or the list is no list of classes.
         """
         names = self.values.get("classes")
+        beside = self.path.parent / "classes.txt"
+        if names is None:
+            return read_classes(beside) if beside.exists() else None
         if not isinstance(names, list):
-            return None if names is None else read_classes(self.place("classes", names))
+            return read_classes(self.place("classes", names))
         for number, name in enumerate(names, 1):
             if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
                 raise DataError(
