@@ -90,6 +90,11 @@ def test_one_mistagged_photo_is_no_other_order():
     assert report.ok and len(report.warnings) == 1 and len(report.info) == 2
 
 
+def test_classes_that_appear_together_and_are_tagged_loosely_are_no_other_order():
+    both = [("cow sheep", (1, 2))] * 2
+    assert compared([*both, ("cow sheep", (1,)), ("sheep", (1,)), ("car", (1, 3))]).ok
+
+
 def test_a_tagged_class_that_no_mask_shows_is_warned_of():
     (warning,) = compared([GOOD[0], GOOD[1], GOOD[0], ("cow car", (1,))]).warnings
     assert "no mask shows 'car' (label 3), which 1 photos" in warning
