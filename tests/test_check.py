@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.data.check import CheckReport, check_dataset, check_path
+from dscnet.data.check import check_dataset, check_path
+from dscnet.data.check_report import CheckReport
 from dscnet.data.datasets import PhotoSet, Sample, open_dataset
 
 
@@ -17,7 +18,7 @@ def save(path, values, **options):
 
 @pytest.fixture
 def good(tmp_path):
-    """Three photos of 40 x 48 pixels: cat, dog, and a negative."""
+    """Three photos of 40 x 48 pixels: cat, dog, and a negative, each masked as it is tagged."""
     samples = []
     for name, tags in (("a", (0,)), ("b", (1,)), ("c", ())):
         samples.append(
@@ -25,7 +26,7 @@ def good(tmp_path):
                 name,
                 save(tmp_path / f"{name}.jpg", np.full((40, 48, 3), 90)),
                 tags,
-                save(tmp_path / f"{name}_mask.png", np.full((40, 48), 2)),
+                save(tmp_path / f"{name}_mask.png", np.full((40, 48), sum(tags, len(tags)))),
                 save(tmp_path / f"{name}_saliency.png", np.full((40, 48), 9)),
             )
         )
@@ -109,17 +110,17 @@ def test_mask_of_nothing_but_ignored_pixels_is_fine(good, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "warned"), [((0, 255), True), ((255, 255), True), ((0, 0), False), ((1, 255), False)]
+    ("values", "refused"),
+    [((0, 255), True), ((255, 255), True), ((0, 0), False), ((1, 255), False)],
 )
-def test_masks_of_0_and_255_are_warned_of(good, values, warned):
+def test_masks_of_0_and_255_are_refused(good, values, refused):
     for sample in good.samples:
         save(sample.mask_path, np.full((40, 48), values[0]))
     labels = np.full((40, 48), values[0])
     labels[:9] = values[1]
     save(good.samples[1].mask_path, labels)
-    report = check_dataset(good)
-    assert report.ok and len(report.warnings) == warned
-    assert not warned or "recode 0/255 masks to label indices" in report.warnings[0]
+    told = [error for error in check_dataset(good).errors if "recode 0/255 masks" in error]
+    assert len(told) == refused
 
 
 @pytest.mark.parametrize(("peak", "warned"), [(1, True), (2, False)])
@@ -133,11 +134,20 @@ def test_saliency_maps_of_0_and_1_are_warned_of(good, peak, warned):
     assert not warned or "expected 0..255" in report.warnings[0]
 
 
-@pytest.mark.parametrize("split", [None, "train", "train_aug"])
-def test_class_that_no_training_photo_has_is_an_error(good, split):
-    photo_set = replace(with_sample(good, tags=(1,)), split=split)
-    error = only_error(photo_set)
-    assert "'cat'" in error and "classes.txt" in error
+@pytest.mark.parametrize(
+    ("split", "warned"), [(None, 0), ("train", 1), ("train_aug", 1), ("val", 0)]
+)
+def test_a_class_that_no_training_photo_has_keeps_its_number(good, split, warned):
+    report = check_dataset(replace(with_sample(good, tags=(1,), mask_path=None), split=split))
+    assert report.ok and len(report.warnings) == warned
+    assert all(
+        "no photo carries 'cat'" in line and "classes.txt" in line for line in report.warnings
+    )
+
+
+def test_photos_of_no_class_are_an_error(good):
+    samples = tuple(replace(sample, tags=(), mask_path=None) for sample in good.samples)
+    assert "no photo carries a class" in only_error(replace(good, samples=samples))
 
 
 def test_class_that_no_validation_photo_has_is_none(good):
@@ -145,7 +155,7 @@ def test_class_that_no_validation_photo_has_is_none(good):
 
 
 def test_class_on_every_photo_is_a_warning(good):
-    samples = tuple(replace(sample, tags=(0, 1)) for sample in good.samples[:2])
+    samples = tuple(replace(x, tags=(0, 1), mask_path=None) for x in good.samples[:2])
     report = check_dataset(replace(good, samples=samples))
     assert report.ok and len(report.warnings) == 2
     assert "every photo carries 'cat'" in report.warnings[0]
@@ -161,7 +171,8 @@ def test_class_on_every_photo_is_a_warning(good):
     ],
 )
 def test_a_class_that_is_never_alone_is_warned_of(good, tags, told):
-    samples = tuple(replace(s, tags=own) for s, own in zip(good.samples, tags, strict=True))
+    pairs = zip(good.samples, tags, strict=True)
+    samples = tuple(replace(sample, tags=own, mask_path=None) for sample, own in pairs)
     warnings = check_dataset(replace(good, samples=samples)).warnings
     assert len(warnings) == len(told)
     assert all(text in warning for text, warning in zip(told, warnings, strict=True))
@@ -247,7 +258,7 @@ def listed(tmp_path):
 
 
 def test_good_splits_add_nothing(listed):
-    root = listed(train="abc", val="a")
+    root = listed(train="ab", val="c")
     assert check_path(root) == check_dataset(open_dataset(root))
 
 
@@ -261,23 +272,40 @@ def test_a_split_that_names_an_unknown_photo_is_an_error(listed, split):
     assert check_path(root, other).ok
 
 
-def test_a_class_without_a_photo_in_train_is_an_error(listed):
+def test_a_class_without_a_photo_in_train_is_warned_of(listed):
     report = check_path(listed(train="ac", val="b"))
-    assert len(report.errors) == 1 and ", split train: no photo carries 'dog'" in report.errors[0]
+    assert report.ok and len(report.warnings) == 1
+    assert ", split train: no photo carries 'dog'" in report.warnings[0]
 
 
-def test_a_class_without_any_photo_is_told_once(listed):
-    root = listed(train="abc", val="b")
+def test_a_class_without_any_photo_is_noted(listed):
+    root = listed(train="ab", val="c")
     (root / "classes.txt").write_text("cat\ndog\nyak\n")
     report = check_path(root)
-    assert len(report.errors) == 1 and "no photo carries 'yak'" in report.errors[0]
-    (root / "classes.txt").write_text("cat\ndog\nyak\nemu\nape\nbee\n")
-    report = check_path(root)
-    assert len(report.errors) == 1
-    assert "no photo carries 'yak', 'emu', 'ape' and 1 more;" in report.errors[0]
+    assert report.ok and report.warnings == [] and "no photo carries yak" in report.info
+
+
+def test_a_missing_validation_list_is_noted(listed):
+    report = check_path(listed(train="ab", valid="c"))
+    assert report.ok and report.warnings == []
+    (line,) = [line for line in report.info if "no split 'val'" in line]
+    assert "train, valid" in line and "--val_split" in line
+
+
+def test_an_empty_validation_list_is_an_error(listed):
+    report = check_path(listed(train="ab", val=""))
+    assert len(report.errors) == 1 and "val.txt: names no photo" in report.errors[0]
+
+
+@pytest.mark.parametrize("classes", [("cat", "Background"), tuple(f"c{i}" for i in range(255))])
+def test_classes_that_no_mask_can_show_are_refused(good, classes):
+    assert any(
+        "no class but the background" in error or "255 classes" in error
+        for error in check_dataset(replace(good, classes=classes)).errors
+    )
 
 
 def test_splits_without_train_are_warned_of(listed):
-    report = check_path(listed(train_aug="abc", val="b"))
+    report = check_path(listed(train_aug="ac", val="b"))
     assert report.ok and len(report.warnings) == 1
     assert "no split 'train' (its splits are train_aug, val)" in report.warnings[0]

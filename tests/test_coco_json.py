@@ -155,3 +155,42 @@ def test_a_polygon_that_is_none_is_refused(save):
     content["annotations"][0]["segmentation"] = ["zero"]
     with pytest.raises(DataError, match="annotation 1: expected polygons of numbers, found 'zero'"):
         read_coco(save(content), outlines=True)
+
+
+@pytest.mark.parametrize("number", [0, 50, 91])
+def test_a_category_background_is_no_class_whatever_its_id(save, number):
+    content = instances()
+    content["categories"].append({"id": number, "name": "Background"})
+    content["annotations"].append({"id": 5, "image_id": 20, "category_id": number})
+    file = read_coco(save(content))
+    assert file.classes == ("bicycle", "stop sign", "toothbrush")
+    assert file.photos[2].instances == []
+
+
+def test_given_classes_number_the_instances(save):
+    classes = ("toothbrush", "stop sign", "yak", "bicycle")
+    content = read_coco(save(instances()), classes=classes)
+    assert content.classes == classes
+    assert [x.class_index for x in content.photos[1].instances] == [0, 3, 0]
+
+
+def test_an_annotation_of_a_class_that_is_not_given_is_refused(save):
+    with pytest.raises(DataError, match="annotation 2: 'bicycle' is not a class"):
+        read_coco(save(instances()), classes=("toothbrush", "stop sign"))
+
+
+def test_a_category_without_a_name_is_refused(save):
+    content = instances()
+    content["categories"][1]["name"] = " "
+    with pytest.raises(DataError, match="category 2 has no name"):
+        read_coco(save(content))
+
+
+def test_classes_txt_beside_the_file_lists_the_classes_in_use(save, tmp_path):
+    content = instances()
+    content["categories"] += [{"id": 100 + n, "name": f"s{n}"} for n in range(300)]
+    path = save(content, ["a.jpg", "b.jpg", "c.jpg"])
+    with pytest.raises(DataError, match=r"303 classes, but .* list in classes\.txt"):
+        open_dataset(path)
+    (tmp_path / "classes.txt").write_text("toothbrush\nstop sign\nbicycle\n")
+    assert open_dataset(path).classes == ("toothbrush", "stop sign", "bicycle")

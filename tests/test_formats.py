@@ -291,3 +291,20 @@ def test_photos_are_known_by_their_ending(tmp_path):
 )
 def test_ids_match_with_and_without_ending(name, expected):
     assert match_id(name, {"a", "b.1", "c.jpg"}) == expected
+
+
+def test_class_folders_take_the_order_of_classes_txt_and_splits(tmp_path):
+    touch(*(tmp_path / f"{name}/a.jpg" for name in ("2", "10", "_background_")))
+    assert find_layout(tmp_path).classes == ("2", "10")
+    write(tmp_path / "classes.txt", "10\n2\nyak\n")
+    write(tmp_path / "splits/val.txt", "2/a.jpg\n")
+    layout = find_layout(tmp_path)
+    assert layout.classes == ("10", "2", "yak") and list(layout.splits) == ["val"]
+    assert tags(layout) == {"2__a": ("2",), "10__a": ("10",), "_background___a": ()}
+    assert "splits" not in "".join(layout.notes)
+
+
+def test_tags_in_two_places_are_refused(voc):
+    write(voc / "tags.csv", "image_id,labels\na,dog\n")
+    with pytest.raises(DataError, match="both hold tags; keep one"):
+        find_layout(voc)

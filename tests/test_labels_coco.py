@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from dscnet.labels.coco import coco_annotations, encode_rle
 from dscnet.labels.mask_files import decode_rle
+from dscnet.types import DataError
 
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=7)))
@@ -44,3 +45,8 @@ def test_a_class_of_a_photo_is_an_annotation() -> None:
 def test_a_label_without_a_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a\.jpg: label 3, but there are 2 classes"):
         coco_annotations([("a.jpg", np.array([[3]]))], ["x", "y"])
+
+
+def test_more_classes_than_labels_are_refused() -> None:
+    with pytest.raises(DataError, match="255 classes"):
+        coco_annotations([], [f"c{number}" for number in range(255)])

@@ -251,6 +251,22 @@ def test_masks_of_ones_own_stay_and_are_looked_at_by_verify(own, capsys):
     assert "expected labels 0 to 2 and 255, found 7" in capsys.readouterr().err
 
 
+def test_masks_of_an_own_file_are_numbered_as_its_classes_txt(own):
+    (own.parent / "classes.txt").write_text("yak\ntoothbrush\nperson\n")
+    assert main(["data", "prepare", "coco", str(own)]) == 0
+    shown = read_label(own.parent / "masks" / "a.png")
+    assert (shown[0, 0], shown[3, 3]) == (2, 3)
+
+
+def test_too_many_classes_are_refused_before_a_mask_is_written(own, capsys):
+    content = json.loads(own.read_text())
+    content["categories"] += [{"id": 100 + n, "name": f"s{n}"} for n in range(253)]
+    own.write_text(json.dumps(content))
+    assert main(["data", "prepare", "coco", str(own)]) == 1
+    assert "own.json, categories: 255 classes" in capsys.readouterr().err
+    assert not (own.parent / "masks").exists()
+
+
 def test_an_own_file_without_outlines_is_named(own, capsys):
     content = json.loads(own.read_text())
     del content["annotations"][0]["segmentation"]

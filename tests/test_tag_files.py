@@ -11,6 +11,7 @@ from dscnet.data.tag_files import (
     class_indices,
     clean_classes,
     first_few,
+    ordered_classes,
     read_annotations,
     read_classes,
     read_tag_file,
@@ -203,11 +204,11 @@ def test_bad_annotation_names_the_file(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    "first", ["", "background\n", "_background_\n", "Background\n", "BACKGROUND\n"]
+    "first", ["", "background\n", "_background_\n", "__background__\n", "BACKGROUND\n"]
 )
 def test_leading_background_is_no_class(tmp_path, first):
     path = tmp_path / "classes.txt"
-    path.write_text(f"{first}cat\n\n traffic light \n")
+    path.write_text(f"\n{first}cat\n traffic light \n\n")
     assert read_classes(path) == ("cat", "traffic light")
 
 
@@ -245,3 +246,52 @@ def test_first_few_counts_the_rest():
     assert first_few([]) == ""
     assert first_few(["a", "b", "c"]) == "a, b, c"
     assert first_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+@pytest.mark.parametrize("text", ["cow\n\nsheep\n", "background\n\ncow\n", "cow\n \t\n\nsheep\n"])
+def test_a_blank_line_between_classes_is_refused(tmp_path, text):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"classes\.txt: a blank line follows .* remove the line"):
+        read_classes(path)
+
+
+@pytest.mark.parametrize("first", ["0 background", "0: Background", "background 0 0 0"])
+def test_a_background_with_a_number_is_no_class(tmp_path, first):
+    path = tmp_path / "classes.txt"
+    path.write_text(f"{first}\n1 cow\n2 sheep\n")
+    with pytest.raises(DataError, match="write names alone"):
+        read_classes(path)
+
+
+def test_there_are_no_more_classes_than_labels(tmp_path):
+    path = tmp_path / "classes.txt"
+    names = [f"c{number}" for number in range(255)]
+    path.write_text("\n".join(["background", *names[:254]]))
+    assert len(read_classes(path)) == 254
+    path.write_text("\n".join(names))
+    with pytest.raises(DataError, match=r"classes\.txt: 255 classes, but masks have room for 254"):
+        read_classes(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["10", "2", "1"], ["1", "2", "10"]),
+        (["class 10", "class 9"], ["class 9", "class 10"]),
+        (["07", "7", "6"], ["6", "07", "7"]),
+        (["10", "2", "cow"], ["10", "2", "cow"]),
+        (["b10", "a9"], ["a9", "b10"]),
+        (["b", "a", "C"], ["C", "a", "b"]),
+        ([], []),
+    ],
+)
+def test_classes_that_nobody_listed_are_ordered_by_their_numbers(names, ordered):
+    assert ordered_classes(names) == ordered
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "_background_", "BACKGROUND"])
+def test_an_object_background_is_no_tag(tmp_path, name):
+    names = "".join(f"<object><name>{x}</name></object>" for x in (name, "cow", " cow "))
+    (tmp_path / "a.xml").write_text(f"<annotation>{names}</annotation>")
+    assert read_annotations(tmp_path)[0].names == ("cow",)

@@ -13,6 +13,7 @@ from dscnet.types import (
     DscnetError,
     LossTerms,
     ModelOutput,
+    check_class_count,
 )
 
 
@@ -22,6 +23,12 @@ def make_batch(mask: torch.Tensor | None = None) -> Batch:
 
 def test_label_constants_are_the_fields_conventions():
     assert (BACKGROUND, IGNORE_INDEX) == (0, 255)
+
+
+def test_masks_have_room_for_254_classes():
+    check_class_count(254, "pets")
+    with pytest.raises(DataError, match="pets: 255 classes, but masks have room for 254 beside 0"):
+        check_class_count(255, "pets")
 
 
 def test_a_data_error_is_one_the_user_can_mend():

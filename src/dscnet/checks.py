@@ -21,7 +21,9 @@ from dscnet.build import (
     check_hardware,
 )
 from dscnet.config import AffinityConfig, Config, IrnConfig
-from dscnet.data import check_dataset
+from dscnet.data import available_splits, check_dataset
+from dscnet.data.overlap import compare_splits
+from dscnet.data.split_lists import missing_split_notes
 from dscnet.data.tag_files import first_few
 from dscnet.job import Job
 from dscnet.labelling import open_masks
@@ -34,7 +36,7 @@ from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.segmenter import Segmenter
 from dscnet.models.weights import names_file, tagged_name
 from dscnet.predictor import check_scales
-from dscnet.types import IGNORE_INDEX, DataError, DscnetError
+from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
 
@@ -187,11 +189,6 @@ def _check_made_elsewhere(job: Job) -> None:
             )
     if config.segment.supervision == "full" and not any(s.mask_path for s in job.train.samples):
         raise DataError("segment.supervision: full learns from true masks, and no photo has one")
-    if job.train.num_classes >= IGNORE_INDEX:
-        raise DataError(
-            f"{job.train.name}: {job.train.num_classes} classes, but label images have room for"
-            f" {IGNORE_INDEX - 1} beside background and {IGNORE_INDEX} = ignore"
-        )
 
 
 def _check_stuff(job: Job) -> None:
@@ -371,18 +368,18 @@ def _held_here(backbone: str, weights: str) -> bool:
 
 def check_photos(job: Job) -> None:
     """Refuse photos that training or labelling would stumble over, all of them at once."""
-    for photos in (job.train, job.val):
-        if photos is None:
-            continue
-        report = check_dataset(
-            photos,
-            min_size=job.config.model.output_stride,
-            need_saliency=job.config.needs_saliency and photos is job.train,
+    config = job.config
+    stride = config.model.output_stride
+    report = check_dataset(job.train, min_size=stride, need_saliency=config.needs_saliency)
+    if job.val is None:
+        report.info += missing_split_notes(
+            job.train.name, config.val_split, available_splits(config.data)
         )
-        for line in (*report.info, *report.warnings):
-            log.info("data: %s", line)
-        if not report.ok:
-            raise DataError(
-                "the data set cannot be used as it is:\n  " + "\n  ".join(report.errors)
-            )
+    else:
+        report.add(check_dataset(job.val, min_size=stride))
+        compare_splits(job.train, job.val, report)
+    for line in (*report.info, *report.warnings):
+        log.info("data: %s", line)
+    if not report.ok:
+        raise DataError("the data set cannot be used as it is:\n  " + "\n  ".join(report.errors))
     open_masks(job)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dscnet.confusion import ConfusionMatrix, Labels, confusion_matrix, strange_labels
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import best_label, read_label
-from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, check_class_count
 
 SCHEMA = 1
 """Version of ``metrics.json``."""
@@ -272,7 +272,9 @@ def label_names(classes: Sequence[str]) -> list[str]:
 
     Raises:
         ValueError: If a name occurs twice, ``background`` included.
+        DataError: If there are more classes than masks have room for.
     """
+    check_class_count(len(classes), "classes")
     names = ["background", *classes]
     if len(set(names)) != len(names):
         raise ValueError(f"classes must be different foreground names, got {list(classes)}")

@@ -18,12 +18,34 @@ BACKGROUND = 0
 """Label of the background; foreground class ``c`` (0-based) has label ``c + 1``."""
 
 
+MAX_CLASSES = IGNORE_INDEX - 1
+"""Most foreground classes that an 8-bit mask has labels for."""
+
+
 class DscnetError(Exception):
     """An error the user can mend; its text names what is wrong, where, and what to do."""
 
 
 class DataError(DscnetError):
     """Photos, tags or masks that cannot be used as they are."""
+
+
+def check_class_count(count: int, where: str) -> None:
+    """Refuse more foreground classes than masks have labels for.
+
+    Args:
+        count: How many there are.
+        where: The file or data set that names them, for the message.
+
+    Raises:
+        DataError: If there are more than ``MAX_CLASSES``.
+    """
+    if count > MAX_CLASSES:
+        raise DataError(
+            f"{where}: {count} classes, but masks have room for {MAX_CLASSES} beside"
+            f" {BACKGROUND} = background and {IGNORE_INDEX} = ignore; merge some, or list in"
+            " classes.txt those alone that photos carry"
+        )
 
 
 @dataclass

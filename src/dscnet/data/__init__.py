@@ -1,6 +1,7 @@
 """Photos, tags and masks: reading, checking, augmenting, batching."""
 
-from dscnet.data.check import CheckReport, check_dataset, check_path
+from dscnet.data.check import check_dataset, check_path
+from dscnet.data.check_report import CheckReport
 from dscnet.data.datasets import (
     PhotoSet,
     Sample,

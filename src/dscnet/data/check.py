@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset
+from dscnet.data.agreement import compare_masks
+from dscnet.data.check_report import CheckReport, PhotoFacts
+from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, place_of
 from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
-from dscnet.data.tag_files import first_few
-from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+from dscnet.data.overlap import compare_splits
+from dscnet.data.split_lists import missing_split_notes, split_home
+from dscnet.data.tag_files import first_few, is_background
+from dscnet.types import IGNORE_INDEX, DataError, check_class_count
 
-_SHOWN = 20
 # What a run trains on and measures unless it is told otherwise.
 _USUAL_SPLITS = ("train", "val")
-
-
-@dataclass
-class CheckReport:
-    """Findings about a data set.
-
-    Attributes:
-        errors: What must be mended before training; each names the place and the remedy.
-        warnings: What will probably spoil the result.
-        info: Counts and conversions, worth a glance.
-    """
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    info: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing has to be mended."""
-        return not self.errors
-
-    def text(self) -> str:
-        """Give the findings as lines to print, the first twenty of each kind."""
-        lines = []
-        for kind, found in (("error", self.errors), ("warning", self.warnings), ("", self.info)):
-            prefix = f"{kind}: " if kind else ""
-            lines += [prefix + finding for finding in found[:_SHOWN]]
-            if len(found) > _SHOWN:
-                lines.append(f"{prefix}and {len(found) - _SHOWN} more")
-        lines.append("ok" if self.ok else f"{len(self.errors)} errors")
-        return "\n".join(lines)
 
 
 def check_path(path: str | Path, split: str | None = None) -> CheckReport:
@@ -62,9 +35,15 @@ def check_path(path: str | Path, split: str | None = None) -> CheckReport:
         DataError: If the data set as a whole cannot be opened.
     """
     photo_set = open_dataset(path, split)
-    report = check_dataset(photo_set)
-    if split is None and (splits := available_splits(path)):
-        _check_splits(path, splits, photo_set, report)
+    report = _check_files(photo_set)
+    splits = available_splits(path) if split is None and photo_set.samples else ()
+    if parts := _open_splits(path, splits, photo_set, report):
+        for part in parts.values():
+            compare_masks(part, report)
+    else:
+        compare_masks(photo_set, report)
+    if len(parts) == len(_USUAL_SPLITS):
+        compare_splits(parts["train"], parts["val"], report)
     return report
 
 
@@ -81,19 +60,28 @@ def check_dataset(
         min_size: Least height and width of a photo, pixels: the stride of the network's last map.
         need_saliency: Whether a photo without saliency map is an error.
     """
+    report = _check_files(photo_set, min_size=min_size, need_saliency=need_saliency)
+    compare_masks(photo_set, report)
+    return report
+
+
+def _check_files(
+    photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
+) -> CheckReport:
+    """Open every file, and look at classes and tags; masks are not compared with tags."""
     report = CheckReport()
     if not photo_set.samples:
         report.errors.append(f"{photo_set.name}: there is no photo; add some")
         return report
+    report.errors += _class_errors(photo_set)
     sizes = []
     traits: dict[str, list[str]] = defaultdict(list)
     black = []
-    labels: set[int] = set()
     brightest: list[float] = []
     for sample in photo_set.samples:
         try:
             size = image_size(sample.image_path)
-            read_image(sample.image_path)
+            image = read_image(sample.image_path)
         except DataError as error:
             report.errors.append(str(error))
             continue
@@ -101,14 +89,16 @@ def check_dataset(
         for trait in photo_traits(sample.image_path):
             traits[trait].append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
-        report.errors += _mask_errors(sample, size, photo_set.num_classes, labels)
+        errors, labels = _check_mask(sample, size, photo_set.num_classes)
+        report.errors += errors
+        report.facts[sample.image_id] = PhotoFacts(_digest(image), labels)
         errors, peak = _check_saliency(sample, size, need_saliency)
         report.errors += errors
         if peak is not None:
             brightest.append(peak)
         if peak == 0 and sample.tags:
             black.append(sample.image_id)
-    report.warnings += _value_warnings(photo_set.name, labels, brightest)
+    report.warnings += _value_warnings(photo_set.name, brightest)
     if black:
         report.warnings.append(
             f"{len(black)} tagged photos have an all-black saliency map, which says that nothing "
@@ -122,25 +112,49 @@ def check_dataset(
     return report
 
 
-def _check_splits(
+def _open_splits(
     path: str | Path, splits: Sequence[str], whole: PhotoSet, report: CheckReport
-) -> None:
-    """Add what is wrong with the usual splits alone; photos are not opened again."""
-    if "train" not in splits:
+) -> dict[str, PhotoSet]:
+    """Open the usual splits, and add what is wrong with them alone."""
+    if splits and "train" not in splits:
         report.warnings.append(
-            f"{whole.name}: there is no split 'train' (its splits are {', '.join(splits)}); add a "
-            "file train.txt with one image id a line, or name another by --train_split"
+            f"{whole.name}: there is no split 'train' (its splits are {', '.join(splits)}); add "
+            f"train.txt with one image id a line to {split_home(Path(path))}, or name another by "
+            "--train_split"
         )
+    report.info += missing_split_notes(whole.name, "val", splits)
+    parts = {}
     for split in (name for name in _USUAL_SPLITS if name in splits):
         try:
-            photo_set = open_dataset(path, split)
+            parts[split] = open_dataset(path, split)
         except DataError as error:
             report.errors.append(str(error))
-            continue
-        if split == "train":
-            place, told = f"{whole.name}, split {split}", _carried_by_none(whole)
-            absent = [name for name in _carried_by_none(photo_set) if name not in told]
-            report.errors += _absent_classes(place, absent)
+    if train := parts.get("train"):
+        told = _carried_by_none(whole)
+        absent = [name for name in _carried_by_none(train) if name not in told]
+        _check_absent(train, absent, report)
+    return parts
+
+
+def _class_errors(photo_set: PhotoSet) -> list[str]:
+    """What is wrong with classes that no reader of ours has listed."""
+    errors = []
+    try:
+        check_class_count(photo_set.num_classes, photo_set.name)
+    except DataError as error:
+        errors.append(str(error))
+    if names := [name for name in photo_set.classes if is_background(name)]:
+        errors.append(f"{photo_set.name}: {names[0]!r} is no class but the background; remove it")
+    return errors
+
+
+def _digest(image: Tensor) -> bytes | None:
+    """The same for photos of the same pixels, however they are stored; None for a single colour."""
+    if (image == image[:, :1, :1]).all():
+        return None
+    digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
+    digest.update(image.numpy().tobytes())
+    return digest.digest()
 
 
 def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[str]:
@@ -152,26 +166,25 @@ def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[s
     ]
 
 
-def _mask_errors(
-    sample: Sample, size: tuple[int, int], num_classes: int, seen: set[int]
-) -> list[str]:
-    """What is wrong with a photo's mask; its labels are added to those seen."""
+def _check_mask(
+    sample: Sample, size: tuple[int, int], num_classes: int
+) -> tuple[list[str], frozenset[int] | None]:
+    """What is wrong with a photo's mask, and its labels."""
     if sample.mask_path is None:
-        return []
+        return [], None
     try:
         mask = read_mask(sample.mask_path)
     except DataError as error:
-        return [str(error)]
+        return [str(error)], None
     errors = _shape_errors(sample, str(sample.mask_path), tuple(mask.shape), size)
     labels = torch.unique(mask).tolist()
-    seen.update(labels)
     strange = [str(label) for label in labels if num_classes < label != IGNORE_INDEX]
     if strange:
         errors.append(
             f"{sample.mask_path}: has labels {first_few(strange)}, but {num_classes} classes have "
             f"labels up to {num_classes} ({IGNORE_INDEX} = ignore); correct the mask or the classes"
         )
-    return errors
+    return errors, frozenset(labels)
 
 
 def _check_saliency(
@@ -192,15 +205,9 @@ def _check_saliency(
     return _shape_errors(sample, str(sample.saliency_path), shape, size), saliency.max().item()
 
 
-def _value_warnings(name: str, labels: set[int], brightest: Sequence[float]) -> list[str]:
-    """Warnings of masks and saliency maps whose values seem to be scaled otherwise."""
+def _value_warnings(name: str, brightest: Sequence[float]) -> list[str]:
+    """A warning of saliency maps whose values seem to be scaled otherwise."""
     warnings = []
-    if IGNORE_INDEX in labels and labels <= {BACKGROUND, IGNORE_INDEX}:
-        warnings.append(
-            f"{name}: no mask shows a class; found only the values {sorted(labels)}, and "
-            f"{IGNORE_INDEX} means ignore; recode 0/255 masks to label indices: 1 for the first "
-            "class of the list"
-        )
     # A map of 8 bits has steps of 1/255.
     if brightest and 0 < max(brightest) < 1.5 / 255:
         warnings.append(
@@ -228,7 +235,7 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
     counts = [sum(index in tags for tags in tagged) for index in range(photo_set.num_classes)]
     trains = photo_set.split is None or photo_set.split.startswith("train")
     if trains:
-        report.errors += _absent_classes(photo_set.name, _carried_by_none(photo_set))
+        _check_absent(photo_set, _carried_by_none(photo_set), report)
     for name, count in zip(photo_set.classes, counts, strict=True):
         if count == len(tagged) and trains:
             report.warnings.append(
@@ -250,15 +257,17 @@ def _carried_by_none(photo_set: PhotoSet) -> list[str]:
     return [name for index, name in enumerate(photo_set.classes) if index not in present]
 
 
-def _absent_classes(place: str, names: Sequence[str]) -> list[str]:
-    """One error for all classes that no photo carries."""
-    if not names:
-        return []
-    return [
-        f"{place}: no photo carries {first_few([repr(name) for name in names])}; tag some or leave"
-        " them out of the classes: in classes.txt, which may be added, or where the data set lists"
-        " them"
-    ]
+def _check_absent(photo_set: PhotoSet, names: Sequence[str], report: CheckReport) -> None:
+    """Add that classes are carried by no photo to train on; they keep their labels in masks."""
+    place = place_of(photo_set)
+    if names and len(names) == photo_set.num_classes:
+        report.errors.append(f"{place}: no photo carries a class; tag some")
+    elif names and photo_set.split is not None:
+        report.warnings.append(
+            f"{place}: no photo carries {first_few([repr(name) for name in names])}, so nothing is"
+            " learned of it; tag some, or leave it out of the classes: in classes.txt, which may"
+            " be added, or where the data set lists them"
+        )
 
 
 def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from dscnet.data.tag_files import TagEntry, clean_classes, is_background, read_text
+from dscnet.data.tag_files import (
+    TagEntry,
+    class_indices,
+    clean_classes,
+    foreground,
+    is_background,
+    read_text,
+)
 from dscnet.types import DataError
 
 Segmentation: TypeAlias = "list[array[float]] | dict[str, Any]"
@@ -27,7 +34,7 @@ class Instance:
     """One annotation.
 
     Attributes:
-        class_index: 0-based foreground class, by the sorted category ids.
+        class_index: 0-based foreground class, its place in the file's ``classes``.
         crowd: Whether it outlines a crowd instead of one object.
         segmentation: Its outline, where it was asked for.
         where: File and annotation id, for messages.
@@ -66,8 +73,8 @@ class CocoFile:
 
     Attributes:
         path: The file.
-        classes: Foreground class names by ascending category id. COCO's own ids have gaps: its 80
-            categories are numbered up to 90.
+        classes: Foreground class names, as they were given or else by ascending category id. COCO's
+            own ids have gaps: its 80 categories are numbered up to 90.
         photos: In the order of the file.
     """
 
@@ -87,19 +94,27 @@ class CocoFile:
         ]
 
 
-def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
+def read_coco(
+    path: Path, *, outlines: bool = False, classes: Sequence[str] | None = None
+) -> CocoFile:
     """Read an instances file.
 
     Args:
         path: The JSON; COCO's largest has 330 MB.
         outlines: Keep the segmentations, polygons packed; without them only tags are known.
+        classes: Foreground class names in the order of their labels; a category that is none of
+            them must have no annotation. None = the categories, without the background.
 
     Raises:
-        DataError: If the file is unreadable or no instances file, an id is used twice, or an
-            annotation names a photo or category that is not listed.
+        DataError: If the file is unreadable or no instances file, an id is used twice, there are
+            more classes than masks have room for, or an annotation names a photo, category or class
+            that is not listed.
     """
     content = _parse(path, _KEPT | _SHAPE if outlines else _KEPT)
-    classes, index_of = _categories(path, content["categories"])
+    names = _categories(path, content["categories"])
+    if classes is None:
+        ordered = [names[key] for key in sorted(names) if not is_background(names[key])]
+        classes = clean_classes(ordered, f"{path}, categories")
     photos: dict[int, CocoPhoto] = {}
     for item in _items(path, content, "images", {"id": int, "file_name": str}):
         if item["id"] in photos:
@@ -109,6 +124,7 @@ def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
         where = f"{path}, image {str(name)!r}"
         photos[item["id"]] = CocoPhoto("__".join(parts), str(name), _size(item), where)
     needed = {"id": int, "image_id": int, "category_id": int}
+    indices: dict[int, tuple[int, ...]] = {}
     for item in _items(path, content, "annotations", needed):
         where = f"{path}, annotation {item['id']}"
         if item["image_id"] not in photos:
@@ -116,17 +132,19 @@ def read_coco(path: Path, *, outlines: bool = False) -> CocoFile:
                 f"{where}: image_id {item['image_id']} is none of the {len(photos)} images; add "
                 "the image to 'images' or remove the annotation"
             )
-        if item["category_id"] not in index_of:
+        if item["category_id"] not in names:
             raise DataError(
-                f"{where}: category_id {item['category_id']} is none of {sorted(index_of)}; "
+                f"{where}: category_id {item['category_id']} is none of {sorted(names)}; "
                 "correct it or add the category"
             )
-        class_index = index_of[item["category_id"]]
-        if class_index is not None:
+        if item["category_id"] not in indices:
+            tag = TagEntry("", foreground([names[item["category_id"]]]), where)
+            indices[item["category_id"]] = class_indices(tag, classes)
+        for class_index in indices[item["category_id"]]:
             photos[item["image_id"]].instances.append(
                 Instance(class_index, bool(item.get("iscrowd")), item.get("segmentation"), where)
             )
-    return CocoFile(path, classes, tuple(photos.values()))
+    return CocoFile(path, tuple(classes), tuple(photos.values()))
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
@@ -169,18 +187,16 @@ def _packed(path: Path, item: dict[str, Any], polygon: Any) -> array[float]:
         ) from error
 
 
-def _categories(path: Path, items: Sequence[Any]) -> tuple[tuple[str, ...], dict[int, int | None]]:
-    """Class names, and the class of each category id; None for the background."""
+def _categories(path: Path, items: Sequence[Any]) -> dict[int, str]:
+    """Name of each category id."""
     names: dict[int, str] = {}
     for item in _items(path, {"categories": items}, "categories", {"id": int, "name": str}):
         if item["id"] in names:
             raise DataError(f"{path}: two categories have the id {item['id']}; remove one")
+        if not item["name"].strip():
+            raise DataError(f"{path}: category {item['id']} has no name; give it one or remove it")
         names[item["id"]] = item["name"].strip()
-    ordered = [names[key] for key in sorted(names)]
-    classes = clean_classes(ordered, f"{path}, categories")
-    return classes, {
-        key: None if is_background(name) else classes.index(name) for key, name in names.items()
-    }
+    return names
 
 
 def _items(

@@ -17,7 +17,15 @@ from dscnet.data.formats import (
     photos_by_id,
     same_id,
 )
-from dscnet.data.tag_files import TagEntry, class_indices, first_few, read_text
+from dscnet.data.split_lists import split_home, unread_list_notes
+from dscnet.data.tag_files import (
+    TagEntry,
+    class_indices,
+    clean_classes,
+    first_few,
+    ordered_classes,
+    read_text,
+)
 from dscnet.data.unread import ending_notes, unread_notes
 from dscnet.types import DataError
 
@@ -50,7 +58,7 @@ class PhotoSet:
         classes: Foreground class names; class ``c`` has label ``c + 1``.
         samples: The photos, in the order of the split file or else sorted by id.
         notes: Things the user should know, such as which photos are negatives.
-        split: Name of the split, or None for all photos.
+        split: Name of the split, or None for all photos, as of a data set without splits.
     """
 
     name: str
@@ -105,13 +113,19 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
             mask_path=_map_of(image_id, layout.masks),
             saliency_path=_map_of(image_id, layout.saliency),
         )
-        for image_id in _ids_of_split(layout, split)
+        for image_id in _ids_of_split(layout, split, Path(path))
     )
     untagged = [sample.image_id for sample in samples if sample.image_id not in tags]
-    notes = (*layout.notes, *unread_notes(layout), *_notes(samples, classes, untagged))
+    unread = (*unread_notes(layout), *unread_list_notes(Path(path), layout.splits.values()))
+    notes = (*layout.notes, *unread, *_notes(samples, classes, untagged))
     if layout.classes is None and classes != layout.usual_classes and layout.masks:
         notes += ("classes.txt is missing: mask labels are taken to follow the sorted tags",)
-    return PhotoSet(layout.name, classes, samples, notes, split)
+    return PhotoSet(layout.name, classes, samples, notes, split if layout.splits else None)
+
+
+def place_of(photo_set: PhotoSet) -> str:
+    """Name a data set and, if it is one, the split of it, for messages."""
+    return photo_set.name + (f", split {photo_set.split}" if photo_set.split else "")
 
 
 def available_splits(path: str | Path) -> tuple[str, ...]:
@@ -199,7 +213,9 @@ def _classes_from(entries: Sequence[TagEntry], layout: Layout) -> tuple[str, ...
     names = {name for entry in entries for name in entry.names}
     if not names:
         raise DataError(f"{layout.name}: no photo carries a tag; tag the photos first")
-    return layout.usual_classes if names <= set(layout.usual_classes) else tuple(sorted(names))
+    if names <= set(layout.usual_classes):
+        return layout.usual_classes
+    return clean_classes(ordered_classes(names), layout.name)
 
 
 def _entries_by_photo(entries: Sequence[TagEntry], layout: Layout) -> dict[str, TagEntry]:
@@ -231,14 +247,14 @@ def _map_of(image_id: str, maps: Mapping[str, Path]) -> Path | None:
     return None if name is None else maps[name]
 
 
-def _ids_of_split(layout: Layout, split: str | None) -> list[str]:
+def _ids_of_split(layout: Layout, split: str | None, data_set: Path) -> list[str]:
     if split is None or (not layout.splits and split == "train"):
         return list(layout.photos)
     if split not in layout.splits:
         has = f"its splits are {', '.join(sorted(layout.splits))}" if layout.splits else "no splits"
         raise DataError(
-            f"{layout.name}: there is no split {split!r} ({has}); name another or add a file "
-            f"{split}.txt with one image id a line"
+            f"{layout.name}: there is no split {split!r} ({has}); name another or add it to "
+            f"{split_home(data_set)}: {split}.txt with one image id a line"
         )
     path = layout.splits[split]
     lines: dict[str, int] = {}

@@ -9,21 +9,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from dscnet.data.coco_json import read_coco
+from dscnet.data.split_lists import split_files, voc_split_files
 from dscnet.data.tag_files import (
     TAG_SUFFIXES,
     TagEntry,
     clean_classes,
     files_ending,
     first_few,
+    is_background,
+    ordered_classes,
     read_annotations,
     read_classes,
     read_tag_file,
     read_text,
-    suggestion,
 )
+from dscnet.data.yaml_parts import YAML_KEYS, read_parts
 from dscnet.types import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -36,8 +37,6 @@ VOC_CLASSES = (
 
 MAP_FOLDERS = ("masks", "saliency", "SegmentationClass", "SegmentationClassAug")
 """Folders beside photos, by whose names they hold maps of these."""
-
-_YAML_KEYS = ("name", "images", "tags", "classes", "masks", "saliency", "splits")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def find_layout(path: Path) -> Layout:
     raise DataError(
         f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
         "or .jsonl, and for one sub-folder of photos per class; or give a YAML file that names "
-        f"the parts ({', '.join(_YAML_KEYS)})"
+        f"the parts ({', '.join(YAML_KEYS)})"
     )
 
 
@@ -137,7 +136,11 @@ def pngs_in(folder: Path) -> dict[str, Path]:
 
 
 def match_id(name: str, photos: Collection[str]) -> str | None:
-    """Find the image id that a name written with or without file ending means; None if absent."""
+    """Find the image id that a name means, with or without file ending or folder; None if absent.
+
+    ``cat/a.jpg`` is the photo ``cat__a``.
+    """
+    name = join_id(*name.split("/"))
     if (image_id := same_id(name, photos)) is not None:
         return image_id
     stem, _, ending = name.rpartition(".")
@@ -185,7 +188,7 @@ def _layout_of_file(path: Path) -> Layout:
 
 
 def _voc(root: Path) -> Layout:
-    tag_file = _find_tag_file(root / "ImageSets") or _find_tag_file(root)
+    tag_file = _find_tag_file(root / "ImageSets", root)
     annotations = root / "Annotations"
     if tag_file is not None:
         read_tags: Callable[[Collection[str]], list[TagEntry]] = partial(read_tag_file, tag_file)
@@ -207,7 +210,7 @@ def _voc(root: Path) -> Layout:
         usual_classes=VOC_CLASSES if tag_file is None else (),
         masks=pngs_in(root / "SegmentationClassAug") | pngs_in(root / "SegmentationClass"),
         saliency=pngs_in(root / "saliency"),
-        splits=_split_files(root / "ImageSets" / "Segmentation"),
+        splits=voc_split_files(root / "ImageSets"),
         photo_folders=(root / "JPEGImages",),
         map_folders=tuple(
             root / name for name in ("SegmentationClass", "SegmentationClassAug", "saliency")
@@ -229,7 +232,7 @@ def _tag_file(root: Path) -> Layout:
         classes=_classes_of(root),
         masks=pngs_in(root / "masks"),
         saliency=pngs_in(root / "saliency"),
-        splits=_split_files(root / "splits"),
+        splits=split_files(root / "splits"),
         photo_folders=(root / "images",),
         map_folders=(root / "masks", root / "saliency"),
     )
@@ -255,9 +258,9 @@ def _folders(root: Path) -> Layout:
     folders = _class_folders(root)
     for folder in folders:
         found = photos_in(folder)
-        if not found:
+        if not found and folder.name != "splits":
             empty.append(folder.name)
-        negative = folder.name.lower() in NEGATIVE_FOLDERS
+        negative = is_background(folder.name) or folder.name.lower() in NEGATIVE_FOLDERS
         if found and not negative:
             classes.append(folder.name)
         for stem, path in found.items():
@@ -285,9 +288,10 @@ def _folders(root: Path) -> Layout:
         name=root.resolve().name,
         photos=photos_by_id(photos),
         read_tags=lambda known: entries,
-        classes=clean_classes(classes, str(root)),
+        classes=_classes_of(root) or clean_classes(ordered_classes(classes), str(root)),
         masks=pngs_in(root / "masks"),
         saliency=pngs_in(root / "saliency"),
+        splits=split_files(root / "splits"),
         photo_folders=tuple(folders),
         map_folders=(root / "masks", root / "saliency"),
         notes=tuple(notes),
@@ -295,7 +299,7 @@ def _folders(root: Path) -> Layout:
 
 
 def _coco(path: Path) -> Layout:
-    content = read_coco(path)
+    content = read_coco(path, classes=_classes_of(path.parent))
     homes = (path.parent / "images", path.parent)
     found = ((x.image_id, _first_file(homes, x.file_name)) for x in content.photos)
     photos = photos_by_id((image_id, photo) for image_id, photo in found if photo is not None)
@@ -311,53 +315,26 @@ def _coco(path: Path) -> Layout:
         classes=content.classes,
         masks=pngs_in(path.parent / "masks"),
         saliency=pngs_in(path.parent / "saliency"),
-        splits=_split_files(path.parent / "splits"),
+        splits=split_files(path.parent / "splits"),
         map_folders=(path.parent / "masks", path.parent / "saliency"),
     )
 
 
 def _yaml(path: Path) -> Layout:
-    try:
-        parts = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML ({error}); repair it") from error
-    if not isinstance(parts, dict):
-        raise DataError(f"{path}: expected 'key: value' lines with {', '.join(_YAML_KEYS)}")
-    for key in parts:
-        if key not in _YAML_KEYS:
-            raise DataError(
-                f"{path}: unknown key {key!r}{suggestion(str(key), _YAML_KEYS)}; "
-                f"the keys are {', '.join(_YAML_KEYS)}"
-            )
-
-    def part(key: str, value: object) -> Path:
-        if not isinstance(value, str):
-            raise DataError(f"{path}: {key} must be a path, got {value!r}")
-        found = path.parent / value
-        if not found.exists():
-            raise DataError(f"{path}: {key} is {value!r}, but {found} does not exist")
-        return found
-
-    for key in ("images", "tags"):
-        if key not in parts:
-            raise DataError(f"{path}: the key {key!r} is missing; add '{key}: PATH'")
-    names = parts.get("classes")
-    if isinstance(names, list):
-        classes: tuple[str, ...] | None = clean_classes([str(name) for name in names], str(path))
-    else:
-        classes = None if names is None else read_classes(part("classes", names))
-    splits = parts.get("splits", {})
+    parts = read_parts(path)
+    values, part = parts.values, parts.place
+    splits = values.get("splits", {})
     if not isinstance(splits, dict):
         raise DataError(f"{path}: splits must map names to files, got {splits!r}")
-    named = parts["images"] if isinstance(parts["images"], list) else [parts["images"]]
+    named = values["images"] if isinstance(values["images"], list) else [values["images"]]
     folders = tuple(part("images", name) for name in named)
     photos = (item for folder in folders for item in photos_in(folder).items())
-    maps = {key: part(key, parts[key]) for key in ("masks", "saliency") if key in parts}
+    maps = {key: part(key, values[key]) for key in ("masks", "saliency") if key in values}
     return Layout(
-        name=str(parts.get("name", path.stem)),
+        name=str(values.get("name", path.stem)),
         photos=photos_by_id(photos),
-        read_tags=partial(read_tag_file, part("tags", parts["tags"])),
-        classes=classes,
+        read_tags=partial(read_tag_file, part("tags", values["tags"])),
+        classes=parts.classes(),
         masks=pngs_in(maps["masks"]) if "masks" in maps else {},
         saliency=pngs_in(maps["saliency"]) if "saliency" in maps else {},
         splits={str(name): part(f"splits.{name}", file) for name, file in splits.items()},
@@ -383,17 +360,14 @@ def _written_forms(name: str) -> tuple[str, ...]:
     return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
 
 
-def _split_files(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in files_ending(folder, ".txt")}
-
-
 def _classes_of(root: Path) -> tuple[str, ...] | None:
     path = root / "classes.txt"
     return read_classes(path) if path.exists() else None
 
 
-def _find_tag_file(folder: Path) -> Path | None:
-    found = [path for path in (folder / f"tags{s}" for s in TAG_SUFFIXES) if path.is_file()]
+def _find_tag_file(*folders: Path) -> Path | None:
+    paths = [folder / f"tags{suffix}" for folder in folders for suffix in TAG_SUFFIXES]
+    found = [path for path in paths if path.is_file()]
     if len(found) > 1:
         raise DataError(f"{found[0]} and {found[1]} both hold tags; keep one of them")
     return found[0] if found else None

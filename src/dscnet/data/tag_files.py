@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dscnet.types import DataError
+from dscnet.types import DataError, check_class_count
 
 TAG_SUFFIXES = (".csv", ".json", ".jsonl")
-BACKGROUND_NAMES = frozenset({"background", "_background_"})
+BACKGROUND_NAME = "background"
 
 _CSV_HEADER = ["image_id", "labels"]
 _SEPARATORS = re.compile(r"[;|]")
+# The background as lists of labels with numbers or colours beside the names have it.
+_NUMBERED_BACKGROUND = re.compile(r"[\d\W_]*background[\d\W_]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
 def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
     """Read the object names of every VOC annotation in a folder, one ``.xml`` a photo.
 
-    Parts of objects do not count.
+    Parts of objects do not count, and an object ``background``, in any case, is none.
 
     Args:
         folder: Searched without its sub-folders.
@@ -98,7 +100,7 @@ def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
         names = [(item.findtext("name") or "").strip() for item in objects]
         if not all(names):
             raise DataError(f"{path}: an object has no name; add one or remove the object")
-        entries.append(TagEntry(path.stem, tuple(dict.fromkeys(names)), str(path)))
+        entries.append(TagEntry(path.stem, foreground(names), str(path)))
     return entries
 
 
@@ -106,22 +108,37 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Read foreground class names, one a line; a leading ``background``, in any case, is dropped.
 
     Raises:
-        DataError: If the file is missing or empty, or a name is repeated.
+        DataError: If the file is missing or empty, a name is repeated, there are more classes than
+            masks have room for, or a blank line lies between names: masks may number the classes by
+            the lines of the file.
     """
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    return clean_classes(names, str(path))
+    lines = [line.strip() for line in read_text(path).strip().splitlines()]
+    if "" in lines:
+        blank = lines.index("")
+        raise DataError(
+            f"{path}: a blank line follows {lines[blank - 1]!r}, and the place of a class in the"
+            " list is its label in masks; remove the line, or write the name of its class there"
+        )
+    return clean_classes(lines, str(path))
 
 
 def is_background(name: str) -> bool:
     """Tell the background's name, in any case, from the name of a class."""
-    return name.lower() in BACKGROUND_NAMES
+    return name.strip(" _").lower() == BACKGROUND_NAME
+
+
+def foreground(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes as the tags of a photo: each once, without the background's."""
+    stripped = (name.strip() for name in names)
+    return tuple(dict.fromkeys(name for name in stripped if name and not is_background(name)))
 
 
 def clean_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Drop a leading background name and refuse an empty or ambiguous list of classes.
 
     Raises:
-        DataError: If no class is left, or a name is repeated or is a misplaced background.
+        DataError: If no class is left, there are more than masks have room for, or a name is
+            repeated or is a misplaced background.
     """
     if names and is_background(names[0]):
         names = names[1:]
@@ -130,9 +147,29 @@ def clean_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     for index, name in enumerate(names):
         if is_background(name):
             raise DataError(f"{where}: {name!r} must come first or not at all; move or remove it")
+        if index == 0 and _NUMBERED_BACKGROUND.fullmatch(name):
+            raise DataError(
+                f"{where}: {name!r} is more than the name of the background; write names alone, one"
+                " a line, in the order of their labels"
+            )
         if name in names[:index]:
             raise DataError(f"{where}: class {name!r} is named twice; remove one")
+    check_class_count(len(names), where)
     return tuple(names)
+
+
+def ordered_classes(names: Collection[str]) -> list[str]:
+    """Put class names that nobody listed in the order of their labels.
+
+    Sorted, capitals first; names that are one text but for a number (``2`` and ``10``, ``c2`` and
+    ``c10``) by that number.
+    """
+    parts = {name: re.split(r"(\d+)", name) for name in names}
+    if all(len(part) == 3 for part in parts.values()):
+        texts = {(before, after) for before, _, after in parts.values()}
+        if len(texts) == 1:
+            return sorted(names, key=lambda name: (int(parts[name][1]), name))
+    return sorted(names)
 
 
 def class_indices(entry: TagEntry, classes: Sequence[str]) -> tuple[int, ...]:
@@ -199,8 +236,7 @@ def _split(labels: str | list[str], known: Collection[str]) -> tuple[str, ...]:
         parts = [labels]
     else:
         parts = labels.split()
-    names = (part.strip() for part in parts)
-    return tuple(dict.fromkeys(name for name in names if name and not is_background(name)))
+    return foreground(parts)
 
 
 def _csv_rows(path: Path) -> list[_Row]:

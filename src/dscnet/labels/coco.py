@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dscnet.types import BACKGROUND, IGNORE_INDEX
+from dscnet.types import BACKGROUND, IGNORE_INDEX, check_class_count
 
 
 def coco_annotations(
@@ -29,7 +29,9 @@ def coco_annotations(
 
     Raises:
         ValueError: If a label has no class.
+        DataError: If there are more classes than label maps have room for.
     """
+    check_class_count(len(classes), "classes")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for file_name, labelled in labels:

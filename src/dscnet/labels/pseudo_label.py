@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dscnet.labels.files import whole_file
 from dscnet.palette import voc_palette
-from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+from dscnet.types import BACKGROUND, IGNORE_INDEX, MAX_CLASSES, DataError
 
 
 def best_label(
@@ -44,8 +44,8 @@ def best_label(
     if indices.size == 0:
         empty: NDArray[np.floating] = np.zeros(size, dtype=cam.dtype)
         return empty, np.full(size, BACKGROUND, dtype=np.uint8)
-    if indices.min() < 0 or indices.max() + 1 >= IGNORE_INDEX:
-        raise ValueError(f"classes must be in [0, {IGNORE_INDEX - 2}], got {indices.tolist()}")
+    if indices.min() < 0 or indices.max() >= MAX_CLASSES:
+        raise ValueError(f"classes must be in [0, {MAX_CLASSES - 1}], got {indices.tolist()}")
     if size != cam.shape[1:]:
         return _best_resized(cam, indices, size)
     return cam.max(axis=0), (indices + 1).astype(np.uint8)[cam.argmax(axis=0)]

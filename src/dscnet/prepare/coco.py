@@ -180,7 +180,7 @@ def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
     coco_tools()
     photos, outcome, folder = open_dataset(path), Outcome(), path.parent / "masks"
     paths = {sample.image_id: sample.image_path for sample in photos.samples}
-    file = read_coco(path, outlines=True)
+    file = read_coco(path, outlines=True, classes=photos.classes)
     drawn = {photo.image_id: photo for photo in file.photos if photo.image_id in paths}
     _note_skipped(path, drawn, folder, outcome)
     written = write_masks(

@@ -1,0 +1,95 @@
+"""The lists of a data set's splits: where they lie, and which of them nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from dscnet.data.tag_files import files_ending, first_few, read_text
+
+_ENDINGS = (".txt", ".lst", ".csv")
+_USUAL_NAMES = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "trainval"}
+)
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """List file by split name; empty if there is no such folder."""
+    return {path.stem: path for path in files_ending(folder, ".txt")}
+
+
+def voc_split_files(image_sets: Path) -> dict[str, Path]:
+    """List file by split name: of ``Segmentation/``, or of ``Main/`` if it holds none.
+
+    VOC's lists of one class, with 1, 0 or -1 behind each id, are no splits.
+
+    Args:
+        image_sets: The folder ``ImageSets``.
+    """
+    for folder in (image_sets / "Segmentation", image_sets / "Main"):
+        found = split_files(folder)
+        if splits := {name: path for name, path in found.items() if not _is_of_one_class(path)}:
+            return splits
+    return {}
+
+
+def split_home(data_set: Path) -> str:
+    """Say where the lists of a data set's splits belong, for messages.
+
+    Args:
+        data_set: Folder, COCO instances file or YAML file.
+    """
+    if data_set.suffix.lower() in (".yaml", ".yml"):
+        return f"the key 'splits' of {data_set}"
+    root = data_set if data_set.is_dir() else data_set.parent
+    if (root / "JPEGImages").is_dir() and data_set.is_dir():
+        return str(root / "ImageSets" / "Segmentation")
+    return str(root / "splits")
+
+
+def unread_list_notes(data_set: Path, splits: Collection[Path]) -> list[str]:
+    """Say which files look like lists of splits and are not read.
+
+    Args:
+        data_set: Folder, COCO instances file or YAML file.
+        splits: The lists that are read.
+    """
+    root = data_set if data_set.is_dir() else data_set.parent
+    read = {path.resolve() for path in splits}
+    stray = [path for path in _usual_lists(root) if path.resolve() not in read]
+    if not stray:
+        return []
+    names = [path.relative_to(root).as_posix() for path in stray]
+    return [
+        f"{len(names)} lists that look like splits are not read: {first_few(names)}; lists that are"
+        f" read belong into {split_home(data_set)}: one .txt a split, one image id a line"
+    ]
+
+
+def missing_split_notes(name: str, split: str, splits: Sequence[str]) -> list[str]:
+    """Say that there are no photos to measure on where a split data set lacks their list.
+
+    Args:
+        name: Of the data set.
+        split: The list to measure on.
+        splits: Names of all lists; empty if the data set is not split.
+    """
+    if not splits or split in splits:
+        return []
+    return [
+        f"{name}: there is no split {split!r} (its splits are {', '.join(splits)}), so nothing is"
+        " measured on photos that were not trained on; name another by --val_split"
+    ]
+
+
+def _is_of_one_class(path: Path) -> bool:
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    return bool(lines) and all(len(words) == 2 and words[1] in ("-1", "0", "1") for words in lines)
+
+
+def _usual_lists(root: Path) -> Iterator[Path]:
+    sets = root / "ImageSets"
+    below = sorted(path for path in sets.iterdir() if path.is_dir()) if sets.is_dir() else []
+    for folder in (root, root / "splits", root / "lists", sets, *below):
+        for ending in _ENDINGS:
+            yield from (p for p in files_ending(folder, ending) if p.stem in _USUAL_NAMES)
