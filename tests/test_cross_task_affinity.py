@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dscnet.models import affinity as affinities
 from dscnet.models.affinity import CrossTaskAffinity, NonLocal, affinity
 
 
@@ -144,6 +145,26 @@ def test_no_matrix_of_all_pixels_is_kept_for_the_gradient(rows: int) -> None:
         pair = torch.stack([query, query], 1), torch.stack([key, key], 1)
         module(*pair, mixed).sum().backward()
     assert (max(kept) >= side**4) == (rows > side**2)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 24, 50])
+def test_without_gradient_large_photos_have_fewer_rows_a_block(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, blocks = make(), []
+    inputs = draw(1, 2, 24, 3), draw(1, 2, 24, 3, seed=1), draw(1, 4, 4, 6, seed=2)
+    expected = module(*inputs)
+    monkeypatch.setattr(affinities, "BLOCK_BYTES", rows * 2 * 24 * 8)
+    original = affinities.affinity
+    monkeypatch.setattr(
+        affinities, "affinity", lambda q, k: blocks.append(q.shape[2]) or original(q, k)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(module(*inputs), expected)
+    assert max(blocks) <= rows + 2
+    blocks.clear()
+    module(*inputs)
+    assert blocks == [24]  # the crop bounds what training takes
 
 
 def test_non_local_features_against_the_matrix() -> None:

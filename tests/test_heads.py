@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
+from dscnet.models import heads
 from dscnet.models.heads import PixelCorrelation, pcm_input, propagate, resize
 
 EPS = 1e-5
@@ -108,6 +111,55 @@ def test_propagate_is_finite_and_differentiable_at_zero_features() -> None:
     result.sum().backward()
     assert not result.any()
     assert features.grad is not None and features.grad.isfinite().all()
+
+
+def propagate_whole(pcm_map: Tensor, features: Tensor) -> Tensor:
+    """All correlations at once."""
+    pixels = features.flatten(2)
+    pixels = pixels / (torch.linalg.vector_norm(pixels, dim=1, keepdim=True) + EPS)
+    affinity = (pixels.transpose(1, 2) @ pixels).relu()
+    spread = (pcm_map.flatten(2) @ affinity) / (affinity.sum(1, keepdim=True) + EPS)
+    return spread.view_as(pcm_map)
+
+
+@pytest.mark.parametrize("columns", [1, 5, 41, 42])
+def test_propagate_in_blocks_of_columns(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pcm_map, features = pcm_input(noise(2, 3, 6, 7)), noise(2, 5, 6, 7, seed=1)
+    expected = oracle_propagate(pcm_map, features)
+    monkeypatch.setattr(heads, "BLOCK_BYTES", columns * 2 * 42 * 8)
+    torch.testing.assert_close(propagate(pcm_map, features), expected)
+    single = propagate(pcm_map.float(), features.float())
+    torch.testing.assert_close(single.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_one_block_changes_no_bit(trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pcm_map, features = pcm_input(noise(2, 3, 20, 30)).float(), noise(2, 16, 20, 30, seed=1).float()
+    if trained:
+        monkeypatch.setattr(heads, "BLOCK_BYTES", 1)
+    features.requires_grad_(trained)
+    found, expected = propagate(pcm_map, features), propagate_whole(pcm_map, features)
+    assert torch.equal(found, expected)
+    if trained:
+        gradients = [
+            torch.autograd.grad(each.square().sum(), features) for each in (found, expected)
+        ]
+        assert torch.equal(gradients[0][0], gradients[1][0])
+
+
+def test_memory_of_propagate_is_bounded_in_inference() -> None:
+    """Twice 12,000 x 12,000 numbers would take a gigabyte."""
+    code = """
+import resource, torch
+from dscnet.models.heads import propagate
+def peak(height):
+    propagate(torch.rand(1, 3, height, 100), torch.rand(1, 8, height, 100))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+small = peak(2)
+print(peak(120) - small)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 200 * 1024
 
 
 def test_propagate_gradcheck() -> None:

@@ -9,6 +9,7 @@ label missed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from dscnet.types import IGNORE_INDEX
 
 Labels = NDArray[np.integer]
+
+BLOCK = 2**20
+"""Pixels counted at once: what is computed of one takes many times what its label takes."""
 
 
 def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.int64]:
@@ -39,12 +43,21 @@ def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.in
             raise ValueError(
                 f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {strange.tolist()}"
             )
-    counted = gt != IGNORE_INDEX
-    rows = gt[counted].astype(np.int64)
-    columns = pred[counted].astype(np.int64)
-    columns[columns == IGNORE_INDEX] = num_labels
-    cells = np.bincount(rows * (num_labels + 1) + columns, minlength=num_labels * (num_labels + 1))
-    return cells.reshape(num_labels, num_labels + 1)
+    counts = np.zeros((num_labels, num_labels + 1), dtype=np.int64)
+    guessed, true = pred.ravel(), gt.ravel()
+    for block in pixel_blocks(gt.size):
+        counted = true[block] != IGNORE_INDEX
+        rows = true[block][counted].astype(np.int64)
+        columns = guessed[block][counted].astype(np.int64)
+        columns[columns == IGNORE_INDEX] = num_labels
+        cells = np.bincount(rows * (num_labels + 1) + columns, minlength=counts.size)
+        counts += cells.reshape(counts.shape)
+    return counts
+
+
+def pixel_blocks(count: int) -> Iterator[slice]:
+    """Parts of a photo's pixels, row by row, that are counted one after the other."""
+    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 
 def strange_labels(labels: Labels, num_labels: int) -> NDArray[np.int64]:

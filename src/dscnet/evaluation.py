@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dscnet.confusion import ConfusionMatrix, Labels, confusion_matrix, strange_labels
+from dscnet.confusion import (
+    ConfusionMatrix,
+    Labels,
+    confusion_matrix,
+    pixel_blocks,
+    strange_labels,
+)
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import best_label, read_label
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, check_class_count
@@ -324,14 +330,17 @@ def _beaten_scores(
     num_labels: int,
 ) -> NDArray[np.int64]:
     """Pixels by true label, strongest class and how many of the ascending scores it beats."""
-    counted = gt != IGNORE_INDEX
     # Rounded as a comparison with a number would round it, so that ties fall as they do there.
     bounds = np.asarray(scores, dtype=best.dtype)
-    wins = np.searchsorted(bounds, best[counted], side="left")
-    pair = gt[counted].astype(np.int64) * num_labels + winner[counted]
     bins = len(scores) + 1
-    cells = np.bincount(pair * bins + wins, minlength=num_labels * num_labels * bins)
-    return cells.reshape(num_labels, num_labels, bins)
+    cells = np.zeros((num_labels, num_labels, bins), dtype=np.int64)
+    for block in pixel_blocks(gt.size):
+        score, label, true = (values.ravel()[block] for values in (best, winner, gt))
+        counted = true != IGNORE_INDEX
+        wins = np.searchsorted(bounds, score[counted], side="left")
+        pair = true[counted].astype(np.int64) * num_labels + label[counted]
+        cells += np.bincount(pair * bins + wins, minlength=cells.size).reshape(cells.shape)
+    return cells
 
 
 def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:

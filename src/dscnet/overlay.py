@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ Picture = NDArray[np.uint8]
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 _HEAT_WEIGHT = 0.65
 _GAP, _HEADING = 6, 18  # of a sheet, pixels
+_STRIPE = 2**18  # pixels that are mixed at once, in double precision
 
 
 def colour_mask(labels: NDArray[np.uint8]) -> Picture:
@@ -49,8 +51,7 @@ def overlay(photo: Picture, labels: NDArray[np.uint8], alpha: float = 0.5) -> Pi
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
     _same_size(photo, "labels", labels.shape)
-    blend = _blend(photo, colour_mask(labels), alpha)
-    return np.where((labels == BACKGROUND)[..., None], photo, blend)
+    return _in_stripes(partial(_overlay, alpha=alpha), photo, labels)
 
 
 def heat(photo: Picture, scores: NDArray[np.floating]) -> Picture:
@@ -67,9 +68,7 @@ def heat(photo: Picture, scores: NDArray[np.floating]) -> Picture:
         ValueError: If the sizes differ.
     """
     _same_size(photo, "scores", scores.shape)
-    stops = np.linspace(0, 1, len(_HEAT))
-    colours = [np.interp(scores, stops, channel) for channel in _HEAT.T]
-    return _blend(photo, np.stack(colours, axis=-1), _HEAT_WEIGHT)
+    return _in_stripes(_heat, photo, scores)
 
 
 def sheet(rows: Sequence[Sequence[Picture]], headings: Sequence[str]) -> Picture:
@@ -99,6 +98,29 @@ def sheet(rows: Sequence[Sequence[Picture]], headings: Sequence[str]) -> Picture
             canvas.paste(Image.fromarray(picture), (_GAP + column * width, top))
         top += height
     return np.asarray(canvas)
+
+
+def _in_stripes(
+    paint: Callable[[Picture, NDArray[Any]], Picture], photo: Picture, values: NDArray[Any]
+) -> Picture:
+    """Paint some rows at a time: large photos in double precision take too much memory."""
+    painted = np.empty(photo.shape, dtype=np.uint8)
+    step = max(1, _STRIPE // photo.shape[1])
+    for top in range(0, len(photo), step):
+        rows = slice(top, top + step)
+        painted[rows] = paint(photo[rows], values[rows])
+    return painted
+
+
+def _overlay(photo: Picture, labels: NDArray[np.uint8], alpha: float) -> Picture:
+    blend = _blend(photo, colour_mask(labels), alpha)
+    return np.where((labels == BACKGROUND)[..., None], photo, blend)
+
+
+def _heat(photo: Picture, scores: NDArray[np.floating]) -> Picture:
+    stops = np.linspace(0, 1, len(_HEAT))
+    colours = [np.interp(scores, stops, channel) for channel in _HEAT.T]
+    return _blend(photo, np.stack(colours, axis=-1), _HEAT_WEIGHT)
 
 
 def _blend(photo: Picture, colours: NDArray[np.generic], weight: float) -> Picture:

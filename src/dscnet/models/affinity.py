@@ -9,6 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dscnet.context.numerics import full_precision
 
+BLOCK_BYTES = 2**24
+"""What the rows of the two affinities of a photo take at once in inference, at most."""
+
 
 @full_precision
 def affinity(query: Tensor, key: Tensor) -> Tensor:
@@ -70,13 +73,14 @@ class CrossTaskAffinity(nn.Module):
     rectifier, a 1x1 convolution and a softmax over the channels turn into the weights w.
 
     No N x N matrix is kept: a block of rows of A needs the same rows of S_1 and S_2 and one more on
-    either side, and is computed anew when its gradient is due.
+    either side, and is computed anew when its gradient is due. Without gradient a block has fewer
+    rows where the rows of a large photo would take more than ``BLOCK_BYTES``.
 
     Deviation: rows of A are divided by their sum, as the weights differ along a row;
     ``published_row_quirk`` leaves them as they are.
 
     Args:
-        rows: Rows at once, at least 1; the result does not depend on it.
+        rows: Most rows at once, at least 1; the result does not depend on it.
         published_row_quirk: Spread along A as it is, though its rows do not sum to 1.
 
     Raises:
@@ -105,19 +109,25 @@ class CrossTaskAffinity(nn.Module):
         """
         values = maps.flatten(2).mT
         count = values.shape[1]
+        if torch.is_grad_enabled():
+            rows = self.rows
+        else:
+            rows = min(self.rows, max(1, BLOCK_BYTES // (2 * count * queries.element_size())))
         spread = [
-            checkpoint(self._spread, queries, keys, values, start, use_reentrant=False)
-            if torch.is_grad_enabled() and count > self.rows
-            else self._spread(queries, keys, values, start)
-            for start in range(0, count, self.rows)
+            checkpoint(self._spread, queries, keys, values, start, rows, use_reentrant=False)
+            if torch.is_grad_enabled() and count > rows
+            else self._spread(queries, keys, values, start, rows)
+            for start in range(0, count, rows)
         ]
         return torch.cat(spread, 1).mT.reshape(maps.shape).to(maps.dtype)
 
     @full_precision
-    def matrix(self, queries: Tensor, keys: Tensor, start: int = 0) -> Tensor:
+    def matrix(
+        self, queries: Tensor, keys: Tensor, start: int = 0, rows: int | None = None
+    ) -> Tensor:
         """Up to ``rows`` rows of A, from the row ``start`` on, ``(B, R, N)``."""
         count = queries.shape[2]
-        stop = min(start + self.rows, count)
+        stop = min(start + (rows or self.rows), count)
         first, last = max(start - 1, 0), min(stop + 1, count)
         pair = affinity(queries[:, :, first:last], keys)
         # The convolution reads zeros beyond the matrix, and true neighbours beyond the block.
@@ -128,6 +138,8 @@ class CrossTaskAffinity(nn.Module):
         return joined if self.published_row_quirk else joined / joined.sum(-1, keepdim=True)
 
     @full_precision
-    def _spread(self, queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
+    def _spread(
+        self, queries: Tensor, keys: Tensor, values: Tensor, start: int, rows: int
+    ) -> Tensor:
         """Rows of ``A @ values``, ``(B, R, M)``."""
-        return self.matrix(queries, keys, start) @ values
+        return self.matrix(queries, keys, start, rows) @ values

@@ -9,6 +9,9 @@ from torch.nn import functional
 EPS = 1e-5
 """The constant that SEAM adds wherever it divides or cuts off."""
 
+BLOCK_BYTES = 2**26
+"""What the correlations that are in memory at once take in inference; a pixel's are always done."""
+
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize ``(B, E, h, w)`` maps to ``size``, bilinear with aligned corners.
@@ -50,6 +53,9 @@ def propagate(pcm_map: Tensor, features: Tensor) -> Tensor:
     SEAM: ``A_ij = relu(cos(f_i, f_j))``, columns scaled to sum to 1; the new score of pixel j is
     ``sum_i P_i A_ij``.
 
+    Without gradient no more than ``BLOCK_BYTES`` of A is in memory, some of its columns at a time.
+    In training it is kept whole: the crop bounds it.
+
     Args:
         pcm_map: Label scores, ``(B, L, h, w)``.
         features: Pixel features, ``(B, F, h, w)``. A zero feature correlates with nothing.
@@ -60,10 +66,19 @@ def propagate(pcm_map: Tensor, features: Tensor) -> Tensor:
     pixels = features.flatten(2)
     length: Tensor = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
     pixels = pixels / (length + EPS)
-    affinity = (pixels.transpose(1, 2) @ pixels).relu()
+    maps = pcm_map.flatten(2)
+    if pixels.requires_grad or maps.requires_grad:
+        return _spread(maps, pixels, pixels).view_as(pcm_map)
+    column_bytes = pixels.shape[0] * pixels.shape[2] * pixels.element_size()
+    blocks = torch.split(pixels, max(1, BLOCK_BYTES // column_bytes), dim=2)
+    return torch.cat([_spread(maps, pixels, block) for block in blocks], 2).view_as(pcm_map)
+
+
+def _spread(maps: Tensor, pixels: Tensor, block: Tensor) -> Tensor:
+    """Scores ``(B, L, c)`` of the pixels ``(B, F, c)``, from those of all, ``(B, L, N)``."""
+    affinity = (pixels.transpose(1, 2) @ block).relu_()
     # Scaling the columns after the product instead of before saves an N x N division.
-    spread = (pcm_map.flatten(2) @ affinity) / (affinity.sum(1, keepdim=True) + EPS)
-    return spread.view_as(pcm_map)
+    return (maps @ affinity) / (affinity.sum(1, keepdim=True) + EPS)
 
 
 class PixelCorrelation(nn.Module):
