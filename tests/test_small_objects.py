@@ -28,7 +28,7 @@ def photos(folder: Path, size: tuple[int, int], things: list[int] | None) -> Pho
 
 
 def test_things_of_a_few_cells_are_told_with_a_setting_that_shows_them(tmp_path):
-    """100 of 1600 pixels are 20 of 320, or 1.25 cells of 16 pixels: three cells need three tiles."""
+    """100 of 1600 pixels are 20 of 320, 1.25 cells of 16: three cells take three tiles."""
     made = photos(tmp_path, (1600, 1200), [100, 80, 120])
     (note,) = small_object_notes(made, PhotoScale(320), 16)
     assert note.startswith("cow: about 1.2 cells of the network across (median of 3 photos)")

@@ -42,16 +42,15 @@ def small_object_notes(photos: PhotoSet, scale: PhotoScale, stride: int) -> list
     for sample in some:
         for label, cells in _cells(sample, scale, stride):
             across[label].append(cells)
-    small = {
-        label: median(found) for label, found in across.items() if label <= len(photos.classes)
-    }
-    notes = [
+    if not across:
+        return _size_note([image_size(sample.image_path) for sample in some], scale, stride)
+    known = {label: median(found) for label, found in across.items()}
+    return [
         f"{photos.classes[label - 1]}: about {cells:.1f} cells of the network across (median of"
         f" {len(across[label])} photos), too few to be seen well; {_remedy(scale, cells)}"
-        for label, cells in sorted(small.items())
-        if cells < FEW_CELLS
+        for label, cells in sorted(known.items())
+        if cells < FEW_CELLS and label <= len(photos.classes)
     ]
-    return notes if across else _size_note([image_size(s.image_path) for s in some], scale, stride)
 
 
 def _cells(sample: Sample, scale: PhotoScale, stride: int) -> Iterator[tuple[int, float]]:
@@ -76,9 +75,9 @@ def _size_note(sizes: list[Size], scale: PhotoScale, stride: int) -> list[str]:
     seen = scale.view_size(size, 1.0)
     least = math.ceil(FEW_CELLS * stride / factor)
     return [
-        f"photos of {size[1]} x {size[0]} pixels are seen at {seen[1]} x {seen[0]}: a thing of fewer"
-        f" than {least} pixels across is smaller than {FEW_CELLS:.0f} cells of the network; if yours"
-        f" are, {_remedy(scale, FEW_CELLS / 2)}"
+        f"photos of {size[1]} x {size[0]} pixels are seen at {seen[1]} x {seen[0]}: a thing of"
+        f" fewer than {least} pixels across is smaller than {FEW_CELLS:.0f} cells of the network;"
+        f" if yours are, {_remedy(scale, FEW_CELLS / 2)}"
     ]
 
 
@@ -88,5 +87,5 @@ def _remedy(scale: PhotoScale, cells: float) -> str:
     tiles = min(MOST_TILES, math.ceil(scale.tiles * FEW_CELLS / cells))
     return (
         f"--scale.tiles {tiles} looks at photos in parts, which takes about"
-        f" {tiles * tiles // scale.tiles**2} times as long"
+        f" {(tiles / scale.tiles) ** 2:.0f} times as long"
     )
