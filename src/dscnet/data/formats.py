@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from dscnet.data.class_folders import is_negative, refuse_other_meaning
+from dscnet.data.coco_files import find_files
 from dscnet.data.coco_json import read_coco
 from dscnet.data.tag_files import (
     TAG_SUFFIXES,
@@ -24,10 +25,10 @@ from dscnet.data.tag_files import (
     read_text,
     suggestion,
 )
+from dscnet.data.tag_text import clean_name, written_forms
 from dscnet.types import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-NEGATIVE_FOLDERS = frozenset({"background", "_negative", "negatives"})
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
@@ -88,13 +89,16 @@ def find_layout(path: Path) -> Layout:
         return _voc(path)
     if (path / "images").is_dir():
         return _tag_file(path)
-    if any(photos_in(folder) for folder in _class_folders(path)):
+    folders = _class_folders(path)
+    if any(photos_in(folder) for folder in folders):
         _refuse_described(path)
         return _folders(path)
+    inner = [x for x in folders if any(photos_in(folder) for folder in _class_folders(x))]
+    hint = f"give {inner[0]}, whose sub-folders hold photos; " if inner else ""
     raise DataError(
         f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
-        "or .jsonl, and for one sub-folder of photos per class; or give a YAML file that names "
-        f"the parts ({', '.join(_YAML_KEYS)})"
+        f"or .jsonl, and for one sub-folder of photos per class; {hint}or give a YAML file that "
+        f"names the parts ({', '.join(_YAML_KEYS)})"
     )
 
 
@@ -146,7 +150,7 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
 def same_id(name: str, known: Collection[str]) -> str | None:
     """Find a name among known ones, whichever way its accents are written; None if absent."""
-    return next((form for form in _written_forms(name) if form in known), None)
+    return next((form for form in written_forms(name) if form in known), None)
 
 
 def listed_ids(path: Path, known: Collection[str]) -> list[str]:
@@ -250,22 +254,22 @@ def _folders(root: Path) -> Layout:
     photos: list[tuple[str, Path]] = []
     entries: list[TagEntry] = []
     file_names: Counter[str] = Counter()
-    classes = []
-    empty: list[str] = []
     folders = _class_folders(root)
+    found = {folder: photos_in(folder) for folder in folders}
+    refuse_other_meaning(
+        root,
+        {folder.name: [join_id(folder.name, stem) for stem in found[folder]] for folder in folders},
+        {name: _picture_stems(root / name) for name in MAP_FOLDERS},
+    )
     for folder in folders:
-        found = photos_in(folder)
-        if not found:
-            empty.append(folder.name)
-        negative = folder.name.lower() in NEGATIVE_FOLDERS
-        if found and not negative:
-            classes.append(folder.name)
-        for stem, path in found.items():
+        names = () if is_negative(folder) else (clean_name(folder.name),)
+        for stem, path in found[folder].items():
             image_id = join_id(folder.name, stem)
             photos.append((image_id, path))
-            names = () if negative else (folder.name,)
             entries.append(TagEntry(image_id, names, str(path)))
             file_names[path.name] += 1
+    empty = [folder.name for folder in folders if not found[folder]]
+    classes = sorted({name for entry in entries for name in entry.names})
     shared = sorted(name for name, count in file_names.items() if count > 1)
     notes = []
     if shared:
@@ -297,8 +301,8 @@ def _folders(root: Path) -> Layout:
 def _coco(path: Path) -> Layout:
     content = read_coco(path)
     homes = (path.parent / "images", path.parent)
-    found = ((x.image_id, _first_file(homes, x.file_name)) for x in content.photos)
-    photos = photos_by_id((image_id, photo) for image_id, photo in found if photo is not None)
+    found = find_files(path, homes, [(x.image_id, x.file_name) for x in content.photos])
+    photos = photos_by_id(found)
     if not photos:
         raise DataError(
             f"{path}: none of its {len(content.photos)} photos is in {homes[0]} or {homes[1]}; "
@@ -313,6 +317,7 @@ def _coco(path: Path) -> Layout:
         saliency=pngs_in(path.parent / "saliency"),
         splits=_split_files(path.parent / "splits"),
         map_folders=(path.parent / "masks", path.parent / "saliency"),
+        notes=content.notes,
     )
 
 
@@ -343,6 +348,9 @@ def _yaml(path: Path) -> Layout:
             raise DataError(f"{path}: the key {key!r} is missing; add '{key}: PATH'")
     names = parts.get("classes")
     if isinstance(names, list):
+        # YAML takes an unquoted no, on or ~ for something else than text.
+        if strange := [name for name in names if name is None or isinstance(name, bool)]:
+            raise DataError(f"{path}: classes has {strange[0]!r}; put such names in quotes")
         classes: tuple[str, ...] | None = clean_classes([str(name) for name in names], str(path))
     else:
         classes = None if names is None else read_classes(part("classes", names))
@@ -371,16 +379,8 @@ def _class_folders(root: Path) -> list[Path]:
     return sorted(path for path in folders if not path.name.startswith("."))
 
 
-def _first_file(homes: Iterable[Path], name: str) -> Path | None:
-    paths = (home / form for home in homes for form in _written_forms(name))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _written_forms(name: str) -> tuple[str, ...]:
-    """The name itself, then with accents composed, as most write, and apart, as macOS does."""
-    if name.isascii():
-        return (name,)
-    return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+def _picture_stems(folder: Path) -> list[str]:
+    return [path.stem for path in folder.iterdir() if is_photo(path)] if folder.is_dir() else []
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
