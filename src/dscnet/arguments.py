@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import metadata
@@ -86,14 +87,14 @@ def photo_size(text: str | Sequence[int]) -> tuple[int, int]:
     """Height and width as they are typed: ``512``, ``384,512``, ``384x512`` or ``[384,512]``.
 
     Raises:
-        ValueError: If it is something else.
+        ArgumentTypeError: If it is something else.
     """
     numbers = re.findall(r"\d+", str(text))
     plain = re.fullmatch(r"[\[(]?\s*\d+(\s*[,x ]\s*\d+)?\s*[\])]?", str(text).strip())
     if plain is None or any(int(number) == 0 for number in numbers):
-        raise ValueError(
-            f"expected height and width in pixels, such as 384,512, or one number for both: 512;"
-            f" got {text}"
+        raise ArgumentTypeError(
+            "expected height and width in pixels, such as 384,512, or one number for both, such as"
+            f" 512, got {text}"
         )
     return int(numbers[0]), int(numbers[-1])
 
