@@ -87,7 +87,7 @@ def test_missing_image_id_names_the_line(tmp_path):
         {"a": ["big cat", "dog"], "b": [], "c": "dog"},
         [
             {"image_id": "a", "labels": ["big cat", "dog"]},
-            {"image_id": "b", "labels": ""},
+            {"image_id": "b", "labels": None},
             {"image_id": "c", "labels": "dog"},
         ],
     ],

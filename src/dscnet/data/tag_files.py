@@ -267,6 +267,7 @@ def _object_row(item: object, where: str) -> _Row:
 def _row(image_id: object, labels: object, where: str) -> _Row:
     if not isinstance(image_id, str) or not image_id.strip():
         raise DataError(f"{where}: the image id must be text, got {image_id!r}")
+    labels = "" if labels is None else labels  # as pandas writes a missing value
     if not isinstance(labels, str | list) or not all(isinstance(name, str) for name in labels):
         raise DataError(f"{where}: labels must be text or a list of texts, got {labels!r}")
     return _Row(image_id.strip(), labels, where)
