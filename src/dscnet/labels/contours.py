@@ -67,13 +67,13 @@ def _rings(mask: NDArray[np.bool_]) -> list[tuple[list[Point], list[Point]]]:
             point = point[0] + step[0], point[1] + step[1]
             if step == (0, -1):
                 edges.append(point)
-            ways, right = steps.get(point, set()), (-step[1], step[0])
             # Where pixels touch by a corner alone the way to the right stays with its own.
-            done = point == start and (not ways or (right == first and right not in ways))
-            onward = first if done else right if right in ways else next(iter(ways))
+            ways, right = steps.get(point, set()), (-step[1], step[0])
+            closed = point == start
+            onward = first if closed else right if right in ways else next(iter(ways))
             if onward != step:
                 corners.append(point)
-            if done:
+            if closed:
                 break
             step = onward
         rings.append((corners, edges))
