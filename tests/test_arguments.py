@@ -118,6 +118,13 @@ def test_a_size_is_height_and_width(text):
     ).export.size == (384, 512)
 
 
+def test_the_type_of_a_size_can_be_read_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["export", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "512 for a square (onnx) (type: HEIGHT,WIDTH, default: (320, 320))" in said
+
+
 def test_one_number_is_a_square():
     assert photo_size("512") == photo_size("[512]") == (512, 512)
 

@@ -99,6 +99,18 @@ def photo_size(text: str | Sequence[int]) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[-1])
 
 
+class SizeType:
+    """``photo_size`` as the type of an option, by a name that can be shown."""
+
+    def __call__(self, text: str) -> tuple[int, int]:
+        """Read it."""
+        return photo_size(text)
+
+    def __repr__(self) -> str:
+        """The name."""
+        return "HEIGHT,WIDTH"
+
+
 def after_interrupt(verb: str) -> str:
     """What to say of a verb that was interrupted: how it goes on, if it does.
 
@@ -215,9 +227,9 @@ def build_parser() -> Parser:
     )
     export.add_argument(
         "--size",
-        type=photo_size,
+        type=SizeType(),
         default=(320, 320),
-        help="height and width, or one side of a square: 384,512 or 512 (onnx)",
+        help="pixels, such as 384,512, or 512 for a square (onnx)",
     )
     export.add_argument(
         "--masks",
