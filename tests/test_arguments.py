@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.arguments import RESUMED, after_interrupt, build_parser, nearest_option
+from dscnet.arguments import RESUMED, after_interrupt, build_parser, nearest_option, photo_size
 from dscnet.cli import VERBS, main
 
 
@@ -108,3 +108,30 @@ def test_only_verbs_with_the_option_say_that_resume_goes_on():
     assert having == set(RESUMED)
     assert {name for name in verbs if "--resume" in after_interrupt(name)} == having
     assert after_interrupt("sweep") == after_interrupt("tables") == after_interrupt("data")
+
+
+@pytest.mark.parametrize("text", ["384,512", "[384, 512]", "384x512", "(384,512)", "384 512"])
+def test_a_size_is_height_and_width(text):
+    assert photo_size(text) == (384, 512)
+    assert build_parser().parse_args(
+        ["export", "--model", "x", "--out", "y", "--size", text]
+    ).export.size == (384, 512)
+
+
+def test_the_type_of_a_size_can_be_read_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["export", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "512 for a square (onnx) (type: HEIGHT,WIDTH, default: (320, 320))" in said
+
+
+def test_one_number_is_a_square():
+    assert photo_size("512") == photo_size("[512]") == (512, 512)
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "wide", "0", "512,0", "1.5", "", "512,"])
+def test_a_size_of_another_kind_is_said(text, capsys):
+    assert main(["export", "--model", "x", "--out", "y", "--size", text]) == 2
+    said = capsys.readouterr().err
+    assert "--size: expected height and width in pixels, such as 384,512" in said
+    assert said.strip().endswith(f"got {text}".strip())

@@ -127,9 +127,15 @@ def without(part, key):
         ({"a": ["cat"]}, r"expected an object with the lists .* found \[\]"),
         (twice("images", 0), "two images have the id 30"),
         (twice("categories", 1), "two categories have the id 2"),
-        (without("images", "file_name"), "images, item 2: expected 'file_name' to be str, found N"),
+        (
+            without("images", "file_name"),
+            "images, item 2: expected 'file_name' to be text, found N",
+        ),
         (without("annotations", "category_id"), "annotations, item 2: expected 'category_id'"),
-        (instances(images=["a.jpg"]), "images, item 1: expected 'id' to be int, found 'a.jpg'"),
+        (
+            instances(images=["a.jpg"]),
+            "images, item 1: expected 'id' to be a number or text, found 'a.jpg'",
+        ),
         (instances(categories=[]), "names no class"),
         (
             instances(annotations=[{"id": 8, "image_id": 5, "category_id": 2}]),
@@ -153,7 +159,7 @@ def test_mistakes_name_the_file_and_what_was_found(save, content, message):
 def test_a_polygon_that_is_none_is_refused(save):
     content = instances()
     content["annotations"][0]["segmentation"] = ["zero"]
-    with pytest.raises(DataError, match="annotation 1: expected polygons of numbers, found 'zero'"):
+    with pytest.raises(DataError, match="annotation 1: expected polygons of numbers, found .*zero"):
         read_coco(save(content), outlines=True)
 
 

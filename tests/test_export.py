@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from dscnet.build import build_segmenter
 from dscnet.config import Config, SegmentConfig
 from dscnet.export import Scores, export, export_coco
-from dscnet.labels.pseudo_label import write_label
+from dscnet.labels.pseudo_label import read_label, write_label
 from dscnet.predictor import store
+from dscnet.prepare import prepare_coco
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError
 
@@ -193,3 +194,35 @@ def test_coco_files_are_named_as_the_photos_that_masks_are_of(run_folder, tmp_pa
     assert "1 are no photos in" in said
     names = [image["file_name"] for image in json.loads(target.read_text())["images"]]
     assert names == ["gone.png", "trip/one.jpg", "two.png"]
+
+
+@pytest.mark.parametrize("crowd", [0, 1])
+def test_what_is_exported_is_read_back_pixel_by_pixel(tmp_path, crowd):
+    """Whatever the flag says: exports of old flagged all as crowds."""
+    coco = pytest.importorskip("pycocotools.coco")
+    run, data, target = RunFolder(tmp_path / "run"), tmp_path / "data", tmp_path / "data/own.json"
+    run.write_config(Config())
+    write_text(run.model_card, json.dumps({"classes": ["cat", "dog"]}))
+    generator = np.random.default_rng(0)
+    labels = {"a": generator.choice([0, 1, 2, 255], (9, 7)), "trip__b": np.zeros((3, 4))}
+    for name, mask in labels.items():
+        write_label(tmp_path / "labels" / f"{name}.png", mask.astype(np.uint8))
+    for name, size in (("a.jpg", (7, 9)), ("trip/b.jpg", (4, 3))):
+        (data / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size).save(data / "images" / name)
+    said = export_coco(run.root, target, tmp_path / "labels", data / "images")
+    assert "undecided pixels of 1 photos are left out" in said
+    whole = coco.COCO(str(target))
+    assert [x["category_id"] for x in whole.loadAnns(whole.getAnnIds(iscrowd=0))] == [1, 2]
+    for annotation in whole.dataset["annotations"]:
+        expected = labels["a"] == annotation["category_id"]
+        np.testing.assert_array_equal(whole.annToMask(annotation).astype(bool), expected)
+    content = json.loads(target.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = crowd
+    target.write_text(json.dumps(content))
+    said = prepare_coco(target).text()
+    assert ("are read as objects" in said) == bool(crowd)
+    for name, mask in labels.items():
+        got = read_label(data / "masks" / f"{name}.png")
+        np.testing.assert_array_equal(got, np.where(mask == 255, 0, mask))

@@ -76,8 +76,8 @@ def test_voc_without_tags_says_what_to_write(voc):
 
 @pytest.mark.parametrize("name", ["coco2014.yaml", "own.yml", "tags.csv"])
 def test_sub_folders_are_no_classes_where_a_file_describes_them(tmp_path, name):
-    touch(tmp_path / "train2014/a.jpg", tmp_path / "val2014/b.jpg")
-    assert find_layout(tmp_path).classes == ("train2014", "val2014")
+    touch(tmp_path / "cats/a.jpg", tmp_path / "dogs/b.jpg")
+    assert find_layout(tmp_path).classes == ("cats", "dogs")
     touch(tmp_path / name)
     with pytest.raises(DataError, match=rf"hold photos, and {name} lies beside them: "):
         find_layout(tmp_path)

@@ -179,6 +179,13 @@ def test_photos_in_folders_and_with_numbers_for_names(tmp_path):
     assert len(list(masks.read("12", (2, 3)))) == 1
 
 
+@pytest.mark.parametrize("name", [r"cats\a.jpg", r"C:\cats\a.jpg", "/cats/a.jpg"])
+def test_paths_of_other_systems_are_of_the_same_photo(tmp_path, name):
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps(annotations(file_name=name)))
+    assert "cats__a" in ExternalMasks(path)
+
+
 def test_a_photo_in_which_nothing_was_found(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     save(tmp_path / "b.png", np.zeros((2, 3), dtype=np.uint8))

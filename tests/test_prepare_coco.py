@@ -272,7 +272,7 @@ def test_an_own_file_without_outlines_is_named(own, capsys):
     del content["annotations"][0]["segmentation"]
     own.write_text(json.dumps(content))
     assert main(["data", "prepare", "coco", str(own)]) == 1
-    assert "own.json, annotation 1: expected polygons" in capsys.readouterr().err
+    assert "own.json, annotation 1: has no outline" in capsys.readouterr().err
 
 
 def test_nothing_is_fetched_for_an_own_file(own, capsys):

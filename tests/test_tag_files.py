@@ -71,7 +71,7 @@ def test_wrong_header_is_said(tmp_path, header):
         read_tag_file(csv_file(tmp_path, "a,cat", header=header))
 
 
-@pytest.mark.parametrize("line", ["b", "b,cat,dog", 'b,"cat,dog"'])
+@pytest.mark.parametrize("line", ["b", "b,cat,dog", "b,['cat', 'dog']"])
 def test_wrong_columns_name_the_line(tmp_path, line):
     with pytest.raises(DataError, match=r"tags\.csv, line 3: .*separate"):
         read_tag_file(csv_file(tmp_path, "a,cat", line))
@@ -88,7 +88,7 @@ def test_missing_image_id_names_the_line(tmp_path):
         {"a": ["big cat", "dog"], "b": [], "c": "dog"},
         [
             {"image_id": "a", "labels": ["big cat", "dog"]},
-            {"image_id": "b", "labels": ""},
+            {"image_id": "b", "labels": None},
             {"image_id": "c", "labels": "dog"},
         ],
     ],
@@ -254,6 +254,12 @@ def test_a_blank_line_between_classes_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(DataError, match=r"classes\.txt: a blank line follows .* remove the line"):
         read_classes(path)
+
+
+def test_names_are_clean_and_only_ends_of_lines_part_them(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text('\u200b\nze\u0301bu\n"traffic\u2028light"\n\u200b\n', encoding="utf-8")
+    assert read_classes(path) == ("z\u00e9bu", "traffic light")
 
 
 @pytest.mark.parametrize("first", ["0 background", "0: Background", "background 0 0 0"])

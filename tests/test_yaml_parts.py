@@ -32,7 +32,7 @@ def test_a_list_beside_the_file_counts_where_the_file_names_none(tmp_path):
     assert parts(tmp_path, "classes: [cat, dog]").classes() == ("cat", "dog")
 
 
-@pytest.mark.parametrize("item", ["", "~", "no", "1.5", "''", "[a]"])
+@pytest.mark.parametrize("item", ["", "~", "no", '"\\u200b"', "1.5", "''", "[a]"])
 def test_an_item_that_is_no_name_is_refused(tmp_path, item):
     with pytest.raises(DataError, match=r"own\.yaml: classes, item 2 is .*in quotes or remove"):
         parts(tmp_path, f"classes:\n- cow\n- {item}\n- sheep\n").classes()

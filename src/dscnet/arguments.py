@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import metadata
@@ -80,6 +81,34 @@ def nearest_option(message: str, names: Sequence[str]) -> str | None:
         return None
     nearest = get_close_matches(unknown[1] or unknown[2], names, n=1)
     return f"--{nearest[0]}" if nearest else None
+
+
+def photo_size(text: str | Sequence[int]) -> tuple[int, int]:
+    """Height and width as they are typed: ``512``, ``384,512``, ``384x512`` or ``[384,512]``.
+
+    Raises:
+        ArgumentTypeError: If it is something else.
+    """
+    numbers = re.findall(r"\d+", str(text))
+    plain = re.fullmatch(r"[\[(]?\s*\d+(\s*[,x ]\s*\d+)?\s*[\])]?", str(text).strip())
+    if plain is None or any(int(number) == 0 for number in numbers):
+        raise ArgumentTypeError(
+            "expected height and width in pixels, such as 384,512, or one number for both, such as"
+            f" 512, got {text}"
+        )
+    return int(numbers[0]), int(numbers[-1])
+
+
+class SizeType:
+    """``photo_size`` as the type of an option, by a name that can be shown."""
+
+    def __call__(self, text: str) -> tuple[int, int]:
+        """Read it."""
+        return photo_size(text)
+
+    def __repr__(self) -> str:
+        """The name."""
+        return "HEIGHT,WIDTH"
 
 
 def after_interrupt(verb: str) -> str:
@@ -197,7 +226,10 @@ def build_parser() -> Parser:
         help="the network, or masks as COCO annotations",
     )
     export.add_argument(
-        "--size", type=tuple[int, int], default=(320, 320), help="height and width (onnx)"
+        "--size",
+        type=SizeType(),
+        default=(320, 320),
+        help="pixels, such as 384,512, or 512 for a square (onnx)",
     )
     export.add_argument(
         "--masks",

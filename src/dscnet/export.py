@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dscnet.config import Config
 from dscnet.data import Sample, available_splits, open_dataset, open_photos
 from dscnet.labels.coco import coco_annotations
-from dscnet.labels.mask_files import decode_rle
+from dscnet.labels.contours import fill
 from dscnet.labels.pseudo_label import read_label
 from dscnet.models import SegmentationPath
 from dscnet.models.deeplab import DeepLab
@@ -129,8 +129,10 @@ def export_coco(
     names = _file_names(named)
     labels = ((names.get(file.stem, file.name), read_label(file)) for file in files)
     content = coco_annotations(labels, _classes_of_run(folder, config))
+    undecided = 0
     for file, got in zip(files, _decoded(content), strict=True):
         original = read_label(file)
+        undecided += bool((original == IGNORE_INDEX).any())
         if not np.array_equal(got, np.where(original == IGNORE_INDEX, BACKGROUND, original)):
             raise DscnetError(f"{out}: the masks of {file} differ; nothing was written")
     write_text(out, json.dumps(content) + "\n")
@@ -138,6 +140,8 @@ def export_coco(
     strangers = sum(file.stem not in names for file in files)
     known = "of the run" if photos is None else f"in {photos}"
     note = f"; {strangers} are no photos {known} and named as their masks" if strangers else ""
+    if undecided:
+        note += f"; undecided pixels of {undecided} photos are left out, as background is"
     return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
 
 
@@ -208,7 +212,7 @@ def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
     for image in content["images"]:
         labels = np.full((image["height"], image["width"]), BACKGROUND, np.uint8)
         for annotation in of_photo[image["id"]]:
-            labels[decode_rle(annotation["segmentation"])] = annotation["category_id"]
+            labels[fill(annotation["segmentation"], labels.shape)] = annotation["category_id"]
         yield labels
 
 

@@ -16,7 +16,8 @@ from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_datase
 from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
 from dscnet.data.overlap import compare_splits
 from dscnet.data.split_lists import missing_split_notes, split_home
-from dscnet.data.tag_files import first_few, is_background
+from dscnet.data.tag_files import first_few
+from dscnet.data.tag_text import is_background, name_warnings
 from dscnet.types import IGNORE_INDEX, DataError, check_class_count
 
 # What a run trains on and measures unless it is told otherwise.
@@ -242,10 +243,7 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
                 f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
                 "without it"
             )
-    for name in photo_set.classes:
-        twins = [other for other in photo_set.classes if other.lower() == name.lower()]
-        if len(twins) > 1 and name == twins[0]:
-            report.warnings.append(f"{first_few(twins)} differ in case alone and are two classes")
+    report.warnings += name_warnings(photo_set.classes)
     if trains:
         report.warnings += _never_alone(photo_set.classes, tagged)
     pairs = zip(photo_set.classes, counts, strict=True)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from dscnet.data.tag_files import (
-    TagEntry,
-    class_indices,
-    clean_classes,
-    foreground,
-    is_background,
-    read_text,
-)
+from dscnet.data import coco_values as values
+from dscnet.data.coco_crowds import CrowdFlags, crowd_notes
+from dscnet.data.coco_files import photo_id
+from dscnet.data.tag_files import TagEntry, class_indices, clean_classes, read_text
+from dscnet.data.tag_text import clean_name, foreground, is_background
 from dscnet.types import DataError
 
 Segmentation: TypeAlias = "list[array[float]] | dict[str, Any]"
@@ -27,6 +24,11 @@ _KEPT = frozenset(
     {*_TOP, "id", "name", "file_name", "height", "width", "image_id", "category_id", "iscrowd"}
 )
 _SHAPE = frozenset({"segmentation", "counts", "size"})
+_KINDS: dict[Callable[[Any], Any], str] = {
+    values.whole: "a whole number",
+    values.key: "a number or text",
+    values.text: "text",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Instance:
 
     Attributes:
         class_index: 0-based foreground class, its place in the file's ``classes``.
-        crowd: Whether it outlines a crowd instead of one object.
+        crowd: Whether it outlines a crowd instead of one object; False where the file's flags tell
+            no crowds.
         segmentation: Its outline, where it was asked for.
         where: File and annotation id, for messages.
     """
@@ -52,7 +55,7 @@ class CocoPhoto:
 
     Attributes:
         image_id: The file's name without ending, as far as the photo lies in sub-folders joined by
-            ``__``; not COCO's number.
+            ``__``; not COCO's number. See ``coco_files.photo_id``.
         file_name: Path as the JSON has it.
         size: Height and width as the JSON has them; None if it does not say, or not in whole
             numbers above 0.
@@ -76,11 +79,24 @@ class CocoFile:
         classes: Foreground class names, as they were given or else by ascending category id. COCO's
             own ids have gaps: its 80 categories are numbered up to 90.
         photos: In the order of the file.
+        notes: What to tell the user of its crowds.
     """
 
     path: Path
     classes: tuple[str, ...]
     photos: tuple[CocoPhoto, ...]
+    notes: tuple[str, ...] = ()
+
+    def only_crowds(self) -> dict[str, Instance]:
+        """A crowd of each class that nothing but crowds shows."""
+        crowds: dict[int, Instance] = {}
+        objects: set[int] = set()
+        for instance in (x for photo in self.photos for x in photo.instances):
+            if instance.crowd:
+                crowds.setdefault(instance.class_index, instance)
+            else:
+                objects.add(instance.class_index)
+        return {self.classes[i]: crowds[i] for i in sorted(crowds) if i not in objects}
 
     def tags(self) -> list[TagEntry]:
         """The classes of every photo's annotations, crowds included; none for a negative."""
@@ -111,22 +127,15 @@ def read_coco(
             that is not listed.
     """
     content = _parse(path, _KEPT | _SHAPE if outlines else _KEPT)
-    names = _categories(path, content["categories"])
+    names = _categories(path, content)
     if classes is None:
         ordered = [names[key] for key in sorted(names) if not is_background(names[key])]
         classes = clean_classes(ordered, f"{path}, categories")
-    photos: dict[int, CocoPhoto] = {}
-    for item in _items(path, content, "images", {"id": int, "file_name": str}):
-        if item["id"] in photos:
-            raise DataError(f"{path}: two images have the id {item['id']}; remove one")
-        name = PurePosixPath(item["file_name"])
-        parts = [part for part in name.with_suffix("").parts if part not in ("/", "..")]
-        where = f"{path}, image {str(name)!r}"
-        photos[item["id"]] = CocoPhoto("__".join(parts), str(name), _size(item), where)
-    needed = {"id": int, "image_id": int, "category_id": int}
+    photos, flags = _photos(path, content), CrowdFlags()
+    needed = {"image_id": values.key, "category_id": values.whole}
     indices: dict[int, tuple[int, ...]] = {}
-    for item in _items(path, content, "annotations", needed):
-        where = f"{path}, annotation {item['id']}"
+    for number, item in enumerate(_items(path, content, "annotations", needed), 1):
+        where = f"{path}, annotation {item.get('id', f'number {number}')}"
         if item["image_id"] not in photos:
             raise DataError(
                 f"{where}: image_id {item['image_id']} is none of the {len(photos)} images; add "
@@ -137,19 +146,45 @@ def read_coco(
                 f"{where}: category_id {item['category_id']} is none of {sorted(names)}; "
                 "correct it or add the category"
             )
+        crowd = values.flag(item.get("iscrowd"))
+        if crowd is None:
+            raise DataError(f"{where}: expected iscrowd to be 0 or 1, found {item['iscrowd']!r}")
         if item["category_id"] not in indices:
             tag = TagEntry("", foreground([names[item["category_id"]]]), where)
             indices[item["category_id"]] = class_indices(tag, classes)
         for class_index in indices[item["category_id"]]:
+            flags.add(flagged=crowd, pixels="pixels" in item, attributes="attributes" in item)
             photos[item["image_id"]].instances.append(
-                Instance(class_index, bool(item.get("iscrowd")), item.get("segmentation"), where)
+                Instance(class_index, crowd, item.get("segmentation"), where)
             )
-    return CocoFile(path, tuple(classes), tuple(photos.values()))
+    if flags.unmeant:
+        for photo in photos.values():
+            photo.instances[:] = [replace(item, crowd=False) for item in photo.instances]
+    instances = [instance for photo in photos.values() for instance in photo.instances]
+    notes = crowd_notes(
+        flags,
+        [classes[item.class_index] for item in instances if item.crowd],
+        {classes[item.class_index] for item in instances if not item.crowd},
+    )
+    return CocoFile(path, tuple(classes), tuple(photos.values()), tuple(notes))
+
+
+def _photos(path: Path, content: dict[str, Any]) -> dict[int | str, CocoPhoto]:
+    """The photos by the file's own ids, without annotations yet."""
+    photos: dict[int | str, CocoPhoto] = {}
+    for item in _items(path, content, "images", {"id": values.key, "file_name": values.text}):
+        if item["id"] in photos:
+            raise DataError(f"{path}: two images have the id {item['id']}; remove one")
+        where = f"{path}, image {item['file_name']!r}"
+        if not (image_id := photo_id(item["file_name"])):
+            raise DataError(f"{where}: names no file; correct file_name")
+        photos[item["id"]] = CocoPhoto(image_id, item["file_name"], _size(item), where)
+    return photos
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    if not isinstance(height, int) or not isinstance(width, int):
+    height, width = values.whole(image.get("height")), values.whole(image.get("width"))
+    if height is None or width is None:
         return None
     return (height, width) if min(height, width) > 0 else None
 
@@ -159,9 +194,18 @@ def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
 
     def lighter(item: dict[str, Any]) -> dict[str, Any]:
         small = {key: value for key, value in item.items() if key in kept}
-        outline = small.get("segmentation")
-        if isinstance(outline, list):
-            small["segmentation"] = [_packed(path, item, polygon) for polygon in outline]
+        # Marks for `CrowdFlags`, kept in place of what they tell of.
+        if isinstance(item.get("segmentation"), dict):
+            small["pixels"] = True
+        if "attributes" in item:
+            small["attributes"] = True
+        if isinstance(outline := small.get("segmentation"), list):
+            try:
+                small["segmentation"] = values.polygons(outline)
+            except ValueError as error:
+                raise DataError(
+                    f"{path}, annotation {item.get('id')}: {error}; correct it"
+                ) from error
         return small
 
     try:
@@ -177,37 +221,33 @@ def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
     return content
 
 
-def _packed(path: Path, item: dict[str, Any], polygon: Any) -> array[float]:
-    try:
-        return array("d", polygon)
-    except (TypeError, OverflowError) as error:
-        raise DataError(
-            f"{path}, annotation {item.get('id')}: expected polygons of numbers, found "
-            f"{str(polygon)[:40]!r}; correct it"
-        ) from error
-
-
-def _categories(path: Path, items: Sequence[Any]) -> dict[int, str]:
+def _categories(path: Path, content: dict[str, Any]) -> dict[int, str]:
     """Name of each category id."""
     names: dict[int, str] = {}
-    for item in _items(path, {"categories": items}, "categories", {"id": int, "name": str}):
+    for item in _items(path, content, "categories", {"id": values.whole}):
         if item["id"] in names:
             raise DataError(f"{path}: two categories have the id {item['id']}; remove one")
-        if not item["name"].strip():
-            raise DataError(f"{path}: category {item['id']} has no name; give it one or remove it")
-        names[item["id"]] = item["name"].strip()
+        names[item["id"]] = clean_name(values.text(item.get("name")) or "")
+        if not names[item["id"]]:
+            raise DataError(
+                f"{path}: category {item['id']} has no name, found {item.get('name')!r}; give it"
+                " one as text or remove it"
+            )
     return names
 
 
 def _items(
-    path: Path, content: dict[str, Any], part: str, needed: Mapping[str, type]
+    path: Path, content: dict[str, Any], part: str, needed: Mapping[str, Callable[[Any], Any]]
 ) -> Iterator[dict[str, Any]]:
+    """The items of a part, with what is needed of them read by the function given for it."""
     for number, item in enumerate(content[part], 1):
-        for key, kind in needed.items():
-            if not isinstance(item, dict) or not isinstance(item.get(key), kind):
-                found = item.get(key) if isinstance(item, dict) else item
+        for key, read in needed.items():
+            found = item.get(key) if isinstance(item, dict) else item
+            value = read(found) if isinstance(item, dict) else None
+            if value is None:
                 raise DataError(
-                    f"{path}, {part}, item {number}: expected {key!r} to be {kind.__name__}, "
+                    f"{path}, {part}, item {number}: expected {key!r} to be {_KINDS[read]}, "
                     f"found {found!r}"
                 )
+            item[key] = value
         yield item

@@ -82,7 +82,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
     """Read what a data set holds; no photo is opened.
 
     Known layouts: the VOC folders; ``images/`` beside ``tags.csv`` (``.json``, ``.jsonl``); one
-    sub-folder per class (``background``, ``negatives`` or ``_negative`` for photos of none); a COCO
+    sub-folder per class (``background``, ``negatives`` or ``none`` for photos of none); a COCO
     instances file beside its photos; a YAML file naming the parts. Without a list of classes, the
     sorted tags are the classes. A photo that no tag entry names is a negative, which a note says.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from dscnet.data.class_folders import refuse_other_meaning
+from dscnet.data.coco_files import find_files
 from dscnet.data.coco_json import read_coco
 from dscnet.data.split_lists import split_files, voc_split_files
 from dscnet.data.tag_files import (
@@ -17,18 +18,17 @@ from dscnet.data.tag_files import (
     clean_classes,
     files_ending,
     first_few,
-    is_background,
     ordered_classes,
     read_annotations,
     read_classes,
     read_tag_file,
     read_text,
 )
+from dscnet.data.tag_text import without_none, written_forms
 from dscnet.data.yaml_parts import YAML_KEYS, read_parts
 from dscnet.types import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-NEGATIVE_FOLDERS = frozenset({"background", "_negative", "negatives"})
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
@@ -87,13 +87,16 @@ def find_layout(path: Path) -> Layout:
         return _voc(path)
     if (path / "images").is_dir():
         return _tag_file(path)
-    if any(photos_in(folder) for folder in _class_folders(path)):
+    folders = _class_folders(path)
+    if any(photos_in(folder) for folder in folders):
         _refuse_described(path)
         return _folders(path)
+    inner = [x for x in folders if any(photos_in(folder) for folder in _class_folders(x))]
+    hint = f"give {inner[0]}, whose sub-folders hold photos; " if inner else ""
     raise DataError(
         f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
-        "or .jsonl, and for one sub-folder of photos per class; or give a YAML file that names "
-        f"the parts ({', '.join(YAML_KEYS)})"
+        f"or .jsonl, and for one sub-folder of photos per class; {hint}or give a YAML file that "
+        f"names the parts ({', '.join(YAML_KEYS)})"
     )
 
 
@@ -149,7 +152,7 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
 def same_id(name: str, known: Collection[str]) -> str | None:
     """Find a name among known ones, whichever way its accents are written; None if absent."""
-    return next((form for form in _written_forms(name) if form in known), None)
+    return next((form for form in written_forms(name) if form in known), None)
 
 
 def listed_ids(path: Path, known: Collection[str]) -> list[str]:
@@ -253,22 +256,23 @@ def _folders(root: Path) -> Layout:
     photos: list[tuple[str, Path]] = []
     entries: list[TagEntry] = []
     file_names: Counter[str] = Counter()
-    classes = []
-    empty: list[str] = []
+    listed = _classes_of(root)
     folders = _class_folders(root)
+    found = {folder: photos_in(folder) for folder in folders}
+    refuse_other_meaning(
+        root,
+        {folder.name: [join_id(folder.name, stem) for stem in found[folder]] for folder in folders},
+        {name: _picture_stems(root / name) for name in MAP_FOLDERS},
+    )
     for folder in folders:
-        found = photos_in(folder)
-        if not found and folder.name != "splits":
-            empty.append(folder.name)
-        negative = is_background(folder.name) or folder.name.lower() in NEGATIVE_FOLDERS
-        if found and not negative:
-            classes.append(folder.name)
-        for stem, path in found.items():
+        names = without_none([folder.name], listed or ())
+        for stem, path in found[folder].items():
             image_id = join_id(folder.name, stem)
             photos.append((image_id, path))
-            names = () if negative else (folder.name,)
             entries.append(TagEntry(image_id, names, str(path)))
             file_names[path.name] += 1
+    classes = {name for entry in entries for name in entry.names}
+    empty = [x.name for x in folders if not found[x] and x.name != "splits"]
     shared = sorted(name for name, count in file_names.items() if count > 1)
     notes = []
     if shared:
@@ -288,7 +292,7 @@ def _folders(root: Path) -> Layout:
         name=root.resolve().name,
         photos=photos_by_id(photos),
         read_tags=lambda known: entries,
-        classes=_classes_of(root) or clean_classes(ordered_classes(classes), str(root)),
+        classes=listed or clean_classes(ordered_classes(classes), str(root)),
         masks=pngs_in(root / "masks"),
         saliency=pngs_in(root / "saliency"),
         splits=split_files(root / "splits"),
@@ -301,8 +305,8 @@ def _folders(root: Path) -> Layout:
 def _coco(path: Path) -> Layout:
     content = read_coco(path, classes=_classes_of(path.parent))
     homes = (path.parent / "images", path.parent)
-    found = ((x.image_id, _first_file(homes, x.file_name)) for x in content.photos)
-    photos = photos_by_id((image_id, photo) for image_id, photo in found if photo is not None)
+    found = find_files(path, homes, [(x.image_id, x.file_name) for x in content.photos])
+    photos = photos_by_id(found)
     if not photos:
         raise DataError(
             f"{path}: none of its {len(content.photos)} photos is in {homes[0]} or {homes[1]}; "
@@ -317,6 +321,7 @@ def _coco(path: Path) -> Layout:
         saliency=pngs_in(path.parent / "saliency"),
         splits=split_files(path.parent / "splits"),
         map_folders=(path.parent / "masks", path.parent / "saliency"),
+        notes=content.notes,
     )
 
 
@@ -348,16 +353,8 @@ def _class_folders(root: Path) -> list[Path]:
     return sorted(path for path in folders if not path.name.startswith("."))
 
 
-def _first_file(homes: Iterable[Path], name: str) -> Path | None:
-    paths = (home / form for home in homes for form in _written_forms(name))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _written_forms(name: str) -> tuple[str, ...]:
-    """The name itself, then with accents composed, as most write, and apart, as macOS does."""
-    if name.isascii():
-        return (name,)
-    return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+def _picture_stems(folder: Path) -> list[str]:
+    return [path.stem for path in folder.iterdir() if is_photo(path)] if folder.is_dir() else []
 
 
 def _classes_of(root: Path) -> tuple[str, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -11,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dscnet.data.tag_text import clean_name, foreground, is_background, is_separated, split_tags
 from dscnet.types import DataError, check_class_count
 
 TAG_SUFFIXES = (".csv", ".json", ".jsonl")
-BACKGROUND_NAME = "background"
 
 _CSV_HEADER = ["image_id", "labels"]
-_SEPARATORS = re.compile(r"[;|]")
 # The background as lists of labels with numbers or colours beside the names have it.
 _NUMBERED_BACKGROUND = re.compile(r"[\d\W_]*background[\d\W_]*", re.IGNORECASE)
 
@@ -28,7 +28,7 @@ class TagEntry:
 
     Attributes:
         image_id: The photo's name as written, with or without its file ending.
-        names: Class names, each once, in the order of the file; empty for a negative photo.
+        names: Clean class names, each once, in the order of the file; empty for a negative photo.
         where: File and line (or entry), for messages.
     """
 
@@ -50,10 +50,9 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
     """Read image-level tags from ``.csv``, ``.json`` or ``.jsonl``.
 
     CSV has the header ``image_id,labels``. JSON is ``{"id": ["cat", "dog"]}`` or a list of
-    ``{"image_id": ..., "labels": ...}``; JSON lines holds one such object a line. Labels in one
-    string are split at ``;`` or ``|`` if it has any, else at spaces, unless the whole string is a
-    class name that is already known (so ``traffic light`` alone is one tag). The label
-    ``background``, in any case, says nothing and is dropped.
+    ``{"image_id": ..., "labels": ...}``; JSON lines holds one such object a line. In all of them
+    labels follow the rule of ``tag_text.split_tags``. A name that another row has between
+    separators or in a list is known (so ``traffic light`` alone is one tag).
 
     Args:
         path: The file.
@@ -67,11 +66,10 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
     if reader is None:
         raise DataError(f"{path}: tags must be a file ending in {', '.join(TAG_SUFFIXES)}")
     rows = reader(path)
-    names = set(known)
-    for row in rows:
-        if isinstance(row.labels, list) or _SEPARATORS.search(row.labels):
-            names.update(_split(row.labels, ()))
-    return [TagEntry(row.image_id, _split(row.labels, names), row.where) for row in rows]
+    listed = {clean_name(name) for name in known}
+    seen = [name for row in rows if is_separated(row.labels) for name in _names(row, listed)]
+    names = listed.union(seen)
+    return [TagEntry(row.image_id, _names(row, names), row.where) for row in rows]
 
 
 def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
@@ -97,8 +95,8 @@ def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
             objects = [
                 item for item in objects if (item.findtext("difficult") or "0").strip() == "0"
             ]
-        names = [(item.findtext("name") or "").strip() for item in objects]
-        if not all(names):
+        names = [item.findtext("name") or "" for item in objects]
+        if not all(map(clean_name, names)):
             raise DataError(f"{path}: an object has no name; add one or remove the object")
         entries.append(TagEntry(path.stem, foreground(names), str(path)))
     return entries
@@ -112,7 +110,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
             masks have room for, or a blank line lies between names: masks may number the classes by
             the lines of the file.
     """
-    lines = [line.strip() for line in read_text(path).strip().splitlines()]
+    lines = "\n".join(map(clean_name, read_text(path).split("\n"))).strip().splitlines()
     if "" in lines:
         blank = lines.index("")
         raise DataError(
@@ -122,24 +120,17 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return clean_classes(lines, str(path))
 
 
-def is_background(name: str) -> bool:
-    """Tell the background's name, in any case, from the name of a class."""
-    return name.strip(" _").lower() == BACKGROUND_NAME
-
-
-def foreground(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of classes as the tags of a photo: each once, without the background's."""
-    stripped = (name.strip() for name in names)
-    return tuple(dict.fromkeys(name for name in stripped if name and not is_background(name)))
-
-
 def clean_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Drop a leading background name and refuse an empty or ambiguous list of classes.
+
+    Returns:
+        Clean names.
 
     Raises:
         DataError: If no class is left, there are more than masks have room for, or a name is
             repeated or is a misplaced background.
     """
+    names = [clean_name(name) for name in names]
     if names and is_background(names[0]):
         names = names[1:]
     if not names:
@@ -227,29 +218,33 @@ def files_ending(folder: Path, suffix: str) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def _split(labels: str | list[str], known: Collection[str]) -> tuple[str, ...]:
-    if isinstance(labels, list):
-        parts = labels
-    elif _SEPARATORS.search(labels):
-        parts = _SEPARATORS.split(labels)
-    elif labels.strip() in known:
-        parts = [labels]
-    else:
-        parts = labels.split()
-    return foreground(parts)
+def _names(row: _Row, known: Collection[str]) -> tuple[str, ...]:
+    try:
+        return split_tags(row.labels, known)
+    except ValueError as error:
+        raise DataError(f"{row.where}: {error}") from error
 
 
 def _csv_rows(path: Path) -> list[_Row]:
-    lines = csv.reader(read_text(path).splitlines())
-    header = [cell.strip() for cell in next(lines, [])]
-    if header != _CSV_HEADER:
-        raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
-    rows = []
-    for cells in lines:
-        where = f"{path}, line {lines.line_num}"
+    # From a stream: without ends of lines a field of several would lose what parts its names.
+    lines = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True)
+    found, start, rows = [], 1, []
+    try:
+        header = [cell.strip() for cell in next(lines, [])]
+        if header != _CSV_HEADER:
+            raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
+        for cells in lines:
+            found.append((cells, f"{path}, line {lines.line_num}"))
+            start = lines.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {start}: is no CSV ({error}); put quotes around a whole field or remove"
+            " them"
+        ) from error
+    for cells, where in found:
         if not any(cell.strip() for cell in cells):
             continue
-        if len(cells) != 2 or "," in cells[1]:
+        if len(cells) != 2:
             raise DataError(
                 f"{where}: expected an image id, one comma and the labels; separate several "
                 "labels by spaces, ';' or '|'"
@@ -271,7 +266,8 @@ def _json_rows(path: Path) -> list[_Row]:
 
 def _jsonl_rows(path: Path) -> list[_Row]:
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Other marks than "\\n" that end lines for Python may stand in a JSON text.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
             rows.append(_object_row(_parse_json(line, where), where))
@@ -303,6 +299,7 @@ def _object_row(item: object, where: str) -> _Row:
 def _row(image_id: object, labels: object, where: str) -> _Row:
     if not isinstance(image_id, str) or not image_id.strip():
         raise DataError(f"{where}: the image id must be text, got {image_id!r}")
+    labels = "" if labels is None else labels  # as pandas writes a missing value
     if not isinstance(labels, str | list) or not all(isinstance(name, str) for name in labels):
         raise DataError(f"{where}: labels must be text or a list of texts, got {labels!r}")
     return _Row(image_id.strip(), labels, where)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from dscnet.data.tag_files import clean_classes, read_classes, read_text, suggestion
+from dscnet.data.tag_text import clean_name
 from dscnet.types import DataError
 
 YAML_KEYS = ("name", "images", "tags", "classes", "masks", "saliency", "splits")
@@ -54,12 +55,12 @@ class YamlParts:
         if not isinstance(names, list):
             return read_classes(self.place("classes", names))
         for number, name in enumerate(names, 1):
-            if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+            if type(name) not in (str, int) or not clean_name(str(name)):  # no truth values
                 raise DataError(
                     f"{self.path}: classes, item {number} is {name!r}, and the place of a class in"
                     " the list is its label in masks; write its name in quotes or remove the item"
                 )
-        return clean_classes([str(name).strip() for name in names], str(self.path))
+        return clean_classes([str(name) for name in names], str(self.path))
 
 
 def read_parts(path: Path) -> YamlParts:

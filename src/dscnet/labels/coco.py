@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dscnet.labels.contours import trace
 from dscnet.types import BACKGROUND, IGNORE_INDEX, check_class_count
 
 
@@ -16,8 +17,9 @@ def coco_annotations(
 ) -> dict[str, Any]:
     """A COCO instances file: one annotation for each class that a photo shows.
 
-    Label maps do not tell objects of one class apart, so an annotation is what COCO calls a crowd,
-    ``iscrowd: 1``, and its run lengths are plain numbers.
+    Label maps do not tell objects of one class apart, so an annotation may hold several. It is no
+    crowd for all that, ``iscrowd: 0``: other tools leave crowds out. Its polygons hold just the
+    class's pixels.
 
     Args:
         labels: File name of each photo, and its labels ``(H, W)``: 0 background, c + 1 for class c,
@@ -50,25 +52,14 @@ def coco_annotations(
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": label,
-                    "segmentation": encode_rle(mask),
+                    "segmentation": trace(mask),
                     "area": int(mask.sum()),
                     "bbox": _box(mask),
-                    "iscrowd": 1,
+                    "iscrowd": 0,
                 }
             )
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's run lengths of a mask ``(H, W)``: down the columns, zeros first.
-
-    ``mask_files.decode_rle`` reads them.
-    """
-    values = mask.ravel(order="F")
-    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
-    runs = np.diff(edges, prepend=0, append=values.size).tolist()
-    return {"size": list(mask.shape), "counts": [0, *runs] if values[0] else runs}
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -231,7 +231,8 @@ def _annotations_by_photo(path: Path) -> dict[str, list[Mapping[str, Any]]]:
 
 def _photo_id(file_name: str) -> str:
     """Id of a photo as data sets make it: without the ending, folders joined by ``__``."""
-    return "__".join(PurePosixPath(file_name).with_suffix("").parts)
+    path = PureWindowsPath(file_name)  # knows slashes and backslashes
+    return "__".join(path.with_suffix("").parts[bool(path.anchor) :])
 
 
 def _plane_size(path: Path) -> Size:

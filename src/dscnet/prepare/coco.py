@@ -143,7 +143,7 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
     texts, outdated = _texts(root, splits), {root / "coco2014.yaml": YAML}
     refuse_other(texts, outdated)
     for split in splits:
-        _note_skipped(split.file.path, split.photos, root / "masks", outcome)
+        _check_file(split.file, split.photos, root / "masks", outcome)
     for split in splits:
         written = write_masks(
             root / "masks", split.paths, split.mask, num_labels=len(classes) + 1, verify=verify
@@ -174,7 +174,8 @@ def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
         How many were written.
 
     Raises:
-        DataError: If photos are missing, or an outline is missing or wrong.
+        DataError: If photos are missing, an outline is missing or wrong, or nothing but crowds
+            shows a class.
         DscnetError: If pycocotools is absent.
     """
     coco_tools()
@@ -182,7 +183,7 @@ def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
     paths = {sample.image_id: sample.image_path for sample in photos.samples}
     file = read_coco(path, outlines=True, classes=photos.classes)
     drawn = {photo.image_id: photo for photo in file.photos if photo.image_id in paths}
-    _note_skipped(path, drawn, folder, outcome)
+    _check_file(file, drawn, folder, outcome)
     written = write_masks(
         folder,
         paths,
@@ -194,13 +195,20 @@ def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
     return outcome
 
 
-def _note_skipped(
-    path: Path, photos: Mapping[str, CocoPhoto], masks: Path, outcome: Outcome
+def _check_file(
+    file: CocoFile, photos: Mapping[str, CocoPhoto], masks: Path, outcome: Outcome
 ) -> None:
-    """Check the outlines of the photos that have no mask yet, and say which are not painted."""
+    """Check what is to be painted of photos that have no mask yet, and say what is not."""
+    outcome.lines += [f"{file.path}: {note}" for note in file.notes]
+    for name, crowd in file.only_crowds().items():
+        raise DataError(
+            f"{crowd.where}: class {name!r} has nothing but crowds (iscrowd 1), which masks leave"
+            " out of all numbers; set iscrowd to 0 where these are objects, or remove the class"
+            " and its annotations"
+        )
     drawn = (photo for name, photo in photos.items() if not (masks / f"{name}.png").exists())
     if skipped := check_outlines(drawn):
-        outcome.lines.append(f"{path}: {skipped} polygons of fewer than three points skipped")
+        outcome.lines.append(f"{file.path}: {skipped} polygons of fewer than three points skipped")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dscnet.data import coco_values as values
 from dscnet.data.coco_json import CocoPhoto, Instance
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, DscnetError
 
@@ -100,6 +101,12 @@ def _encode(instance: Instance, size: tuple[int, int]) -> Any | None:
 def _polygons(instance: Instance, size: tuple[int, int]) -> list[array[float]]:
     """The polygons that have an area, checked: COCO's tools hang on what lies far outside."""
     outline = instance.segmentation
+    if not outline:
+        raise DataError(
+            f"{instance.where}: has no outline (a box is none), and masks are painted from"
+            " outlines; outline the object, or remove its photo and all annotations of it from the"
+            " file; for tags alone no masks are needed"
+        )
     listed = outline if isinstance(outline, list) else []
     found = [len(polygon) for polygon in listed]
     if not found or any(count % 2 for count in found if count >= _FEWEST):
@@ -130,11 +137,11 @@ def _run_lengths(instance: Instance, size: tuple[int, int]) -> list[int]:
     outline = instance.segmentation
     assert isinstance(outline, dict), "polygons have no run lengths"
     expected = f"expected a run-length encoding of {size[0]} x {size[1]} (height, width)"
-    if outline.get("size") != list(size) or "counts" not in outline:
+    if _sides(outline.get("size")) != list(size) or "counts" not in outline:
         raise DataError(
             f"{instance.where}: {expected}, found {outline.get('size')}; fetch the file anew"
         )
-    counts = outline["counts"]
+    counts = values.run_lengths(outline["counts"])
     lengths = _unpacked(counts) if isinstance(counts, str) else counts
     if not isinstance(lengths, list) or not all(isinstance(n, int) and n >= 0 for n in lengths):
         raise DataError(
@@ -147,6 +154,10 @@ def _run_lengths(instance: Instance, size: tuple[int, int]) -> list[int]:
             f"{size[0] * size[1]}; fetch the file anew"
         )
     return lengths
+
+
+def _sides(size: Any) -> list[int | None]:
+    return [values.whole(side) for side in size] if isinstance(size, list) else []
 
 
 def _unpacked(packed: str) -> list[int] | None:

@@ -1,0 +1,167 @@
+"""What people write as tags and class names, by one rule whatever the file it stands in."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+
+_SEPARATORS = re.compile(r"[;|,\t\r\n]")
+_QUOTED = re.compile(r"(['\"])(.*)\1")
+# A list as Python, pandas, numpy or JSON writes it; in round or curly brackets only with quotes.
+_LIST = re.compile(r"\[.*\]|[({]\s*(?:['\"].*)?[)}]", re.DOTALL)
+_NEXT_QUOTE = re.compile(r"(?<=['\"])\s+(?=['\"])")
+# Marks without width. Joiners between letters beyond ASCII are spelling (Persian, Hindi, emoji).
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+_NONE = frozenset({"negative", "negatives", "neg", "none", "null", "nan", "n/a"})
+_ABSENT = re.compile(r"(?:no|non|not|without)[ _-](.+)")
+
+
+def clean_name(text: str) -> str:
+    """A class name as it is compared and shown.
+
+    Accents are composed (NFC), marks that nobody sees go, any run of white space is one space, and
+    quotes around the whole name go with the white space around it.
+    """
+    name = " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
+    quoted = _QUOTED.fullmatch(name)
+    return quoted[2].strip() if quoted else name
+
+
+def written_forms(name: str) -> tuple[str, ...]:
+    """The name itself, then with accents composed, as most write, and apart, as macOS does."""
+    if name.isascii():
+        return (name,)
+    return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+
+
+def is_background(name: str) -> bool:
+    """Tell the background's name, in any case, from the name of a class."""
+    return clean_name(name).strip("_").casefold() == "background"
+
+
+def foreground(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes as the tags of a photo: clean, each once, without the background's."""
+    cleaned = map(clean_name, names)
+    return tuple(dict.fromkeys(name for name in cleaned if name and not is_background(name)))
+
+
+def says_none(name: str) -> bool:
+    """Tell a word for "none of the classes": the background's, ``negative``, ``none``, ..."""
+    return is_background(name) or clean_name(name).strip("_-<>").casefold() in _NONE
+
+
+def without_none(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ...]:
+    """The same without any word for "none of the classes", unless it is a known name."""
+    return tuple(name for name in foreground(names) if name in known or not says_none(name))
+
+
+def split_tags(labels: str | Sequence[str], known: Collection[str] = ()) -> tuple[str, ...]:
+    """Class names in one field of a tag file.
+
+    Text is, by the first that holds: a known name; a list (``['cow', 'dog']``); names between
+    separators, which are ``;``, ``|``, ``,``, tabs and ends of lines; names between spaces. A list
+    has one name an item. Words for "none of the classes" are left out unless they are known.
+
+    Args:
+        labels: Text, or a list of names.
+        known: Class names, clean.
+
+    Returns:
+        Clean names, each once, in their order.
+
+    Raises:
+        ValueError: If a list holds other things than names, or a name that is not known and seems
+            to be several.
+    """
+    if isinstance(labels, str):
+        parts = _parts(labels, known)
+    else:
+        parts = [_item(item, known) for item in labels]
+    return without_none(parts, known)
+
+
+def is_separated(labels: str | Sequence[str]) -> bool:
+    """Whether the names in a field are surely whole, be there spaces in them."""
+    if not isinstance(labels, str):
+        return True
+    text = labels.strip()
+    return bool(_SEPARATORS.search(text) or _LIST.fullmatch(text))
+
+
+def name_warnings(classes: Sequence[str]) -> list[str]:
+    """What is odd about the names of classes taken together."""
+    warnings = []
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(re.sub(r"[ _-]", "", name.casefold()), []).append(name)
+    for twins in alike.values():
+        if len(twins) > 1:
+            same = len({name.casefold() for name in twins}) == 1
+            warnings.append(
+                f"{', '.join(twins)} differ in case{'' if same else ', spaces or hyphens'} alone"
+                f" and are {len(twins)} classes; write them alike if they are one"
+            )
+    for name in classes:
+        if says_none(name) or _denies(name, classes):
+            warnings.append(
+                f"{name!r} is a class of its own, though its name says what a photo does not show;"
+                " if its photos show none of the classes, leave them without tags or, in class"
+                " folders, put them into negatives/"
+            )
+    return warnings
+
+
+def _denies(name: str, classes: Sequence[str]) -> bool:
+    """Whether a name is another one with "no" before it."""
+    denied = _ABSENT.fullmatch(name.casefold())
+    if denied is None:
+        return False
+    thing = denied[1].removesuffix("s")
+    return any(thing in other.casefold() for other in classes if other != name)
+
+
+def _parts(text: str, known: Collection[str]) -> Sequence[str]:
+    whole, text = clean_name(text), text.strip()
+    if whole in known:
+        return [whole]
+    if _LIST.fullmatch(text):
+        return _listed(text)
+    return _SEPARATORS.split(text) if _SEPARATORS.search(text) else text.split()
+
+
+def _listed(text: str) -> list[str]:
+    """Names of a list that was written as text."""
+    commas = _NEXT_QUOTE.sub(", ", text)  # numpy writes none
+    found: object = None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(commas)
+            break
+        except (ValueError, SyntaxError, TypeError):
+            continue
+    else:
+        inner = text[1:-1]
+        return inner.split(",") if "," in inner else inner.split()
+    if not found:
+        return []
+    items = list(found) if isinstance(found, list | tuple | set) else [found]
+    if not all(item is None or isinstance(item, str | int | float) for item in items):
+        raise ValueError(f"{text[:40]!r} is no list of names; write the names, separated by ';'")
+    names = [str(item) for item in items]
+    return sorted(names) if isinstance(found, set) else names
+
+
+def _item(item: str, known: Collection[str]) -> str:
+    name = clean_name(item)
+    if name not in known and _SEPARATORS.search(item.strip()):
+        raise ValueError(
+            f"{name!r} seems to be several names in one item of a list; write each as an item of"
+            " its own, or add it to classes.txt if it is one class"
+        )
+    return name
