@@ -249,8 +249,7 @@ def _do_export(parsed: Namespace) -> int:
     for name in ("masks", "photos"):
         if getattr(parsed, name) is not None:
             raise ValueError(f"--{name} goes with --format coco, got --format {parsed.format}")
-    height, width = parsed.size
-    print(export(parsed.model, Path(parsed.out), parsed.format, (height, width)))
+    print(export(parsed.model, Path(parsed.out), parsed.format, parsed.size))
     return 0
 
 
