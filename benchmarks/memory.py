@@ -74,7 +74,7 @@ def main() -> None:
         "command": "python benchmarks/memory.py",
         "environment": environment(0),
         "labels": LABELS,
-        "rows": rows,
+        "memory": rows,
     }
     if options.json is not None:
         write_text(options.json, json.dumps(content, indent=1) + "\n")
