@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
-from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos
+from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos, unwritten
 from dscnet.data.io import read_image
 from dscnet.labels.crf import dense_crf
 from dscnet.labels.files import whole_file
@@ -25,7 +25,7 @@ from dscnet.labels.pseudo_label import write_label
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
-from dscnet.types import DscnetError
+from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
 
@@ -161,7 +161,7 @@ class Predictor:
     ) -> list[str]:
         """Write ``masks/ID.png`` (palette PNG) for every photo; if asked, an overlay too.
 
-        A photo that cannot be read does not stop the others.
+        A photo that cannot be read, or written because of its name, does not stop the others.
 
         Returns:
             What went wrong, a line a photo; empty if nothing did.
@@ -171,16 +171,21 @@ class Predictor:
         for sample in photos.samples:
             try:
                 image = read_image(sample.image_path)
+                labels = self(image)
+                write_label(masks / f"{sample.image_id}.png", labels)
+                if overlays is not None:
+                    _write_overlay(overlays / f"{sample.image_id}.jpg", image, labels)
             except DscnetError as error:
                 failures.append(str(error))
-                continue
-            labels = self(image)
-            target = masks / f"{sample.image_id}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_label(target, labels)
-            if overlays is not None:
-                _write_overlay(overlays / f"{sample.image_id}.jpg", image, labels)
+            except OSError as error:
+                failures.append(unwritten(sample, error))
         return failures
+
+
+def refuse_failures(failures: Sequence[str]) -> None:
+    """Raise a ``DataError`` with what ``write`` returned, where every photo must have its mask."""
+    if failures:
+        raise DataError("not every photo could be predicted:\n  " + "\n  ".join(failures))
 
 
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
@@ -257,7 +262,9 @@ def _refuse_data_set(out: Path) -> None:
 def _refuse_others_masks(out: Path) -> None:
     """True masks of a data set without a folder of photos, or those of a run."""
     masks, classes = out / "masks", out / "classes.txt"
-    ours = classes.is_file() and classes.read_text(errors="replace").startswith("background\n")
+    ours = classes.is_file() and classes.read_text(encoding="utf-8", errors="replace").startswith(
+        "background\n"
+    )
     if not ours and masks.is_dir() and any(masks.iterdir()):
         raise DscnetError(
             f"{masks}: expected no masks, or those of an earlier `dscnet predict`, which leaves a"

@@ -8,6 +8,7 @@ from dscnet.data.datasets import (
     keep_photos,
     open_dataset,
     open_photos,
+    unwritten,
 )
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
@@ -37,4 +38,5 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_saliency",
+    "unwritten",
 ]

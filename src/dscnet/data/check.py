@@ -10,11 +10,21 @@ from pathlib import Path
 import torch
 
 from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset
-from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
+from dscnet.data.io import (
+    LOSSES,
+    image_size,
+    photo_losses,
+    photo_traits,
+    read_image,
+    read_mask,
+    read_saliency,
+)
 from dscnet.data.tag_files import first_few
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 _SHOWN = 20
+# Values of 12 bits come out below this where 16 bits are scaled to 8.
+_DARK = 16
 # What a run trains on and measures unless it is told otherwise.
 _USUAL_SPLITS = ("train", "val")
 
@@ -87,19 +97,26 @@ def check_dataset(
         return report
     sizes = []
     traits: dict[str, list[str]] = defaultdict(list)
+    losses: dict[str, list[str]] = defaultdict(list)
+    dark = []
     black = []
     labels: set[int] = set()
     brightest: list[float] = []
     for sample in photo_set.samples:
         try:
             size = image_size(sample.image_path)
-            read_image(sample.image_path)
+            brightest_value = int(read_image(sample.image_path).max())
+            found = photo_traits(sample.image_path)
+            lost = photo_losses(sample.image_path)
         except DataError as error:
             report.errors.append(str(error))
             continue
         sizes.append(size)
-        for trait in photo_traits(sample.image_path):
-            traits[trait].append(sample.image_id)
+        for kind, names in ((traits, found), (losses, lost)):
+            for name in names:
+                kind[name].append(sample.image_id)
+        if "16-bit" in found and brightest_value < _DARK:
+            dark.append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
         report.errors += _mask_errors(sample, size, photo_set.num_classes, labels)
         errors, peak = _check_saliency(sample, size, need_saliency)
@@ -109,6 +126,15 @@ def check_dataset(
         if peak == 0 and sample.tags:
             black.append(sample.image_id)
     report.warnings += _value_warnings(photo_set.name, labels, brightest)
+    for loss, ids in losses.items():
+        report.warnings.append(
+            f"{len(ids)} photos hold {loss}, which are not read: {first_few(ids)}; {LOSSES[loss]}"
+        )
+    if dark:
+        report.warnings.append(
+            f"{len(dark)} 16-bit photos are nearly black, for their values use 12 bits or fewer: "
+            f"{first_few(dark)}; save them with 8 bits, the brightest value at 255"
+        )
     if black:
         report.warnings.append(
             f"{len(black)} tagged photos have an all-black saliency map, which says that nothing "
