@@ -166,6 +166,31 @@ def unsafe_calls(source: str, module: str) -> Iterator[str]:
             yield f"{module}:{node.lineno} torch.save: weights are written as safetensors"
 
 
+def locale_reads(source: str, module: str) -> Iterator[str]:
+    """Text files whose encoding is left to the machine."""
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, given = node.func.attr, {keyword.arg for keyword in node.keywords}
+        modes = [ast.unparse(argument) for argument in node.args]
+        text = name in ("read_text", "write_text") or (
+            # Path.open, not that of Pillow or of archives, which take a file.
+            name == "open" and (not modes or modes[0] in ("'r'", "'w'", "'a'"))
+        )
+        if text and "encoding" not in given:
+            yield f"{module}:{node.lineno} {name} without encoding"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_text_depends_on_the_machines_encoding(module):
+    assert list(locale_reads((PACKAGE / module).read_text(encoding="utf-8"), module)) == []
+
+
+@pytest.mark.parametrize("line", ["path.read_text()", "path.open()", "path.open('w', newline='')"])
+def test_text_without_encoding_is_found(line):
+    assert len(list(locale_reads(line, "x.py"))) == 1
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__.py"])
 def test_every_module_imports_only_what_its_place_may(module):
     assert list(breaches((PACKAGE / module).read_text(), module)) == []

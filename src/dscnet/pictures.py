@@ -63,6 +63,10 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except MemoryError as error:
         raise DataError(f"{path}: does not fit into memory; scale it down") from error
     except _UNDECODABLE as error:
+        if isinstance(error, OSError) and error.errno:  # not the decoder's, which has no number
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); allow it to be, or remove it"
+            ) from error
         raise DataError(f"{path}: cannot be decoded ({error}); re-export or remove it") from error
 
 

@@ -81,7 +81,7 @@ def left_out_notes(left_out: Sequence[Path], root: Path) -> list[str]:
     more = ", ..." if len(left_out) > 5 else ""
     return [
         f"{len(left_out)} hidden files and files of system folders in {root} are left out "
-        f"({shown}{more}); rename them if they are meant"
+        f"({shown}{more}); move or rename them if they are meant"
     ]
 
 

@@ -23,7 +23,7 @@ from dscnet.data.tag_files import first_few
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 _SHOWN = 20
-# Values of 12 bits come out below this where 16 bits are scaled to 8.
+# Values of 12 bits reach no more than this where 16 bits are scaled to 8.
 _DARK = 16
 # What a run trains on and measures unless it is told otherwise.
 _USUAL_SPLITS = ("train", "val")
@@ -115,7 +115,7 @@ def check_dataset(
         for kind, names in ((traits, found), (losses, lost)):
             for name in names:
                 kind[name].append(sample.image_id)
-        if "16-bit" in found and brightest_value < _DARK:
+        if "16-bit" in found and brightest_value <= _DARK:
             dark.append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
         report.errors += _mask_errors(sample, size, photo_set.num_classes, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +163,9 @@ def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:
     Raises:
         DataError: If a target is one of the photos.
     """
-    photos = {sample.image_path.resolve() for sample in samples}
-    lost = [target for target in targets if target.resolve() in photos]
+    # Unlike Path.resolve, it bears links that lead to themselves.
+    photos = {os.path.realpath(sample.image_path) for sample in samples}
+    lost = [target for target in targets if os.path.realpath(target) in photos]
     if lost:
         raise DataError(
             f"{lost[0]}: expected a file to write, found one of the photos, which it would"
