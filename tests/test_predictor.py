@@ -288,13 +288,9 @@ def test_a_photo_that_fails_does_not_stop_the_others(tmp_path, run_of_brightness
     (photos / "gone.png").symlink_to("nowhere.png")
     failures = module.predict(photos, "run", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["zz.png"]
-    told = (
-        "p.png: what was made of it cannot be",
-        "bad.png: cannot be decoded",
-        "gone.png: no such",
-    )
-    assert [any(text in line for line in failures) for text in told] == [True] * 3
-    assert len(failures) == 3
-    with pytest.raises(DscnetError, match=r"not every photo could be predicted:\n .*bad\.png"):
+    first, second, third = failures
+    assert "p.png: what was made of it cannot be written (File name too long)" in first
+    assert "bad.png: cannot be decoded" in second and "gone.png: no such file" in third
+    with pytest.raises(DscnetError, match="not every photo could be predicted:"):
         refuse_failures(failures)
     refuse_failures([])

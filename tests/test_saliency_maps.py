@@ -95,9 +95,8 @@ def test_networks_of_several_maps_are_refused_by_name(photos, rembg, tmp_path, c
 
 def test_a_map_of_another_size_is_a_failure(photos, rembg, tmp_path, monkeypatch):
     def stacked(photo, *, session, only_mask):
-        return Image.new(
-            "L", (photo.width, 3 * photo.height if photo.width == 10 else photo.height)
-        )
+        times = 3 if photo.width == 10 else 1
+        return Image.new("L", (photo.width, times * photo.height))
 
     monkeypatch.setattr(sys.modules["rembg"], "remove", stacked)
     (failure,) = make_saliency(photos, tmp_path / "out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar, cast
 
 import timm
@@ -217,12 +217,15 @@ def normalisation(name: str, weights: str = "none") -> tuple[Colour, Colour]:
     return cast(Colour, tuple(config.mean)), cast(Colour, tuple(config.std))
 
 
-def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
+def feature_net(
+    name: str, output_stride: int, *, strides: Collection[int] = OUTPUT_STRIDES
+) -> tuple[nn.Module, int]:
     """Build timm's feature extractor, dilated to a stride or having it by nature.
 
     Args:
         name: A timm model.
         output_stride: Stride of the last map.
+        strides: Those that may be advised instead.
 
     Returns:
         The extractor, and the number that the sides of its photos must be multiples of.
@@ -251,7 +254,7 @@ def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
         raise refuse_one_size(name)
     if not offered:
         raise DscnetError(f"backbone {name!r} offers no feature maps in timm; choose another")
-    instead = f"output_stride={offered[-1]} or " if _offers(name, offered[-1]) else ""
+    instead = f"output_stride={offered[-1]} or " if _offers(name, offered[-1], strides) else ""
     raise DscnetError(
         f"backbone {name!r} does not offer output stride {output_stride}: its maps have strides "
         f"{', '.join(map(str, offered))} and the last is used. Choose {instead}"
@@ -259,9 +262,9 @@ def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
     )
 
 
-def _offers(name: str, output_stride: int) -> bool:
-    """Whether :func:`create_backbone` would take a model at this stride."""
-    if output_stride not in OUTPUT_STRIDES:
+def _offers(name: str, output_stride: int, strides: Collection[int]) -> bool:
+    """Whether a model can be had at one of these strides."""
+    if output_stride not in strides:
         return False
     try:
         with torch.device("meta"):

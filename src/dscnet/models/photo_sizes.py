@@ -41,8 +41,7 @@ def refuse_one_size(name: str) -> DscnetError:
     """The error for a model that takes photos of one size alone."""
     return DscnetError(
         f"backbone {name!r} takes photos of one size alone, for which its positions were learned;"
-        " choose one that takes any, such as tf_efficientnet_lite0, resnet50 or, at output stride"
-        " 16, vit_small_patch16_224"
+        " choose one that takes any, such as tf_efficientnet_lite0 or resnet50"
     )
 
 

@@ -137,7 +137,8 @@ def create_segmenter(
             classes=num_labels,
         )
     except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
-        feature_net(backbone, output_stride)  # says so if the name or the stride is the trouble
+        # Says so if the name or the stride is the trouble.
+        feature_net(backbone, output_stride, strides=tuple(ATROUS_RATES))
         raise DscnetError(
             f"backbone {backbone!r} cannot carry DeepLabV3+, which needs maps of strides 4 to 32; "
             "choose a convolutional backbone such as tf_efficientnet_lite0 or resnet50"
