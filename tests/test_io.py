@@ -42,6 +42,20 @@ def png(path, width, height, bits, colour_type, rows):
     return path
 
 
+def turned(upright, orientation):
+    """What is stored of an upright picture whose tag says how to turn it."""
+    return {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+
+
 def colours(height=4, width=6):
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -128,22 +142,24 @@ def test_cmyk_photos_are_converted(tmp_path):
 def test_exif_orientation_is_undone(tmp_path, orientation, ending, options):
     """Each stored picture is the upright one moved so that the tag's meaning brings it back."""
     upright = colours(4, 6)
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
+    stored = turned(upright, orientation)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = save(tmp_path / f"a.{ending}", np.ascontiguousarray(stored), exif=exif, **options)
     np.testing.assert_array_equal(pixels(read_image(path)), upright)
     assert image_size(path) == (4, 6)
     assert ("rotated by EXIF" in photo_traits(path)) == (orientation > 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_plain_tiffs_that_pillow_maps_are_turned_too(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    upright = colours(4, 6)[..., :1]
+    stored = np.ascontiguousarray(turned(upright, orientation)[..., 0])
+    path = save(tmp_path / "a.tif", stored, exif=exif)
+    assert image_size(path) == (4, 6)
+    np.testing.assert_array_equal(pixels(read_image(path))[..., :1], upright)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -260,6 +276,14 @@ def test_a_fourth_band_that_is_no_transparency_is_dropped_and_told(tmp_path, ext
         assert "transparent" not in photo_traits(path)
         (loss,) = photo_losses(path)
         assert loss.startswith("bands") and loss in LOSSES
+
+
+def test_alpha_that_nobody_filled_leaves_the_colours(tmp_path):
+    bands = four_bands(0)
+    for name in ("a.png", "a.tif"):
+        path = save(tmp_path / name, bands)
+        np.testing.assert_array_equal(pixels(read_image(path)), bands[..., :3])
+        assert "transparent" not in photo_traits(path) and len(photo_losses(path)) == 1
 
 
 def test_a_fourth_band_that_is_transparency_is_laid_over_white(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dscnet.types import IGNORE_INDEX, DataError
 
@@ -51,7 +51,8 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         # Pillow warns of odd metadata and of large photos; both are readable.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            # Not by its name: Pillow would map plain TIFFs into memory and turn them wrongly.
+            with path.open("rb") as file, Image.open(file) as image:
                 yield image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; add it or remove what refers to it") from error
@@ -62,6 +63,10 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         ) from error
     except MemoryError as error:
         raise DataError(f"{path}: does not fit into memory; scale it down") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path}: cannot be decoded (no picture of a known kind); re-export or remove it"
+        ) from error
     except _UNDECODABLE as error:
         if isinstance(error, OSError) and error.errno:  # not the decoder's, which has no number
             raise DataError(

@@ -67,7 +67,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def photo_traits(path: str | Path) -> tuple[str, ...]:
     """Say what ``read_image`` will have to convert; mostly nothing.
 
-    The header tells, but for the fourth band of a TIFF, whose values are looked at.
+    The header tells, but for alpha, whose values are looked at.
 
     Raises:
         DataError: If the file is missing or no image.
@@ -148,18 +148,18 @@ def _eight_bits(image: Image.Image, inverted: bool) -> Image.Image:
 def _is_transparent(image: ImageFile.ImageFile) -> bool:
     """Whether a photo has an alpha band, or a colour, that says where it is transparent.
 
-    The fourth band of a TIFF is often another channel, such as near infrared, and many programs
+    Alpha of nothing but zeros would leave nothing to see: it is a band that nobody filled. The
+    fourth band of a TIFF is often another channel, such as near infrared, and many programs
     declare it alpha or nothing. True alpha is mostly opaque or nothing, with soft edges between.
     """
     if image.mode not in _WITH_ALPHA:
         return "transparency" in image.info
-    if not isinstance(image, TiffImageFile):
-        return True
-    if _tag(image, _EXTRA_SAMPLES, 0) == 0:
+    tiff = isinstance(image, TiffImageFile)
+    if tiff and _tag(image, _EXTRA_SAMPLES, 0) == 0:
         return False
     alpha = np.asarray(image.getchannel(image.getbands()[-1]))
-    clear = int((alpha == 0).sum())
-    return clear < alpha.size and 2 * (clear + int((alpha == 255).sum())) >= alpha.size
+    whole = int((alpha == 0).sum() + (alpha == 255).sum())
+    return bool(alpha.any()) and not (tiff and 2 * whole < alpha.size)
 
 
 def _num_colours(image: ImageFile.ImageFile) -> int:
