@@ -265,6 +265,33 @@ def with_saliency(photos, folder):
     return folder
 
 
+def test_large_photos_are_reduced_when_they_are_read_and_their_maps_with_them(tmp_path):
+    """Four quarters of a colour, label and saliency each: halved, they are still quarters."""
+    quarters = np.where(np.arange(40)[:, None] < 20, 0, 2) + np.where(np.arange(60) < 30, 0, 1)
+    image = save(tmp_path / "p.jpg", np.stack([quarters * 80] * 3, -1).astype(np.uint8))
+    for name in ("labels", "saliency"):
+        (tmp_path / name).mkdir()
+    save(tmp_path / "labels" / "p.png", quarters)
+    save(tmp_path / "saliency" / "p.png", quarters * 80)
+    made = PhotoSet("one", ("a", "b", "c"), (Sample("p", image, (0,), None),))
+    transform = TrainTransform(4, long_side=(8, 15), jitter=0, mean=HALF, std=HALF)
+    assert transform.read_side == 30
+    dataset = PhotoDataset(
+        made,
+        transform,
+        mask_dir=tmp_path / "labels",
+        saliency_dir=tmp_path / "saliency",
+        long_side=transform.read_side,
+    )
+    photo, mask, saliency = dataset._read(0)
+    assert photo.shape[1:] == mask.shape == saliency.shape[1:] == (20, 30)
+    inner = (slice(None, None, 13), slice(None, None, 23))
+    assert mask[inner].tolist() == [[0, 1], [2, 3]]
+    torch.testing.assert_close(saliency[0][inner] * 255 / 80, mask[inner].float())
+    assert ((photo[0][inner] / 80).round() == mask[inner]).all()
+    assert dataset[0].image.shape == (3, 4, 4)
+
+
 def test_saliency_comes_from_a_folder_and_is_varied_with_the_photo(photos, tmp_path):
     folder = with_saliency(photos, tmp_path)
     dataset = train(photos, saliency_dir=folder)

@@ -12,6 +12,8 @@ from torch import nn
 from dscnet import predictor as module
 from dscnet.build import build_segmenter
 from dscnet.config import Config, ModelConfig, SegmentConfig
+from dscnet.data import open_photos
+from dscnet.data.scale import PhotoScale
 from dscnet.labels import read_label, write_label
 from dscnet.labels.crf import dense_crf
 from dscnet.predictor import TEST_CRF, Predictor, refuse_failures, restore, store
@@ -105,6 +107,53 @@ def test_scores_are_averaged_over_sizes_and_mirror_images_before_the_softmax(fli
 def test_a_photo_smaller_than_a_scaled_pixel():
     net = Predictor(Brightness(), ("bright",), mean=HALF, std=HALF, scales=(0.1, 1.0))
     assert net(torch.full((3, 3, 1), 255, dtype=torch.uint8)).tolist() == [[1]] * 3
+
+
+class Sizes(Brightness):
+    """Notes the sizes that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, image, tags=None):
+        self.seen.append(tuple(image.shape[-2:]))
+        return super().forward(image, tags)
+
+
+@pytest.mark.parametrize("times", [0.5, 1, 3, 8])
+def test_a_photo_of_any_resolution_is_seen_as_large_as_in_training(times, tmp_path):
+    own = (round(20 * times), round(30 * times))
+    image = torch.zeros(3, *own, dtype=torch.uint8)
+    image[:, :, own[1] // 2 :] = 255
+    network = Sizes()
+    net = Predictor(
+        network, ("bright",), mean=HALF, std=HALF, scale=PhotoScale(30), scales=(1.0, 1.5)
+    )
+    labels = net(image)
+    assert set(network.seen) == {(20, 30), (30, 45)}
+    assert labels.shape == own, "labels are those of the photo's own pixels"
+    assert (labels == (np.arange(own[1]) >= own[1] // 2)).mean() > 0.97
+    assert net.work_probabilities(image, own).shape == (2, 20, 30)
+    assert net.read_side == 45
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "p.png")
+    assert net.write(open_photos(tmp_path), tmp_path / "masks") == []
+    assert (read_label(tmp_path / "masks" / "p.png") == labels).mean() > 0.97
+
+
+def test_tiles_are_seen_one_by_one_and_each_pixel_is_labelled(generator):
+    network = Sizes()
+    net = Predictor(network, ("bright",), mean=HALF, std=HALF, flip=False, scale=PhotoScale(30))
+    tiled = Predictor(
+        network, ("bright",), mean=HALF, std=HALF, flip=False, scale=PhotoScale(30, tiles=2)
+    )
+    image = torch.randint(0, 2, (1, 4, 6), generator=generator, dtype=torch.uint8) * 255
+    image = image.repeat_interleave(20, 1).repeat_interleave(20, 2).expand(3, -1, -1)
+    labels = tiled(image)
+    assert set(network.seen) == {(30, 30)} and len(network.seen) == 6
+    # This network sees each pixel by itself, so that tiles alone make no difference.
+    assert (labels == net(image)).mean() > 0.95
+    assert (labels == image[0].numpy() // 255).mean() > 0.95
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from dscnet.config import Config
@@ -45,6 +46,16 @@ def test_config_round_trip_and_environment(tmp_path):
     folder.write_config(config)
     assert folder.read_config() == config
     assert '"seed": 5' in folder.environment.read_text()
+
+
+def test_a_run_of_a_version_without_scales_saw_photos_at_their_own_size(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config(Config(data="photos"))
+    stored = yaml.safe_load(folder.config.read_text())
+    assert folder.read_config().scale.relative_to == "training"
+    del stored["scale"]
+    folder.config.write_text(yaml.safe_dump(stored))
+    assert folder.read_config().scale.relative_to == "photo"
 
 
 def test_a_foreign_config_is_refused(tmp_path):

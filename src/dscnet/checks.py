@@ -23,6 +23,7 @@ from dscnet.build import (
 from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import available_splits, check_dataset
 from dscnet.data.overlap import compare_splits
+from dscnet.data.small_objects import small_object_notes
 from dscnet.data.split_lists import missing_split_notes
 from dscnet.data.tag_files import first_few
 from dscnet.job import Job
@@ -372,6 +373,11 @@ def _held_here(backbone: str, weights: str) -> bool:
     return False
 
 
+def size_notes(job: Job) -> list[str]:
+    """Which things are too small for the network, at the size that it sees photos at."""
+    return small_object_notes(job.train, build_scale(job.config), job.config.model.output_stride)
+
+
 def check_photos(job: Job) -> None:
     """Refuse photos that training or labelling would stumble over, all of them at once."""
     config = job.config
@@ -384,7 +390,7 @@ def check_photos(job: Job) -> None:
     else:
         report.add(check_dataset(job.val, min_size=stride))
         compare_splits(job.train, job.val, report)
-    for line in (*report.info, *report.warnings):
+    for line in (*report.info, *report.warnings, *size_notes(job)):
         log.info("data: %s", line)
     if not report.ok:
         raise DataError("the data set cannot be used as it is:\n  " + "\n  ".join(report.errors))

@@ -24,6 +24,7 @@ from dscnet.checks import (
     check_place,
     check_settings,
     check_trainings,
+    size_notes,
 )
 from dscnet.config import Config, MethodConfig, SegmentConfig
 from dscnet.data import available_splits, open_dataset
@@ -66,7 +67,7 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
 
 
 def needs_of(config: Config) -> str:
-    """What a run of these settings needs, in a line.
+    """What a run of these settings needs, and which things are too small for it: a line each.
 
     Raises:
         DscnetError: As for :func:`run`, for what it would refuse.
@@ -74,7 +75,7 @@ def needs_of(config: Config) -> str:
     job = open_run(config, RunFolder(Path("runs")), progress=False)
     needs = measure_needs(job)
     refuse_what_cannot_fit(job, needs)
-    return needs.text()
+    return "\n".join([*size_notes(job), needs.text()])
 
 
 def run(
