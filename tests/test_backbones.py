@@ -145,7 +145,8 @@ def test_a_model_with_few_maps_repeats_its_earliest(channels, expected):
     backbone = Backbone(FakeNet(channels), name="fake", mean=grey, std=grey, multiple=8)
     maps = backbone(torch.zeros(1, 3, 9, 8))
     assert backbone.channels == expected
-    assert [tuple(f.shape) for f in maps] == [(1, c, 4, 2) for c in expected]
+    # Padded to 16 x 8, of which 12 x 8 are the photo's cells of 4 pixels.
+    assert [tuple(f.shape) for f in maps] == [(1, c, 3, 2) for c in expected]
     assert [f.mean().item() for f in maps] == list(expected)
 
 
@@ -182,6 +183,38 @@ def test_unknown_name_lists_the_nearest():
         create_backbone("resnet51", weights="none")
     with pytest.raises(DscnetError, match=r"tag of resnet18; its tags: a1_in1k"):
         create_backbone("resnet18.nonsense", weights="none")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "multiple"), [("test_maxvit", 32, 160), ("halonet26t", 16, 128)]
+)
+def test_trunks_of_windows_are_padded_to_them_and_their_maps_cut(name, stride, multiple):
+    backbone = create_backbone(name, output_stride=stride, weights="none", frozen_stages=0).eval()
+    assert backbone.multiple == multiple
+    image = torch.randn(1, 3, 70, 170, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = backbone(image)
+        whole = backbone.net(pad_to_multiple(image, multiple))[-1]
+    rows, columns = -(-70 // stride), -(-170 // stride)
+    assert maps[-1].shape[-2:] == (rows, columns)
+    torch.testing.assert_close(maps[-1], whole[..., :rows, :columns])
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "beit_base_patch16_224", "botnet26t_256"])
+def test_trunks_of_one_photo_size_are_refused_with_others_that_work(name):
+    told = pytest.raises(DscnetError, match=f"'{name}' takes photos of one size alone")
+    with torch.device("meta"), told as caught:
+        create_backbone(name, weights="none", frozen_stages=0)
+    for other in ("tf_efficientnet_lite0", "resnet50"):
+        assert other in str(caught.value)
+        with torch.device("meta"):
+            create_backbone(other, weights="none", frozen_stages=0)
+
+
+def test_a_stride_is_named_only_if_it_can_be_had():
+    for name in ("coat_mini", "eva02_base_patch14_224"):
+        with pytest.raises(DscnetError, match="Choose a backbone"), torch.device("meta"):
+            create_backbone(name, weights="none", frozen_stages=0)
 
 
 def test_a_family_that_refuses_a_stride_says_which_it_has():

@@ -309,3 +309,22 @@ def test_splits_without_train_are_warned_of(listed):
     report = check_path(listed(train_aug="ac", val="b"))
     assert report.ok and len(report.warnings) == 1
     assert "no split 'train' (its splits are train_aug, val)" in report.warnings[0]
+
+
+def test_what_is_not_read_of_photos_is_warned_of(good, tmp_path):
+    page = Image.new("RGB", (48, 40))
+    pages = save(tmp_path / "pages.tif", np.zeros((40, 48, 3)), save_all=True, append_images=[page])
+    report = check_dataset(with_sample(good, image_path=pages))
+    assert report.ok
+    (warning,) = report.warnings
+    assert warning.startswith("1 photos hold pages after the first, which are not read: a; save")
+
+
+@pytest.mark.parametrize(("peak", "warned"), [(4095, True), (65535, False), (255, False)])
+def test_sixteen_bit_photos_of_twelve_bits_are_warned_of(good, tmp_path, peak, warned):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((40, 48), peak, np.uint16)).save(path)
+    warnings = check_dataset(with_sample(good, image_path=path)).warnings
+    assert [text.startswith("1 16-bit photos are nearly black") for text in warnings] == (
+        [True] if warned else []
+    )

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -257,3 +259,39 @@ def test_table_shows_masks_without_a_labelled_pixel():
     text = metrics_table({"segmenter": section, "rounds": rounds})
     assert text.splitlines()[3].split() == ["segmenter", "val", "2", "-"]
     assert text.splitlines()[4] == "round 1: segmenter -"
+
+
+def test_names_that_the_terminal_cannot_show_stop_nothing(two_masks, tmp_path):
+    (tmp_path / "classes.txt").write_text("\u725b\n", encoding="utf-8")
+    target = tmp_path / "numbers.json"
+    command = [sys.executable, "-m", "dscnet.cli", *two_masks, "--json", str(target)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u725b" in done.stdout
+    assert json.loads(target.read_text(encoding="utf-8"))["iou"]["\u725b"] == 1
+
+
+def test_evaluate_writes_before_it_prints(two_masks, tmp_path, monkeypatch):
+    target = tmp_path / "numbers.json"
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main([*two_masks, "--json", str(target)]) == 1
+    assert target.exists()
+
+
+def test_evaluate_lists_what_it_could_not_measure_at_the_end(two_masks, tmp_path, capsys):
+    (tmp_path / "pred" / "my photo.png").write_bytes(b"no picture")
+    hidden = tmp_path / "gt" / ".ipynb_checkpoints" / "x.png"
+    hidden.parent.mkdir()
+    Image.new("L", (2, 2)).save(hidden)
+    assert main(two_masks) == 1
+    said = capsys.readouterr()
+    assert "1 photos, percent" in said.out
+    first, *_, last = said.err.splitlines()
+    assert first.startswith("1 hidden files") and "x.png" in first
+    assert last.startswith("not measured: ") and "my photo.png" in last

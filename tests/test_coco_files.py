@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from dscnet.data.coco_files import find_files, photo_id
+from dscnet.data.coco_files import find_photos, photo_id
 from dscnet.types import DataError
 
 
@@ -16,7 +16,7 @@ def touch(*paths):
 
 def found(root, *names):
     homes = (root / "images", root)
-    pairs = find_files(root / "i.json", homes, [(name, name) for name in names])
+    pairs = find_photos(root / "i.json", homes, [(name, name) for name in names])
     return {name: path.relative_to(root).as_posix() for name, path in pairs}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import unicodedata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dscnet.data.datasets import (
     keep_photos,
     open_dataset,
     open_photos,
+    unwritten,
 )
 from dscnet.data.formats import VOC_CLASSES
 from dscnet.types import DataError
@@ -270,3 +272,19 @@ def test_msrc_is_read_whole(shared_data):
 def test_coco20mini_has_the_voc_classes(shared_data):
     photo_set = open_dataset(shared_data / "coco20mini", "train")
     assert photo_set.classes == VOC_CLASSES and len(photo_set.samples) == 261
+
+
+def test_photos_that_are_links_to_themselves_do_not_stop_the_others(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").symlink_to("b.png")
+    samples = open_photos(tmp_path).samples
+    assert [sample.image_id for sample in samples] == ["a", "b"]
+    keep_photos(samples, [tmp_path / "maps" / "b.png"])
+
+
+def test_a_disk_that_fails_is_no_photos_failure():
+    sample = Sample("a", Path("a.jpg"))
+    told = unwritten(sample, OSError(errno.ENAMETOOLONG, "File name too long"))
+    assert told.startswith("a.jpg: what was made of it cannot be written (File name too long);")
+    with pytest.raises(OSError, match="No space left"):
+        unwritten(sample, OSError(errno.ENOSPC, "No space left on device"))

@@ -415,3 +415,21 @@ def test_hidden_files_are_no_masks(tmp_path):
         (tmp_path / folder / "._a.png").write_bytes(b"\0\5\26\7")
     assert shared_ids(tmp_path / "pred", tmp_path / "gt") == (["a"], 0)
     assert evaluate_folders(tmp_path / "pred", tmp_path / "gt", CLASSES)["num_images"] == 1
+
+
+def test_a_photo_that_cannot_be_measured_does_not_stop_the_others(tmp_path):
+    truth = {name: [[0, 1]] for name in "abc"}
+    pred, gt = write_folder(tmp_path / "pred", truth), write_folder(tmp_path / "gt", truth)
+    (pred / "a.png").write_bytes(b"no picture")
+    write_label(gt / "b.png", np.zeros((1, 1), np.uint8))
+    failures: list[str] = []
+    section = evaluate_folders(pred, gt, CLASSES, failures=failures)
+    assert (section["num_images"], section["iou"]["boat"]) == (1, 1.0)
+    first, second = failures
+    assert "a.png: cannot be decoded" in first and "b.png: 2x1 pixels" in second
+    write_label(pred / "c.png", np.full((1, 2), 9, np.uint8))
+    with pytest.raises(DataError, match="label 9 is none"):
+        evaluate_folders(pred, gt, CLASSES, failures=[])
+    (pred / "c.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"no photo can be measured, the first because: .*a\.png"):
+        evaluate_folders(pred, gt, CLASSES, failures=[])

@@ -21,20 +21,23 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "palette": {"types"},
+    "pictures": {"types"},
+    "walking": {"types"},
     "overlay": {"types", "palette"},
     "config": set(),
     "settings": {"config"},
     "arguments": {"config", "settings", "tables.specs"},
     "losses": {"types", "palette"},
     "context": {"types", "palette"},
-    "labels": {"types", "palette"},
-    "data": {"types", "palette"},
+    "labels": {"types", "palette", "pictures"},
+    "data": {"types", "palette", "pictures", "walking"},
     "models": {"types", "palette", "context"},
     "objective": {"types", "losses", "context"},
     "pair_objective": {"types", "losses", "labels.pairs"},
     "training": {"types", "data"},
     "confusion": {"types"},
-    "evaluation": {"types", "confusion", "labels.pseudo_label", "labels.files"},
+    "label_folders": {"types", "walking"},
+    "evaluation": {"types", "confusion", "label_folders", "labels.pseudo_label", "labels.files"},
     "tag_agreement": {"types"},
     "report": {"types", "palette", "overlay", "labels.pseudo_label", "labels.files"},
     "prepare": {"types", "data", "confusion", "labels.pseudo_label", "labels.files"},
@@ -162,6 +165,31 @@ def unsafe_calls(source: str, module: str) -> Iterator[str]:
             yield f"{module}:{node.lineno} torch.load without weights_only=True"
         if name == "torch.save":
             yield f"{module}:{node.lineno} torch.save: weights are written as safetensors"
+
+
+def locale_reads(source: str, module: str) -> Iterator[str]:
+    """Text files whose encoding is left to the machine."""
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, given = node.func.attr, {keyword.arg for keyword in node.keywords}
+        modes = [ast.unparse(argument) for argument in node.args]
+        text = name in ("read_text", "write_text") or (
+            # Path.open, not that of Pillow or of archives, which take a file.
+            name == "open" and (not modes or modes[0] in ("'r'", "'w'", "'a'"))
+        )
+        if text and "encoding" not in given:
+            yield f"{module}:{node.lineno} {name} without encoding"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_text_depends_on_the_machines_encoding(module):
+    assert list(locale_reads((PACKAGE / module).read_text(encoding="utf-8"), module)) == []
+
+
+@pytest.mark.parametrize("line", ["path.read_text()", "path.open()", "path.open('w', newline='')"])
+def test_text_without_encoding_is_found(line):
+    assert len(list(locale_reads(line, "x.py"))) == 1
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__.py"])

@@ -16,7 +16,7 @@ from dscnet.data import open_photos
 from dscnet.data.scale import PhotoScale
 from dscnet.labels import read_label, write_label
 from dscnet.labels.crf import dense_crf
-from dscnet.predictor import TEST_CRF, Predictor, restore, store
+from dscnet.predictor import TEST_CRF, Predictor, refuse_failures, restore, store
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError, ModelOutput
 
@@ -325,3 +325,21 @@ def test_a_run_without_a_network_says_how_to_train_one(tmp_path):
     RunFolder(tmp_path).write_config(Config())
     with pytest.raises(DscnetError, match="dscnet segment"):
         Predictor.from_run(tmp_path)
+
+
+def test_a_photo_that_fails_does_not_stop_the_others(tmp_path, run_of_brightness):
+    photos = tmp_path / "photos"
+    deep = photos / ("a" * 90) / ("b" * 90) / ("c" * 90)
+    deep.mkdir(parents=True)
+    for path in (deep / "p.png", photos / "zz.png"):
+        Image.new("RGB", (4, 3)).save(path)
+    (photos / "bad.png").write_bytes(b"no photo")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    failures = module.predict(photos, "run", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["zz.png"]
+    first, second, third = failures
+    assert "p.png: what was made of it cannot be written (File name too long)" in first
+    assert "bad.png: cannot be decoded" in second and "gone.png: no such file" in third
+    with pytest.raises(DscnetError, match="not every photo could be predicted:"):
+        refuse_failures(failures)
+    refuse_failures([])

@@ -156,5 +156,5 @@ def test_a_cut_label_file_is_named(tmp_path):
 
 
 def test_a_missing_label_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"none\.png: no such label file"):
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
         read_label(tmp_path / "none.png")

@@ -83,3 +83,39 @@ def test_what_is_missing_is_said(photos, rembg, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rembg", None)
     assert main(["saliency", str(photos), "--out", str(tmp_path / "out")]) == 1
     assert "pip install 'dscnet[saliency]'" in capsys.readouterr().err
+
+
+def test_networks_of_several_maps_are_refused_by_name(photos, rembg, tmp_path, capsys):
+    for name in ("u2net_cloth_seg", "sam"):
+        out = tmp_path / "out"
+        assert main(["saliency", str(photos), "--out", str(out), "--model", name]) == 1
+        assert f"--model {name} gives a m" in capsys.readouterr().err
+        assert rembg == [] and not out.exists()
+
+
+def test_a_map_of_another_size_is_a_failure(photos, rembg, tmp_path, monkeypatch):
+    def stacked(photo, *, session, only_mask):
+        times = 3 if photo.width == 10 else 1
+        return Image.new("L", (photo.width, times * photo.height))
+
+    monkeypatch.setattr(sys.modules["rembg"], "remove", stacked)
+    (failure,) = make_saliency(photos, tmp_path / "out")
+    assert "a.png: is 10 x 8 pixels, and network 'u2net' made 10 x 24 of it" in failure
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_a_map_that_cannot_be_written_does_not_stop_the_others(photos, rembg, tmp_path):
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    (failure,) = make_saliency(photos, tmp_path / "out")
+    assert "a.png: what was made of it cannot be written" in failure
+    assert (tmp_path / "out" / "b.png").is_file()
+
+
+def test_linked_photos_get_maps_and_hidden_ones_are_told(photos, rembg, tmp_path, caplog):
+    (photos / ".hidden").mkdir()
+    Image.new("L", (6, 4)).save(photos / ".hidden" / "c.png")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "trip").symlink_to(photos)
+    assert make_saliency(tmp_path / "all", tmp_path / "out") == []
+    assert (tmp_path / "out" / "trip__a.png").exists()
+    assert "1 hidden files" in caplog.text

@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from dscnet.models.backbones import create_backbone
+from dscnet.models.backbones import create_backbone, pad_to_multiple
 from dscnet.models.segmenter import Segmenter, create_segmenter
 from dscnet.types import DscnetError
 
@@ -137,7 +137,7 @@ def test_values_out_of_range(options, text):
     ("name", "text"),
     [
         ("test_vit", "test_vit.*cannot carry DeepLabV3"),
-        ("densenet121", "densenet121.*does not offer output stride 16"),
+        ("densenet121", "densenet121.*does not offer output stride 16.*Choose a backbone"),
         ("resnet51", "unknown backbone 'resnet51'"),
     ],
 )
@@ -149,3 +149,17 @@ def test_backbones_that_do_not_fit(name, text):
 def test_resnet38_is_refused_by_name():
     with pytest.raises(DscnetError, match="'resnet38' cannot carry DeepLabV3\\+.*choose another"):
         create_segmenter("resnet38", 3, output_stride=8, weights="none")
+
+
+def test_trunks_of_windows_get_photos_padded_to_them(generator):
+    model = create_segmenter("halonet26t", 3, weights="none", decoder_channels=8).eval()
+    assert model.multiple == 128
+    image = torch.randn(1, 3, 70, 90, generator=generator)
+    with torch.no_grad():
+        padded = model.net(pad_to_multiple(image, 128))
+        torch.testing.assert_close(model(image).seg_logits, padded[..., :70, :90])
+
+
+def test_a_trunk_of_one_photo_size_is_refused():
+    with pytest.raises(DscnetError, match="'botnet26t_256' takes photos of one size alone"):
+        create_segmenter("botnet26t_256", 3, weights="none")

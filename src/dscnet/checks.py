@@ -256,8 +256,14 @@ def _check_segmenter(config: Config) -> None:
 
 def _segmenter_on_meta(config: Config) -> torch.nn.Module:
     """The segmentation network without memory, to see that it can be built."""
-    with torch.device("meta"):
-        return build_segmenter(config, 2, pretrained=False)
+    try:
+        with torch.device("meta"):
+            return build_segmenter(config, 2, pretrained=False)
+    except (DscnetError, ValueError) as error:
+        raise type(error)(
+            f"{error} (segment.backbone and segment.output_stride; where they are not set, those of"
+            " model count)"
+        ) from error
 
 
 def _check_rounds(config: Config) -> None:

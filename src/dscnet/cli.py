@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def _do_evaluate(parsed: Namespace) -> int:
 
         folder = RunFolder(Path(parsed.out))
         run_single("evaluate", folder.read_config(), parsed.out)
-        print(folder.metrics.read_text())
+        print(folder.metrics.read_text(encoding="utf-8"))
         return 0
     missing = [f"--{name}" for name in ("pred", "gt", "classes") if parsed[name] is None]
     if missing:
@@ -212,21 +213,26 @@ def _do_evaluate(parsed: Namespace) -> int:
         ids, left_out = evaluation.shared_ids(pred, gt)
         if left_out:
             print(f"{left_out} true masks have no prediction: left out", file=sys.stderr)
+    for note in (*evaluation.left_out(pred), *evaluation.left_out(gt)):
+        print(note, file=sys.stderr)
     classes = read_classes(Path(parsed.classes))
-    section = evaluation.evaluate_folders(pred, gt, classes, ids=ids)
-    print(evaluation.section_text(section))
+    failures: list[str] = []
+    section = evaluation.evaluate_folders(pred, gt, classes, ids=ids, failures=failures)
     if parsed.json is not None:
         evaluation.write_section(Path(parsed.json), section)
-    return 0
+    print(evaluation.section_text(section))
+    for line in failures:
+        print(f"not measured: {line}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _do_predict(parsed: Namespace) -> int:
     from dscnet.predictor import predict
 
     failures = predict(parsed.photos, parsed.model, parsed.out)
+    print(f"masks: {Path(parsed.out) / 'masks'}")
     for line in failures:
         print(f"not predicted: {line}", file=sys.stderr)
-    print(f"masks: {Path(parsed.out) / 'masks'}")
     return 1 if failures else 0
 
 
@@ -234,9 +240,9 @@ def _do_saliency(parsed: Namespace) -> int:
     from dscnet.saliency_maps import make_saliency
 
     failures = make_saliency(parsed.photos, parsed.out, model=parsed.model)
+    print(f"saliency maps: {parsed.out}")
     for line in failures:
         print(f"no map: {line}", file=sys.stderr)
-    print(f"saliency maps: {parsed.out}")
     return 1 if failures else 0
 
 
@@ -340,6 +346,13 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _show_what_can_be_shown() -> None:
+    """A name that the terminal has no letters for must not stop a verb: it is shown in escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _percent(share: float | None) -> str:
     """Without a labelled pixel there is no mIoU."""
     return "-" if share is None else f"{100 * share:.1f}"
@@ -353,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
+    _show_what_can_be_shown()
     # Others' notes, such as the ONNX exporter's of each tensor, would hide those of dscnet.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO)

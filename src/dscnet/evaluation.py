@@ -21,6 +21,7 @@ from dscnet.confusion import (
     pixel_blocks,
     strange_labels,
 )
+from dscnet.label_folders import label_files, left_out, shared_ids
 from dscnet.labels.files import whole_file
 from dscnet.labels.pseudo_label import best_label, read_label
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, check_class_count
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate_pairs",
     "label_files",
     "label_names",
+    "left_out",
     "read_metrics",
     "section_text",
     "shared_ids",
@@ -140,6 +142,7 @@ def evaluate_folders(
     *,
     split: str | None = None,
     ids: Sequence[str] | None = None,
+    failures: list[str] | None = None,
 ) -> dict[str, Any]:
     """Measure a folder of label PNGs against another.
 
@@ -151,13 +154,15 @@ def evaluate_folders(
         classes: Foreground class names.
         split: Name of the photos, for the section.
         ids: Photos to measure; None = all that have ground truth.
+        failures: Takes a line for each photo whose masks cannot be read or differ in size; the
+            others are measured. None = the first such photo is an error.
 
     Returns:
         A section as of :func:`evaluate_pairs`.
 
     Raises:
-        DataError: If a folder or file is missing, a size differs, a label is out of range, or the
-            ground truth shows no class but 255, as masks of the values 0 and 255 do.
+        DataError: If a folder or file is missing, no photo can be measured, a label is out of
+            range, or the ground truth shows no class but 255, as masks of the values 0 and 255 do.
         ValueError: If ``ids`` is empty.
     """
     gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
@@ -183,8 +188,11 @@ def evaluate_folders(
         raise DataError(_missing(pred_dir, missing, len(ids), "prediction", remedy))
     num_labels = len(classes) + 1
     seen = np.zeros(256, dtype=bool)
-    pairs = (_noted(_read_pair(predictions[i], truths[i], num_labels), seen) for i in ids)
+    paths = ((predictions[i], truths[i]) for i in ids)
+    pairs = (_noted(pair, seen) for pair in _readable_pairs(paths, num_labels, failures))
     section = evaluate_pairs(pairs, classes, split=split)
+    if failures and not section["num_images"]:
+        raise DataError(f"no photo can be measured, the first because: {failures[0]}")
     if seen[IGNORE_INDEX] and not seen[BACKGROUND + 1 : IGNORE_INDEX].any():
         raise DataError(
             f"{gt_dir}: its masks show no class; expected labels 1 to {len(classes)}, found only "
@@ -192,33 +200,6 @@ def evaluate_folders(
             "(ignore) is not measured; recode 0/255 masks to label indices: 1 for the first class"
         )
     return section
-
-
-def label_files(folder: Path) -> dict[str, Path]:
-    """PNGs of a folder and its sub-folders by id; hidden files (``._a.png``) are none."""
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() == ".png" and not path.name.startswith(".")
-    }
-
-
-def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
-    """Ids of the photos that have both a prediction and ground truth.
-
-    Returns:
-        The ids, sorted, and how many true masks have no prediction.
-
-    Raises:
-        DataError: If both folders hold masks, but none of one name.
-    """
-    truths, predictions = label_files(Path(gt_dir)).keys(), label_files(Path(pred_dir)).keys()
-    if truths and predictions and not truths & predictions:
-        raise DataError(
-            f"{pred_dir} and {gt_dir} hold no masks of one name, but {min(predictions)}.png and"
-            f" {min(truths)}.png: predict the folder of the photos itself, or rename the masks"
-        )
-    return sorted(truths & predictions), len(truths - predictions)
 
 
 def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
@@ -364,14 +345,34 @@ def _noted(pair: tuple[Labels, Labels], seen: NDArray[np.bool_]) -> tuple[Labels
     return pair
 
 
-def _read_pair(pred_path: Path, gt_path: Path, num_labels: int) -> tuple[Labels, Labels]:
+def _readable_pairs(
+    paths: Iterable[tuple[Path, Path]], num_labels: int, failures: list[str] | None
+) -> Iterable[tuple[Labels, Labels]]:
+    """Prediction and ground truth of each photo; what cannot be read is added to the failures."""
+    for pred_path, gt_path in paths:
+        try:
+            pred, gt = _read_pair(pred_path, gt_path)
+        except DataError as error:
+            if failures is None:
+                raise
+            failures.append(str(error))
+            continue
+        # Labels that are none speak of the list of classes: leaving photos out would hide it.
+        _refuse_strange(pred_path, pred, num_labels)
+        _refuse_strange(gt_path, gt, num_labels)
+        yield pred, gt
+
+
+def _refuse_strange(path: Path, labels: Labels, num_labels: int) -> None:
+    if (strange := strange_labels(labels, num_labels)).size:
+        raise DataError(
+            f"{path}: label {strange[0]} is none of the {num_labels} labels (0 = background, "
+            f"{IGNORE_INDEX} = ignore); check the list of classes and what made the file"
+        )
+
+
+def _read_pair(pred_path: Path, gt_path: Path) -> tuple[Labels, Labels]:
     pred, gt = read_label(pred_path), read_label(gt_path)
-    for path, labels in ((pred_path, pred), (gt_path, gt)):
-        if (strange := strange_labels(labels, num_labels)).size:
-            raise DataError(
-                f"{path}: label {strange[0]} is none of the {num_labels} labels (0 = background, "
-                f"{IGNORE_INDEX} = ignore); check the list of classes and what made the file"
-            )
     if pred.shape != gt.shape:
         sizes = [f"{width}x{height}" for height, width in (pred.shape, gt.shape)]
         raise DataError(

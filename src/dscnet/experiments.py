@@ -286,7 +286,7 @@ def write_results(
 
 
 def _read(path: Path, key: str) -> Any:
-    return json.loads(path.read_text())[key] if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8"))[key] if path.exists() else None
 
 
 def _against(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:

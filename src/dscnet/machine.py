@@ -53,7 +53,7 @@ def free_memory(device: torch.device) -> float | None:
 def _forget_peak() -> None:
     """Let the highest mark of memory begin anew; where that is not allowed it stays."""
     try:
-        _RESET.write_text("5")
+        _RESET.write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -61,7 +61,7 @@ def _forget_peak() -> None:
 def _status(name: str) -> int:
     """A number of bytes of this process, 0 where the system does not tell."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     values = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
@@ -70,7 +70,7 @@ def _status(name: str) -> int:
 
 def _available() -> float | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     values = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
@@ -79,8 +79,8 @@ def _available() -> float | None:
 
 def _left_to_group() -> float | None:
     try:
-        bound = (_GROUP / "memory.max").read_text().strip()
-        taken = (_GROUP / "memory.current").read_text()
+        bound = (_GROUP / "memory.max").read_text(encoding="utf-8").strip()
+        taken = (_GROUP / "memory.current").read_text(encoding="utf-8")
     except OSError:
         return None
     return None if bound == "max" else float(int(bound) - int(taken))

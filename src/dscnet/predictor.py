@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
-from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos
+from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos, unwritten
 from dscnet.data.io import image_size, read_image
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
@@ -29,7 +29,7 @@ from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
-from dscnet.types import DscnetError
+from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")
 
@@ -209,7 +209,7 @@ class Predictor:
     ) -> list[str]:
         """Write ``masks/ID.png`` (palette PNG) for every photo; if asked, an overlay too.
 
-        A photo that cannot be read does not stop the others.
+        A photo that cannot be read, or written because of its name, does not stop the others.
 
         Returns:
             What went wrong, a line a photo; empty if nothing did.
@@ -220,16 +220,21 @@ class Predictor:
             try:
                 size = image_size(sample.image_path)
                 image = read_image(sample.image_path, self.read_side)
+                labels = label_at(self.work_probabilities(image, size), size)
+                write_label(masks / f"{sample.image_id}.png", labels)
+                if overlays is not None:
+                    _write_overlay(overlays / f"{sample.image_id}.jpg", sample.image_path, labels)
             except DscnetError as error:
                 failures.append(str(error))
-                continue
-            labels = label_at(self.work_probabilities(image, size), size)
-            target = masks / f"{sample.image_id}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_label(target, labels)
-            if overlays is not None:
-                _write_overlay(overlays / f"{sample.image_id}.jpg", sample.image_path, labels)
+            except OSError as error:
+                failures.append(unwritten(sample, error))
         return failures
+
+
+def refuse_failures(failures: Sequence[str]) -> None:
+    """Raise a ``DataError`` with what ``write`` returned, where every photo must have its mask."""
+    if failures:
+        raise DataError("not every photo could be predicted:\n  " + "\n  ".join(failures))
 
 
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
@@ -306,7 +311,9 @@ def _refuse_data_set(out: Path) -> None:
 def _refuse_others_masks(out: Path) -> None:
     """True masks of a data set without a folder of photos, or those of a run."""
     masks, classes = out / "masks", out / "classes.txt"
-    ours = classes.is_file() and classes.read_text(errors="replace").startswith("background\n")
+    ours = classes.is_file() and classes.read_text(encoding="utf-8", errors="replace").startswith(
+        "background\n"
+    )
     if not ours and masks.is_dir() and any(masks.iterdir()):
         raise DscnetError(
             f"{masks}: expected no masks, or those of an earlier `dscnet predict`, which leaves a"

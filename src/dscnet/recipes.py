@@ -66,5 +66,5 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def summary(path: Path) -> str:
     """First comment line of a recipe: what it is for."""
-    first = path.read_text().splitlines()[0] if path.stat().st_size else ""
+    first = path.read_text(encoding="utf-8").splitlines()[0] if path.stat().st_size else ""
     return first.lstrip("# ").strip()

@@ -47,7 +47,7 @@ from dscnet.labels.saliency import (
 from dscnet.measuring import label_pairs, truth
 from dscnet.models import AuxSegNet, PlainCam
 from dscnet.objective import AuxSegObjective
-from dscnet.predictor import Predictor, restore
+from dscnet.predictor import Predictor, refuse_failures, restore
 from dscnet.relabelling import relabel, trusted_evidence
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import learn, write_cams
@@ -183,7 +183,7 @@ def write_round_masks(job: Job) -> None:
     for index in range(1, job.config.auxseg.rounds + 1):
         folder = job.folder.round(index)
         fresh_folder(folder.masks)
-        _branch(job.config, folder).write(job.val, folder.masks)
+        refuse_failures(_branch(job.config, folder).write(job.val, folder.masks))
     if job.config.own_branch:
         fresh_folder(job.folder.masks)
         shutil.copytree(folder.masks, job.folder.masks, dirs_exist_ok=True)

@@ -319,7 +319,7 @@ def environment(seed: int) -> dict[str, Any]:
 def processor() -> str:
     """The processor's name as the system tells it; '' where it does not."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next(

@@ -45,7 +45,7 @@ def write_run_report(
         rows=rows,
         classes=train.classes,
         curves=curves,
-        settings=folder.config.read_text(),
+        settings=folder.config.read_text(encoding="utf-8"),
         notes=_notes(config, folder, train),
     )
 
@@ -61,7 +61,7 @@ def loss_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     if not path.exists():
         return {}
     curves: dict[str, list[tuple[float, float]]] = {}
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
                 if name not in ("step", "epoch", "lr") and value:

@@ -24,7 +24,7 @@ from dscnet.data import PhotoDataset
 from dscnet.job import Job
 from dscnet.measuring import label_pairs, truth
 from dscnet.objective import SegmentationObjective
-from dscnet.predictor import Predictor, store
+from dscnet.predictor import Predictor, refuse_failures, store
 from dscnet.relabelling import label_evidence, relabel, trusted_evidence
 from dscnet.run_folder import RunFolder, fresh_folder
 from dscnet.stages import optimise, write_card
@@ -71,7 +71,7 @@ def write_masks(job: Job) -> None:
     for index in range(1, job.config.segment.rounds + 1):
         folder = _network_folder(job, index)
         fresh_folder(folder.masks)
-        _predictor(job.config, folder).write(job.val, folder.masks)
+        refuse_failures(_predictor(job.config, folder).write(job.val, folder.masks))
 
 
 def measure_segmenters(job: Job) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from dscnet.data import PhotoSet, Sample, image_size
 from dscnet.data.formats import VOC_CLASSES, listed_ids, photos_in
 from dscnet.data.tag_files import first_few
 from dscnet.palette import voc_palette
-from dscnet.predictor import Predictor
+from dscnet.predictor import Predictor, refuse_failures
 from dscnet.prepare.voc import PUBLISHED, TEST, devkit_folder
 from dscnet.types import DataError
 
@@ -73,9 +73,7 @@ def submit_voc2012(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".submit-") as scratch:
         masks = Path(scratch) / "masks"
-        failures = predictor.write(photos, masks)
-        if failures:
-            raise DataError("not every photo could be predicted:\n  " + "\n  ".join(failures))
+        refuse_failures(predictor.write(photos, masks))
         archive = Path(scratch) / target.name
         pack(masks, archive, comp=comp)
         sizes = _sizes(photos)

@@ -9,6 +9,7 @@ from dscnet.data.datasets import (
     keep_photos,
     open_dataset,
     open_photos,
+    unwritten,
 )
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
@@ -38,4 +39,5 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_saliency",
+    "unwritten",
 ]

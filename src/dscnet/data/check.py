@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +13,23 @@ from torch import Tensor
 from dscnet.data.agreement import compare_masks
 from dscnet.data.check_report import CheckReport, PhotoFacts
 from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, place_of
-from dscnet.data.io import image_size, photo_traits, read_image, read_mask, read_saliency
+from dscnet.data.io import (
+    LOSSES,
+    image_size,
+    photo_losses,
+    photo_traits,
+    read_image,
+    read_mask,
+    read_saliency,
+)
 from dscnet.data.overlap import compare_splits
 from dscnet.data.split_lists import missing_split_notes, split_home
 from dscnet.data.tag_files import first_few
 from dscnet.data.tag_text import is_background, name_warnings
 from dscnet.types import IGNORE_INDEX, DataError, check_class_count
 
+# Values of 12 bits reach no more than this where 16 bits are scaled to 8.
+_DARK = 16
 # What a run trains on and measures unless it is told otherwise.
 _USUAL_SPLITS = ("train", "val")
 
@@ -77,18 +87,25 @@ def _check_files(
     report.errors += _class_errors(photo_set)
     sizes = []
     traits: dict[str, list[str]] = defaultdict(list)
+    losses: dict[str, list[str]] = defaultdict(list)
+    dark = []
     black = []
     brightest: list[float] = []
     for sample in photo_set.samples:
         try:
             size = image_size(sample.image_path)
             image = read_image(sample.image_path)
+            found = photo_traits(sample.image_path)
+            lost = photo_losses(sample.image_path)
         except DataError as error:
             report.errors.append(str(error))
             continue
         sizes.append(size)
-        for trait in photo_traits(sample.image_path):
-            traits[trait].append(sample.image_id)
+        for kind, names in ((traits, found), (losses, lost)):
+            for name in names:
+                kind[name].append(sample.image_id)
+        if "16-bit" in found and image.max() <= _DARK:
+            dark.append(sample.image_id)
         report.errors += _size_errors(sample, size, min_size)
         errors, labels = _check_mask(sample, size, photo_set.num_classes)
         report.errors += errors
@@ -99,6 +116,7 @@ def _check_files(
             brightest.append(peak)
         if peak == 0 and sample.tags:
             black.append(sample.image_id)
+    report.warnings += _reading_warnings(losses, dark)
     report.warnings += _value_warnings(photo_set.name, brightest)
     if black:
         report.warnings.append(
@@ -204,6 +222,20 @@ def _check_saliency(
         return [str(error)], None
     shape = tuple(saliency.shape[1:])
     return _shape_errors(sample, str(sample.saliency_path), shape, size), saliency.max().item()
+
+
+def _reading_warnings(losses: Mapping[str, list[str]], dark: Sequence[str]) -> list[str]:
+    """Warnings of what is not read of photos, by its kind, and of photos that come out black."""
+    warnings = [
+        f"{len(ids)} photos hold {loss}, which are not read: {first_few(ids)}; {LOSSES[loss]}"
+        for loss, ids in losses.items()
+    ]
+    if dark:
+        warnings.append(
+            f"{len(dark)} 16-bit photos are nearly black, for their values use 12 bits or fewer: "
+            f"{first_few(dark)}; save them with 8 bits, the brightest value at 255"
+        )
+    return warnings
 
 
 def _value_warnings(name: str, brightest: Sequence[float]) -> list[str]:

@@ -20,7 +20,7 @@ def photo_id(file_name: str) -> str:
     return "__".join((*parts[:-1], PurePosixPath(parts[-1]).stem)) if parts else ""
 
 
-def find_files(
+def find_photos(
     json: Path, homes: Sequence[Path], named: Iterable[tuple[str, str]]
 ) -> list[tuple[str, Path]]:
     """Find photos as their names say, else by what their paths end in.

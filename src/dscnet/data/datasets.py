@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from dscnet.data.tag_files import (
 )
 from dscnet.data.unread import ending_notes, unread_notes
 from dscnet.types import DataError
+from dscnet.walking import find_files, left_out_notes
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
     """Collect photos whose tags are unknown, from folders and their sub-folders or single files.
 
     A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``. Of a
-    data set, its masks and saliency maps are none of them. Notes say what was left out.
+    data set, its masks and saliency maps are none of them. Linked folders are searched too, each
+    once; notes say what was left out.
 
     Args:
         places: Folders or photos.
@@ -156,9 +160,9 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
     beside = [root / name for root in roots for name in MAP_FOLDERS if (root / name).is_dir()]
     maps = [folder for folder in beside if folder.resolve() not in own]
     left_out = (*apart_from, *maps)
-    photos = photos_by_id(pair for root in roots for pair in _photos_at(root, left_out))
-    samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
     notes = [f"{folder} is left out: maps, by its name, not photos" for folder in maps]
+    photos = photos_by_id(pair for root in roots for pair in _photos_at(root, left_out, notes))
+    samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
     notes += ending_notes([root for root in roots if root.is_dir()], left_out)
     return PhotoSet(roots[0].resolve().stem, (), samples, tuple(notes))
 
@@ -173,8 +177,9 @@ def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:
     Raises:
         DataError: If a target is one of the photos.
     """
-    photos = {sample.image_path.resolve() for sample in samples}
-    lost = [target for target in targets if target.resolve() in photos]
+    # Unlike Path.resolve, it bears links that lead to themselves.
+    photos = {os.path.realpath(sample.image_path) for sample in samples}
+    lost = [target for target in targets if os.path.realpath(target) in photos]
     if lost:
         raise DataError(
             f"{lost[0]}: expected a file to write, found one of the photos, which it would"
@@ -182,10 +187,27 @@ def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:
         )
 
 
-def _photos_at(root: Path, apart_from: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+def unwritten(sample: Sample, error: OSError) -> str:
+    """Say of a photo that what was made of it could not be written.
+
+    Raises:
+        OSError: The error, if the disk is the trouble, which no other photo would escape.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        raise error
+    return (
+        f"{sample.image_path}: what was made of it cannot be written ({error.strerror or error});"
+        " shorten its name and those of its folders, or name another --out"
+    )
+
+
+def _photos_at(
+    root: Path, apart_from: Sequence[Path], notes: list[str]
+) -> Iterator[tuple[str, Path]]:
+    """Ids and photos of a place; what was left out of it is added to the notes."""
+    endings = ", ".join(IMAGE_SUFFIXES)
     if root.is_file():
         if not is_photo(root):
-            endings = ", ".join(IMAGE_SUFFIXES)
             raise DataError(
                 f"{root}: is no photo; name a folder of photos or a file ending in {endings}"
             )
@@ -193,19 +215,14 @@ def _photos_at(root: Path, apart_from: Sequence[Path]) -> Iterator[tuple[str, Pa
         return
     if not root.is_dir():
         raise DataError(f"{root}: no such folder or photo; check the path")
-    folders = [folder.resolve() for folder in apart_from]
-    left_out = [folder for folder in folders if not root.resolve().is_relative_to(folder)]
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and is_photo(path)
-        and not any(path.resolve().is_relative_to(folder) for folder in left_out)
-    ]
-    if not found:
-        endings = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{root}: no photo found; photos are files ending in {endings}")
-    for path in found:
+    found = find_files(root, is_photo, apart_from)
+    told = left_out_notes(found.left_out, root)
+    if not found.files:
+        raise DataError(
+            "; ".join([f"{root}: no photo found; photos are files ending in {endings}", *told])
+        )
+    notes += told
+    for path in found.files:
         yield join_id(*path.relative_to(root).with_suffix("").parts), path
 
 

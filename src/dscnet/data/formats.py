@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from dscnet.data.class_folders import refuse_other_meaning
-from dscnet.data.coco_files import find_files
+from dscnet.data.coco_files import find_photos
 from dscnet.data.coco_json import read_coco
 from dscnet.data.split_lists import split_files, voc_split_files
 from dscnet.data.tag_files import (
@@ -305,7 +305,7 @@ def _folders(root: Path) -> Layout:
 def _coco(path: Path) -> Layout:
     content = read_coco(path, classes=_classes_of(path.parent))
     homes = (path.parent / "images", path.parent)
-    found = find_files(path, homes, [(x.image_id, x.file_name) for x in content.photos])
+    found = find_photos(path, homes, [(x.image_id, x.file_name) for x in content.photos])
     photos = photos_by_id(found)
     if not photos:
         raise DataError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dscnet.data.formats import IMAGE_SUFFIXES, Layout, same_id
 from dscnet.data.tag_files import first_few
+from dscnet.walking import find_files, left_out_notes
 
 # Endings of what people keep beside photos; nobody takes it for a photo.
 _COMPANIONS = frozenset(
@@ -19,7 +19,7 @@ _COMPANIONS = frozenset(
 def unread_notes(layout: Layout) -> list[str]:
     """Say which files of a data set nobody reads though they look as if they were meant.
 
-    Folders are listed once and no file is opened.
+    No file is opened.
 
     Args:
         layout: The data set.
@@ -40,11 +40,11 @@ def unread_notes(layout: Layout) -> list[str]:
 
 def _photo_notes(folders: Collection[Path], read: Collection[Path]) -> list[str]:
     nested: Counter[str] = Counter()
-    for folder in folders:
-        for place, _, ending in _files(folder, read):
-            if ending in IMAGE_SUFFIXES and place != str(folder):
-                nested[place] += 1
     notes = ending_notes(folders, read)
+    for folder in folders:
+        found = find_files(folder, _ends_as_photo, read)
+        nested.update(str(path.parent) for path in found.files if path.parent != folder)
+        notes += left_out_notes(found.left_out, folder)
     if nested:
         notes.append(
             f"{nested.total()} photos in sub-folders of a folder of photos are not read: "
@@ -61,25 +61,27 @@ def ending_notes(folders: Collection[Path], apart_from: Collection[Path]) -> lis
         apart_from: Folders below them that hold something else.
     """
     found = [
-        (name, ending)
+        path
         for folder in folders
-        for _, name, ending in _files(folder, apart_from)
-        if ending not in IMAGE_SUFFIXES
+        for path in find_files(folder, _is_told, apart_from).files
+        if not _ends_as_photo(path)
     ]
     if not found:
         return []
-    endings = ", ".join(sorted({ending or "no ending" for _, ending in found}))
+    endings = ", ".join(sorted({path.suffix.lower() or "no ending" for path in found}))
     return [
         f"{len(found)} files of endings that are not read ({endings}): "
-        f"{first_few([name for name, _ in found])}; if they are photos, save them as .jpg or .png"
+        f"{first_few([path.name for path in found])}; if they are photos, save them as .jpg or .png"
     ]
 
 
 def _map_notes(folder: Path, read: Collection[Path]) -> list[str]:
+    if not folder.is_dir():
+        return []
     names = [
-        os.path.relpath(os.path.join(place, name), folder)
-        for place, name, ending in _files(folder, read)
-        if ending != ".png" or place != str(folder)
+        str(path.relative_to(folder))
+        for path in find_files(folder, _is_told, read).files
+        if path.suffix.lower() != ".png" or path.parent != folder
     ]
     if not names:
         return []
@@ -100,13 +102,9 @@ def _orphans(what: str, maps: Mapping[str, Path], photos: Collection[str]) -> li
     ]
 
 
-def _files(folder: Path, read: Collection[Path]) -> Iterator[tuple[str, str, str]]:
-    """Folder, name and ending of visible files at any depth, apart from folders read as such."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(place, name) not in read
-        )
-        for name in sorted(names):
-            ending = os.path.splitext(name)[1].lower()
-            if not name.startswith(".") and ending not in _COMPANIONS:
-                yield place, name, ending
+def _ends_as_photo(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_told(path: Path) -> bool:
+    return path.suffix.lower() not in _COMPANIONS

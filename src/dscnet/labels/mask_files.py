@@ -15,6 +15,7 @@ from PIL import Image
 
 from dscnet.labels.external_masks import Mask
 from dscnet.labels.files import read_json
+from dscnet.pictures import opened
 from dscnet.types import DataError, DscnetError
 
 Size = tuple[int, int]
@@ -257,13 +258,10 @@ def _segments(path: Path) -> Iterator[Mask]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in PLANE_MODES:
-                raise DataError(
-                    f"{path}: image mode {image.mode} holds no mask; save it as a grey PNG of 8 or"
-                    " 16 bits, one number a pixel"
-                )
-            yield image
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise DataError(f"{path}: cannot be decoded ({error}); {_REMEDY}") from error
+    with opened(path) as image:
+        if image.mode not in PLANE_MODES:
+            raise DataError(
+                f"{path}: image mode {image.mode} holds no mask; save it as a grey PNG of 8 or"
+                " 16 bits, one number a pixel"
+            )
+        yield image

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from torch.nn import functional
 
 from dscnet.labels.files import whole_file
 from dscnet.palette import voc_palette
-from dscnet.types import BACKGROUND, IGNORE_INDEX, MAX_CLASSES, DataError
+from dscnet.pictures import read_labels
+from dscnet.types import BACKGROUND, IGNORE_INDEX, MAX_CLASSES
 
 
 def best_label(
@@ -134,7 +134,7 @@ def write_label(path: Path, labels: NDArray[np.uint8]) -> None:
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
-    """Read the labels of an 8-bit palette or grey image, as stored.
+    """Read label images, as :func:`dscnet.pictures.read_labels` does, whoever wrote them.
 
     Args:
         path: The file; its colours do not matter.
@@ -145,17 +145,4 @@ def read_label(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: If the file is missing, damaged, or holds colours instead of labels.
     """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values: NDArray[Any] = np.array(image)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such label file") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise DataError(f"{path}: cannot be decoded; write it anew as an 8-bit PNG") from error
-    if mode not in ("P", "L"):
-        raise DataError(
-            f"{path}: image mode {mode} holds no labels; save it as an 8-bit palette or grey PNG "
-            "whose pixel values are the labels"
-        )
-    return values
+    return read_labels(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar, cast
 
 import timm
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dscnet.models import resnet38
 from dscnet.models.depthwise import quicken
+from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.weights import flat_name, load_pretrained, tagged_name
 from dscnet.types import DscnetError
 
@@ -91,7 +92,19 @@ class Backbone(nn.Module):
         maps = self.net(pad_to_multiple(image, self.multiple))
         if self._channels_trail:
             maps = [features.permute(0, 3, 1, 2) for features in maps]
+        if self.multiple > self.output_stride:
+            maps = self._of_the_photo(maps, image)
         return _last_three(maps)
+
+    def _of_the_photo(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
+        """Cut off the cells that show nothing but padding beyond a multiple of the stride."""
+        last = self.output_stride
+        height, width = (-(-side // last) * last for side in image.shape[-2:])
+        strides = _feature_info(self.net).reduction()
+        return [
+            features[..., : -(-height // stride), : -(-width // stride)]
+            for features, stride in zip(maps, strides, strict=True)
+        ]
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch mode; batch normalisation stays in evaluation."""
@@ -204,21 +217,26 @@ def normalisation(name: str, weights: str = "none") -> tuple[Colour, Colour]:
     return cast(Colour, tuple(config.mean)), cast(Colour, tuple(config.std))
 
 
-def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
+def feature_net(
+    name: str, output_stride: int, *, strides: Collection[int] = OUTPUT_STRIDES
+) -> tuple[nn.Module, int]:
     """Build timm's feature extractor, dilated to a stride or having it by nature.
 
     Args:
         name: A timm model.
         output_stride: Stride of the last map.
+        strides: Those that may be advised instead.
 
     Returns:
         The extractor, and the number that the sides of its photos must be multiples of.
 
     Raises:
-        DscnetError: If the model is unknown, offers no maps or not this stride.
+        DscnetError: If the model is unknown, offers no maps or not this stride, or takes photos of
+            one size alone.
     """
     check_name(name)
     offered: list[int] = []
+    fixed = False
     dilation: dict[str, Any] = {"output_stride": output_stride}
     for options in (dilation, *_ANY_SIZE):
         try:
@@ -228,14 +246,32 @@ def feature_net(name: str, output_stride: int) -> tuple[nn.Module, int]:
         offered = list(_feature_info(net).reduction())
         if offered[-1] == output_stride:
             dilated = options is dilation and output_stride < 32
-            return net, 1 if dilated else output_stride
+            multiple = least_multiple(name, output_stride, tuple(options.items()))
+            if multiple:
+                return net, multiple if dilated else max(multiple, output_stride)
+            fixed = True
+    if fixed:
+        raise refuse_one_size(name)
     if not offered:
         raise DscnetError(f"backbone {name!r} offers no feature maps in timm; choose another")
+    instead = f"output_stride={offered[-1]} or " if _offers(name, offered[-1], strides) else ""
     raise DscnetError(
         f"backbone {name!r} does not offer output stride {output_stride}: its maps have strides "
-        f"{', '.join(map(str, offered))} and the last is used. Choose output_stride={offered[-1]} "
-        "or a backbone that can be dilated, such as tf_efficientnet_lite0 or resnet50"
+        f"{', '.join(map(str, offered))} and the last is used. Choose {instead}"
+        "a backbone that can be dilated, such as tf_efficientnet_lite0 or resnet50"
     )
+
+
+def _offers(name: str, output_stride: int, strides: Collection[int]) -> bool:
+    """Whether a model can be had at one of these strides."""
+    if output_stride not in strides:
+        return False
+    try:
+        with torch.device("meta"):
+            feature_net(name, output_stride)
+    except DscnetError:
+        return False
+    return True
 
 
 def freeze_trunk(net: nn.Module, frozen_stages: int) -> None:

@@ -15,6 +15,7 @@ from dscnet.models.backbones import (
     scores_at_any_size,
 )
 from dscnet.models.depthwise import quicken
+from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.weights import load_pretrained
 from dscnet.types import DscnetError, ModelOutput
@@ -31,6 +32,7 @@ class Segmenter(nn.Module):
         mean: Mean of the photos that the trunk was trained on, RGB in [0, 1].
         std: Their standard deviation.
         frozen_stages: As for ``dscnet.models.backbones.freeze_trunk``.
+        multiple: As for ``dscnet.models.backbones.Backbone``; None = the output stride.
 
     Attributes:
         mean: As given.
@@ -39,7 +41,13 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self, net: smp.DeepLabV3Plus, *, mean: Colour, std: Colour, frozen_stages: int = 0
+        self,
+        net: smp.DeepLabV3Plus,
+        *,
+        mean: Colour,
+        std: Colour,
+        frozen_stages: int = 0,
+        multiple: int | None = None,
     ) -> None:
         super().__init__()
         # The trunk alone: the wide dilations of the decoder would fall apart into single pixels.
@@ -47,6 +55,7 @@ class Segmenter(nn.Module):
         self.net = net.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.output_stride: int = net.encoder.output_stride
+        self.multiple = multiple or self.output_stride
         freeze_trunk(net.encoder.model, frozen_stages)
         self.train(self.training)
 
@@ -59,7 +68,7 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos of any size.
 
-        Sides are padded to multiples of the output stride, and the scores cut to the photo.
+        Sides are padded to multiples of ``multiple``, and the scores cut to the photo.
 
         Args:
             image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
@@ -74,7 +83,7 @@ class Segmenter(nn.Module):
         """
         if self.training and len(image) < 2:
             raise ValueError(f"image must hold at least 2 photos in training, got {len(image)}")
-        return ModelOutput(seg_logits=scores_at_any_size(self.net, image, self.output_stride))
+        return ModelOutput(seg_logits=scores_at_any_size(self.net, image, self.multiple))
 
     def train(self, mode: bool = True) -> Segmenter:
         """Switch mode; batch normalisation of the trunk stays in evaluation."""
@@ -128,11 +137,21 @@ def create_segmenter(
             classes=num_labels,
         )
     except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
-        feature_net(backbone, output_stride)  # says so if the name or the stride is the trouble
+        # Says so if the name or the stride is the trouble.
+        feature_net(backbone, output_stride, strides=tuple(ATROUS_RATES))
         raise DscnetError(
             f"backbone {backbone!r} cannot carry DeepLabV3+, which needs maps of strides 4 to 32; "
             "choose a convolutional backbone such as tf_efficientnet_lite0 or resnet50"
         ) from error
+    multiple = least_multiple(backbone, output_stride, (("output_stride", output_stride),))
+    if not multiple:
+        raise refuse_one_size(backbone)
     load_pretrained(net.encoder.model, backbone, weights)
     mean, std = normalisation(backbone, weights)
-    return Segmenter(net, mean=mean, std=std, frozen_stages=frozen_stages)
+    return Segmenter(
+        net,
+        mean=mean,
+        std=std,
+        frozen_stages=frozen_stages,
+        multiple=max(multiple, output_stride),
+    )

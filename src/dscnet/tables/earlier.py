@@ -40,7 +40,7 @@ def read_runs(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DscnetError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

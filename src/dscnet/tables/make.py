@@ -258,7 +258,7 @@ def _record(cell: Cell) -> dict[str, Any]:
     if not in_folder(cell):
         return (cell.earlier or {"metrics": None}) | record
     record["metrics"] = finished(cell)
-    ran_on = json.loads(folder.environment.read_text())
+    ran_on = json.loads(folder.environment.read_text(encoding="utf-8"))
     return record | {"seconds": folder.seconds(), "environment": ran_on}
 
 

@@ -52,7 +52,7 @@ class PaperTable:
 @cache
 def paper_table(name: str) -> PaperTable:
     """What the paper's table or figure ``name`` says, e.g. ``IV`` or ``figure6``."""
-    content: dict[str, Any] = yaml.safe_load(FILE.read_text())[name]
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))[name]
     rows = []
     for values in content["rows"]:
         row, published = values.pop("row"), values.pop("published", False)
