@@ -179,7 +179,7 @@ def test_photos_of_one_scene_have_the_same_maps_at_any_resolution(tmp_path, tile
     write_cams(job, Ramp())
     first, *others = [read_cam(job.folder.cams / f"{s.image_id}.npz")[0] for s in samples]
     assert first["cam"].shape == (1, 24 * tiles, 36 * tiles)
-    assert first["cam"][0, 12 * tiles, 20 * tiles] > 0.9 > 0.1 > first["cam"][0, 2, 2]
+    assert first["cam"][0, 10 * tiles, 20 * tiles] > 0.8 > 0.1 > first["cam"][0, 2, 2]
     for maps in others:
         for name, values in maps.items():
             # Edges are sharper in the larger photo.
