@@ -40,6 +40,12 @@ def _has_cuda() -> bool:
 
 
 @pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dscnet check` says nothing of what a run needs, which takes seconds to try."""
+    monkeypatch.setattr("dscnet.needs.needs_of", lambda job: "untried")
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     """A freshly seeded generator."""
     import torch

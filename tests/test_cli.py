@@ -153,6 +153,7 @@ def test_recipes_are_listed(capsys):
     assert "msrc_seam_dscnet" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("untried")
 def test_check_looks_at_the_lists_of_splits_too(tmp_path, capsys):
     for folder in ("images", "splits"):
         (tmp_path / folder).mkdir()

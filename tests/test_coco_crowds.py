@@ -15,6 +15,9 @@ MASK = np.zeros((HEIGHT, WIDTH), int)
 MASK[3:5, 3:7] = 1
 
 
+pytestmark = pytest.mark.usefixtures("untried")
+
+
 def outline(number, category, flag, *, pixels=False, **more):
     segmentation = runs(MASK) if pixels else [box(0, 0, 2, 2)]
     return annotation(number, category, segmentation, crowd=flag) | more

@@ -13,6 +13,9 @@ from dscnet.cli import main
 RNG = np.random.default_rng(0)
 
 
+pytestmark = pytest.mark.usefixtures("untried")
+
+
 def mask(root: Path, number: int, label: int) -> None:
     labels = np.zeros((32, 32), np.uint8)
     labels[8:24, 8:24] = label

@@ -88,12 +88,14 @@ def test_a_disk_that_is_too_small_is_refused_and_the_remedy_fits(photos, tmp_pat
 
 @pytest.fixture
 def job(photos, tmp_path) -> Job:
-    """Small networks on four photos, the last of which is large."""
-    Image.new("RGB", (600, 400)).save(photos.samples[-1].image_path)
+    """Small networks on four photos of 24 pixels a side."""
+    for sample in photos.samples:
+        Image.new("RGB", (24, 24)).save(sample.image_path)
     config = Config(
         augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
+        model=ModelConfig(backbone="test_resnet", weights="none", output_stride=8),
         train=TrainConfig(batch_size=2, epochs=7, accelerator="cpu"),
-        segment=SegmentConfig(batch_size=2, epochs=3, accelerator="cpu"),
+        segment=SegmentConfig(network="deeplabv1", batch_size=2, epochs=3, accelerator="cpu"),
         refine=RefineConfig(steps=["crf"]),
     )
     return Job(config, RunFolder(tmp_path / "run"), photos, photos)
@@ -116,21 +118,22 @@ def test_each_stage_is_tried(job):
     assert not job.folder.root.exists()
 
 
-def test_photos_at_their_own_size_need_what_their_pixels_do(job):
-    """Sixteen times the pixels, tried smaller: what is scaled up from a part is as much."""
+def test_photos_at_their_own_size_need_what_their_pixels_do(job, monkeypatch):
+    """Four times the pixels need four times as much, tried smaller or not."""
     job.config.scale.relative_to = "photo"
     job.config.cam.batch_size = 1
-    stages = {stage.stage: stage.memory for stage in measure_needs(job).stages}
-    Image.new("RGB", (2400, 1600)).save(job.train.samples[-1].image_path)
-    larger = {stage.stage: stage.memory for stage in measure_needs(job).stages}
-    for name in ("cam", "predict"):
-        assert 5 * stages[name] < larger[name] < 50 * stages[name]
+    needed = []
+    for size in ((2000, 3000), (4000, 6000)):
+        monkeypatch.setattr("dscnet.needs.image_size", lambda path, size=size: size)
+        needed.append({stage.stage: stage.memory for stage in measure_needs(job).stages})
+    for name in ("cam", "refine", "predict"):
+        assert 2 * needed[0][name] < needed[1][name] < 8 * needed[0][name]
 
 
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):
-    monkeypatch.setattr("dscnet.needs.free_memory", lambda device: 8e9)
+    monkeypatch.setattr("dscnet.needs.free_memory", lambda device: 3e9)
     refuse_what_cannot_fit(job, measure_needs(job))
-    Image.new("RGB", (8000, 6000)).save(job.train.samples[-1].image_path)
+    monkeypatch.setattr("dscnet.needs.image_size", lambda path: (6000, 8000))
     job.config.scale.relative_to = "photo"
     with pytest.raises(DscnetError, match=r"stage 'cam' needs .* set --cam.batch_size 1"):
         refuse_what_cannot_fit(job, measure_needs(job))

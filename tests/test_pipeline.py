@@ -815,7 +815,9 @@ def test_verbs_work_on_a_run_folder(copy, tmp_path, scenes, capsys):
     assert json.loads((copy / "metrics.json").read_text())["pseudo_label"]["bg_score"] == 0.4
     assert main(["report", "--out", str(copy)]) == 0
     assert main(["check", str(scenes)]) == 0
-    assert "boat" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "boat" in said
+    assert "a run needs about" in said
 
 
 def test_predict_on_a_folder_of_photos(finished, scenes, tmp_path, capsys):

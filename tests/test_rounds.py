@@ -30,7 +30,7 @@ from dscnet.config import (
 from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
 from dscnet.labelling import load_map, score_counts
-from dscnet.labels.cam_files import read_cam
+from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.labels.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.labels.thresholds import suggested_score
@@ -196,13 +196,13 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
     for path in RunFolder(tmp_path / "maps").round(1).labels.glob("*.png"):
         of_maps = read_label(folder.round(1).unrefined / path.name)
         np.testing.assert_array_equal(read_label(path), of_maps)
-    relabel(job, branches[:1], trusted_evidence(folder.round(0).labels), tmp_path / "first")
+    relabel(job, branches[:1], trusted_evidence(job, folder.round(0).labels), tmp_path / "first")
     assert any(
         (read_label(path) != read_label(folder.round(1).labels / path.name)).any()
         for path in (tmp_path / "first").glob("*.png")
     ), "the first labels have no say in it"
     for count in (1, 2):
-        evidence = trusted_evidence(folder.round(count).unrefined)
+        evidence = trusted_evidence(job, folder.round(count).unrefined)
         relabel(job, branches[:count], evidence, tmp_path / str(count))
         for path in sorted((tmp_path / str(count)).glob("*.png")):
             written = read_label(folder.round(count).labels / path.name)
@@ -535,13 +535,30 @@ def labelled(out: Path, label: int) -> int:
     return sum(int((read_label(path) == label).sum()) for path in paths)
 
 
-def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
-    other = tmp_path / "other"
-    write_scenes(other, num_train=12, num_val=4, size=80, seed=0)
-    config = settings(other)
-    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
-    with pytest.raises(DataError, match=r"scene_00001\.npz holds maps of \(64, 64\)"):
+def test_maps_of_another_shape_are_named(finished, scenes, tmp_path):
+    cams = Path(shutil.copytree(finished / "rounds" / "0" / "cams", tmp_path / "cams"))
+    maps, classes = read_cam(cams / "scene_00001.npz")
+    write_cam(cams / "scene_00001.npz", {"cam": maps["cam"][:, :40]}, classes)
+    config = settings(scenes)
+    config.auxseg.cams = str(cams)
+    with pytest.raises(DataError, match=r"'scene_00001' are \(40, 64\), its photo is \(64, 64\)"):
         run(config, tmp_path / "run", progress=False)
+
+
+def test_maps_may_be_of_another_size(finished, scenes, tmp_path):
+    """Those of a network that saw the same photos at another size."""
+    config = settings(scenes)
+    config.scale.side, config.train.epochs, config.auxseg.rounds = 80, 1, 1
+    config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
+    run(config, tmp_path / "run", stages=["train", "cam", "label"], progress=False)
+    folder = RunFolder(tmp_path / "run")
+    for sample in open_dataset(scenes, "train").samples:
+        assert read_cam(folder.cams / f"{sample.image_id}.npz")[0]["cam"].shape[1:] == (80, 80)
+        for labels in (folder.labels, folder.round(0).labels, folder.round(1).labels):
+            assert read_label(labels / f"{sample.image_id}.png").shape == (64, 64)
+        for number in (0, 1):
+            saliency = folder.round(number).saliency / f"{sample.image_id}.png"
+            assert read_saliency(saliency).shape == (1, 64, 64)
 
 
 @pytest.mark.parametrize(

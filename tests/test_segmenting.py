@@ -189,7 +189,7 @@ def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double
     job = open_run(config, RunFolder(tmp_path / "run"), progress=False)
     first = RunFolder(tmp_path / "run").self_training(1)
     network = Predictor.from_weights(config, first.segmenter_weights, first.read_segmenter_card())
-    relabel(job, [network], trusted_evidence(made), tmp_path / "again")
+    relabel(job, [network], trusted_evidence(job, made), tmp_path / "again")
     found = pictures(tmp_path / "run" / "self_training" / "2" / "labels")
     assert found == pictures(tmp_path / "again")
 
