@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dscnet.build import build_model
+from dscnet.config import Config, ModelConfig
 from dscnet.confusion import confusion_matrix
 from dscnet.context import DualStreamContext
 from dscnet.labels.affinity import random_walk
@@ -72,7 +74,7 @@ def main() -> None:
         "command": "python benchmarks/memory.py",
         "environment": environment(0),
         "labels": LABELS,
-        "rows": rows,
+        "memory": rows,
     }
     if options.json is not None:
         write_text(options.json, json.dumps(content, indent=1) + "\n")
@@ -128,6 +130,14 @@ def photo(*size: int) -> Tensor:
     coarse = torch.randint(0, 256, (1, 3, *(max(2, side // 64) for side in size))).float()
     shapes = torch.nn.functional.interpolate(coarse, size, mode="bicubic")
     return (shapes + 4 * torch.randn(1, 3, *size)).clamp(0, 255).to(torch.uint8)
+
+
+def cam_network(height: int, width: int) -> Step:
+    """The default CAM network on one photo, context and pixel correlation included."""
+    model = build_model(Config(model=ModelConfig(weights="none")), 20, pretrained=False).eval()
+    image, tags = torch.randn(1, 3, height, width), torch.zeros(1, 20)
+    tags[0, :3] = 1
+    return lambda: model.score_maps(image, tags)
 
 
 def pixel_correlation(height: int, width: int) -> Step:
@@ -227,6 +237,7 @@ def confusion(height: int, width: int) -> Step:
 
 
 PIECES: dict[str, tuple[Callable[[int, int], Step], int]] = {
+    "CAM network": (cam_network, 16),
     "pixel correlation": (pixel_correlation, 16),
     "cross-task affinity": (cross_task, 16),
     "attention": (non_local, 16),

@@ -122,7 +122,7 @@ def test_the_type_of_a_size_can_be_read_in_the_help(capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(["export", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "512 for a square (onnx) (type: HEIGHT,WIDTH, default: (320, 320))" in said
+    assert "512 for a square (onnx); by default the size trained on (type: HEIGHT,WIDTH" in said
 
 
 def test_one_number_is_a_square():

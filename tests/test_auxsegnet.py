@@ -80,6 +80,8 @@ def test_refined_maps_are_the_cross_task_affinity_times_the_maps() -> None:
     maps = model.score_maps(image)
     torch.testing.assert_close(maps["refined"], output.cam_refined[:, 1:])
     torch.testing.assert_close(maps["cam"], output.cam_logits[:, 1:].relu())
+    # Labels at the size of the photo, which maps do not need.
+    assert model.one_view(image, maps_only=True).seg_logits is None
 
 
 def test_a_fused_cam_is_what_the_affinity_refines() -> None:

@@ -272,7 +272,7 @@ def tiny(data: Path) -> Config:
 @pytest.mark.parametrize("awkwardness", AWKWARD)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_set_goes_through_every_verb(layout, awkwardness, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dscnet.pipeline.needs_of", lambda config: "")
+    monkeypatch.setattr("dscnet.needs.needs_of", lambda job: "")
     awkward, out = AWKWARD[awkwardness], tmp_path / "run"
     data = LAYOUTS[layout](tmp_path / "data", awkward)
     assert main(["check", str(data)]) == 0, capsys.readouterr()

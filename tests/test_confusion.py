@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from dscnet import confusion
 from dscnet.confusion import ConfusionMatrix, confusion_matrix, strange_labels
 
 
@@ -44,6 +45,17 @@ def label_pairs(draw):
         lambda values: np.array([values], dtype=np.uint8)
     )
     return draw(labels), draw(labels), num_labels
+
+
+@pytest.mark.parametrize("block", [1, 7, 20, 60])
+def test_counts_do_not_depend_on_the_blocks(block, monkeypatch):
+    pred, gt = np.random.default_rng(0).choice([0, 1, 2, 255], (2, 6, 10)).astype(np.uint8)
+    monkeypatch.setattr(confusion, "BLOCK", block)
+    assert confusion_matrix(pred, gt, 3).tolist() == count_by_loops(pred, gt, 3)
+    # Labels of a part of a picture, as they lie.
+    assert confusion_matrix(pred[:, ::2], gt[:, ::2], 3).tolist() == count_by_loops(
+        pred[:, ::2], gt[:, ::2], 3
+    )
 
 
 @settings(max_examples=60, deadline=None)

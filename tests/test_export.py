@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dscnet.build import build_segmenter
-from dscnet.config import Config, SegmentConfig
+from dscnet.config import Config, ScaleConfig, SegmentConfig
 from dscnet.export import Scores, export, export_coco
 from dscnet.labels.pseudo_label import read_label, write_label
 from dscnet.predictor import store
@@ -138,6 +139,27 @@ def test_a_failed_export_leaves_no_file(run_folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         export(folder.root, tmp_path / "net.onnx", "onnx", (64, 96))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (ScaleConfig(), (304, 304)),
+        (ScaleConfig(side=300), (304, 304)),
+        (ScaleConfig(relative_to="photo"), (320, 320)),
+    ],
+)
+def test_by_default_a_network_takes_photos_as_large_as_it_was_trained_on(
+    run_folder, tmp_path, monkeypatch, scale, expected
+):
+    folder, _ = run_folder
+    folder.write_config(replace(folder.read_config(), scale=scale))
+    taken = []
+    monkeypatch.setattr("dscnet.export._export_onnx", lambda *given: taken.append(given) or 0.0)
+    export(folder.root, tmp_path / "net.onnx", "onnx")
+    ((_, _, card, size),) = taken
+    assert size == expected
+    assert card["long_side"] == (None if scale.relative_to == "photo" else scale.side or 304)
 
 
 def test_a_size_that_does_not_fit_is_refused(run_folder, tmp_path):

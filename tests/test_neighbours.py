@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from dscnet.labels import neighbours
 from dscnet.labels.neighbours import grid_neighbours, weighted_rows
 
 
@@ -16,6 +18,16 @@ def test_sums_are_a_matrix_product(generator):
     torch.testing.assert_close(flat, matrix @ values)
 
 
+@pytest.mark.parametrize("block", [1, 4, 9, 50])
+def test_sums_in_blocks_are_the_same(block, generator, monkeypatch):
+    values = torch.rand(9, 3, generator=generator)
+    indices = torch.randint(0, 9, (11, 4), generator=generator)
+    weights = torch.rand(11, 4, generator=generator)
+    whole = weighted_rows(values, indices, weights)
+    monkeypatch.setattr(neighbours, "BLOCK", block)
+    assert torch.equal(weighted_rows(values, indices, weights), whole)
+
+
 def test_sums_of_different_lengths():
     values = torch.tensor([[1.0], [10.0], [100.0]])
     sums = weighted_rows(values, torch.tensor([0, 1, 2]), torch.ones(3), torch.tensor([0, 2]))
@@ -28,3 +40,13 @@ def test_neighbours_by_hand():
     assert inside[:, 0].tolist() == [True, True, False, True, True, False]
     assert indices[:, 1].tolist() == [0, 1, 2, 0, 1, 2]
     assert inside[:, 1].tolist() == [False, False, False, True, True, True]
+
+
+def test_neighbours_against_loops():
+    size, offsets = (4, 5), [(0, 0), (2, -1), (-3, 4), (9, -9)]
+    indices, inside = grid_neighbours(size, offsets)
+    for pixel in range(20):
+        for column, (down, right) in enumerate(offsets):
+            y, x = pixel // 5 + down, pixel % 5 + right
+            assert inside[pixel, column] == (0 <= y < 4 and 0 <= x < 5)
+            assert indices[pixel, column] == min(max(y, 0), 3) * 5 + min(max(x, 0), 4)

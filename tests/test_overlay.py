@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from dscnet import overlay as module
 from dscnet.overlay import colour_mask, heat, overlay, sheet
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -53,6 +56,27 @@ def test_heat_by_hand():
     scores = np.array([[0.0, 0.5, 1.0, 7.0]], dtype=np.float32)
     ends = [(35, 0, 73), (157, 36, 125), (199, 166, 177), (199, 166, 177)]
     assert heat(photo, scores).tolist() == [[list(colour) for colour in ends]]
+
+
+@pytest.mark.parametrize("stripe", [1, 14, 20])
+def test_stripes_change_nothing(stripe, monkeypatch):
+    scores = np.random.default_rng(1).random((5, 7), dtype=np.float32)
+    # As a network's photo lies: channel by channel.
+    photo = np.ascontiguousarray(PHOTO.transpose(2, 0, 1)).transpose(1, 2, 0)
+    whole = overlay(PHOTO, LABELS, 0.3), heat(PHOTO, scores)
+    monkeypatch.setattr(module, "_STRIPE", stripe)
+    np.testing.assert_array_equal(overlay(photo, LABELS, 0.3), whole[0])
+    np.testing.assert_array_equal(heat(photo, scores), whole[1])
+
+
+def test_an_overlay_takes_little_more_memory_than_its_pixels():
+    """In double precision, 4 megapixels would take 100 MB twice."""
+    photo, labels = np.zeros((2000, 2000, 3), np.uint8), np.ones((2000, 2000), np.uint8)
+    tracemalloc.start()
+    overlay(photo, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
 
 
 @pytest.mark.parametrize("picture", [overlay, heat])

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from dscnet.labels import pamr as module
 from dscnet.labels.pamr import pamr
 
 
@@ -51,6 +52,15 @@ def test_against_loops(dilations, iterations, generator):
         probabilities[None], photo[None], iterations=iterations, dilations=dilations, stride=1
     )
     torch.testing.assert_close(result[0].double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 5, 41])
+def test_blocks_change_nothing(block, generator, monkeypatch):
+    probabilities = torch.rand(1, 3, 6, 7, generator=generator)
+    photo = torch.rand(1, 3, 6, 7, generator=generator) * 255
+    whole = pamr(probabilities, photo, dilations=(1, 2), stride=1)
+    monkeypatch.setattr(module, "BLOCK", block)
+    assert torch.equal(pamr(probabilities, photo, dilations=(1, 2), stride=1), whole)
 
 
 def test_labels_follow_the_edge_of_the_photo():

@@ -228,8 +228,8 @@ def build_parser() -> Parser:
     export.add_argument(
         "--size",
         type=SizeType(),
-        default=(320, 320),
-        help="pixels, such as 384,512, or 512 for a square (onnx)",
+        default=None,
+        help="pixels, such as 384,512, or 512 for a square (onnx); by default the size trained on",
     )
     export.add_argument(
         "--masks",

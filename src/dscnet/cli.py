@@ -178,14 +178,18 @@ def _command_line() -> str:
 
 
 def _do_check(parsed: Namespace) -> int:
-    from dscnet.data import check_path
+    from dscnet.data import available_splits, check_path
 
     report = check_path(parsed.data_set, parsed.split)
     print(report.text())
-    if report.ok and parsed.split is None:
-        from dscnet.pipeline import needs_of
+    splits = available_splits(parsed.data_set) or (Config.train_split,)
+    if report.ok and parsed.split is None and Config.train_split in splits:
+        from dscnet.needs import needs_of
+        from dscnet.pipeline import open_run
+        from dscnet.run_folder import RunFolder
 
-        print(needs_of(Config(data=parsed.data_set)))
+        config = Config(data=parsed.data_set)
+        print(needs_of(open_run(config, RunFolder(Path("runs")), progress=False)))
     return 0 if report.ok else 1
 
 
@@ -255,8 +259,7 @@ def _do_export(parsed: Namespace) -> int:
     for name in ("masks", "photos"):
         if getattr(parsed, name) is not None:
             raise ValueError(f"--{name} goes with --format coco, got --format {parsed.format}")
-    height, width = parsed.size
-    print(export(parsed.model, Path(parsed.out), parsed.format, (height, width)))
+    print(export(parsed.model, Path(parsed.out), parsed.format, parsed.size))
     return 0
 
 

@@ -26,6 +26,9 @@ from dscnet.predictor import Predictor, store
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DscnetError
 
+OWN_SIZE_SIDE = 320
+"""Side of the photos that a network takes by default which saw them at their own size, pixels."""
+
 TOLERANCE = 1e-3
 """Largest difference of a score, original against export, that counts as the same network."""
 
@@ -51,16 +54,18 @@ def export(
     model: str | Path,
     out: Path,
     kind: Literal["onnx", "safetensors"],
-    size: tuple[int, int] = (320, 320),
+    size: tuple[int, int] | None = None,
 ) -> str:
     """Write the segmentation network of a run folder.
 
     Args:
         model: Run folder.
-        out: File (``onnx``: any batch of photos of one size, class names and normalisation in its
-            metadata), or folder (``safetensors``: weights, ``model.json``).
+        out: File (``onnx``: any batch of photos of one size; class names, normalisation and the
+            longer side that photos are to be scaled to in its metadata), or folder
+            (``safetensors``: weights, ``model.json``).
         kind: What to write.
-        size: Height and width of the photos that an ``onnx`` file takes, multiples of the stride.
+        size: Height and width of the photos that an ``onnx`` file takes, multiples of the stride;
+            None = a square as large as the network sees photos at scale 1.
 
     Returns:
         What was written and how far it is from the original.
@@ -76,6 +81,7 @@ def export(
         "classes": ["background", *predictor.classes],
         "mean": list(predictor.mean),
         "std": list(predictor.std),
+        "long_side": predictor.scale.side,
     }
     if kind == "safetensors":
         out.mkdir(parents=True, exist_ok=True)
@@ -89,6 +95,9 @@ def export(
         return f"{out}: weights, checked against the original, and model.json"
     assert isinstance(predictor.model, Segmenter | DeepLab | SegmentationPath)
     stride = predictor.model.output_stride
+    if size is None:
+        side = predictor.scale.side or OWN_SIZE_SIDE
+        size = (side + -side % stride,) * 2
     if any(side < 1 or side % stride for side in size):
         raise ValueError(f"size must be multiples of the output stride {stride}, got {size}")
     difference = _export_onnx(Scores(predictor.model).cpu().eval(), out, card, size)

@@ -12,30 +12,40 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def peak_memory(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+def memory_taken(device: torch.device) -> float:
+    """Bytes that the program has now; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device))
+    return float(_status("VmRSS"))
+
+
+def peak_memory(
+    work: Callable[[], object], device: torch.device, before: float | None = None
+) -> tuple[float, float]:
     """Run something and measure it.
 
     Args:
         work: What to run.
         device: Where it computes.
+        before: Bytes that do not count; None = those that the program has now. What something else
+            had and gave back may still be counted to the program.
 
     Returns:
-        Bytes at its peak beyond what was taken before, and its seconds. Bytes are 0 where the
-        system does not tell.
+        Bytes at its peak beyond ``before``, and its seconds. Bytes are 0 where the system does not
+        tell.
     """
+    before = memory_taken(device) if before is None else before
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
         started = time.perf_counter()
         work()
         torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
-        return float(torch.cuda.max_memory_allocated(device) - before), seconds
+        return max(0.0, torch.cuda.max_memory_allocated(device) - before), seconds
     _forget_peak()
-    before = _status("VmRSS")
     started = time.perf_counter()
     work()
-    return float(max(0, _status("VmHWM") - before)), time.perf_counter() - started
+    return max(0.0, _status("VmHWM") - before), time.perf_counter() - started
 
 
 def free_memory(device: torch.device) -> float | None:

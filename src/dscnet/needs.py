@@ -1,8 +1,8 @@
 """What a run needs of the machine: memory, disk, minutes; told, or refused, before it starts.
 
-A step of each stage is tried on noise, so that network, settings and machine need no model. Steps
-that are too large to be tried are tried smaller: every stage's memory grows with the pixels that it
-sees, as what would grow with their square works in blocks.
+A step or two of each stage are tried on noise, small enough to fit, and scaled up: memory and time
+of every stage grow with the photos of a batch and the pixels that it sees, as what would grow with
+their square works in blocks.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ import numpy as np
 import torch
 
 from dscnet.build import build_model, build_scale, build_segmenter, device_of, inference_settings
+from dscnet.checks import size_notes
 from dscnet.config import Config
 from dscnet.data import Sample, image_size, read_image
 from dscnet.data.scale import PhotoScale
 from dscnet.job import Job
 from dscnet.labels.cam import multi_scale_cam
 from dscnet.labels.crf import dense_crf
-from dscnet.machine import free_memory, peak_memory
+from dscnet.machine import free_memory, memory_taken, peak_memory
 from dscnet.models import SegmentationPath
 from dscnet.objective import SegmentationObjective
 from dscnet.predictor import Predictor
 from dscnet.settings import replace_settings
-from dscnet.tables.step_time import random_batch, training_step
+from dscnet.tables.step_time import PRECISIONS, random_batch, training_step
 from dscnet.types import Batch, DscnetError
 
 log = logging.getLogger("dscnet")
@@ -90,6 +91,17 @@ class Needs:
             f"a run needs about {largest.memory / 1e9:.1f} GB of memory (stage '{largest.stage}'),"
             f" {self.disk / 1e9:.1f} GB of disk and {max(1, math.ceil(minutes))} minutes here"
         )
+
+
+def needs_of(job: Job) -> str:
+    """Which things are too small for a run, and what it needs: a line each.
+
+    Raises:
+        DscnetError: As for :func:`refuse_what_cannot_fit`.
+    """
+    needs = measure_needs(job)
+    refuse_what_cannot_fit(job, needs)
+    return "\n".join([*size_notes(job), needs.text()])
 
 
 def measure_needs(job: Job) -> Needs:
@@ -204,10 +216,17 @@ def bytes_of_labels(job: Job, sizes: Sequence[tuple[int, int]]) -> float:
 def _train_need(job: Job, reading: float) -> StageNeed:
     config, settings = job.config, job.config.train
     batch_size = min(settings.batch_size, len(job.train.samples))
-    tried = replace_settings(config, {"train.batch_size": batch_size})
-    batch = random_batch(tried, job.train.num_classes)
-    step = training_step(tried, batch, job.train.num_classes)
-    memory, seconds = _two_steps(config, step)
+    # Weights from elsewhere take no other time, and to fetch them does.
+    tried = replace_settings(config, {"model.weights": "none"})
+    if settings.precision not in PRECISIONS:
+        tried.train.precision = "32"
+
+    def step_of(count: int) -> Callable[[], None]:
+        few = replace_settings(tried, {"train.batch_size": count})
+        batch = random_batch(few, job.train.num_classes)
+        return training_step(few, batch, job.train.num_classes)
+
+    memory, seconds = _two_steps(config, step_of, batch_size)
     steps = settings.steps(len(job.train.samples) // batch_size)
     rounds = config.auxseg.rounds + 1 if config.has_rounds else 1
     return StageNeed(
@@ -285,16 +304,20 @@ def _segment_needs(
         network = build_segmenter(config, num_labels, pretrained=False).to(device).train()
         batch_size = min(segment.batch_size, len(job.train.samples))
         crop = segment.crop_size or config.augment.crop_size
-        image = torch.randn(batch_size, 3, crop, crop, device=device)
-        mask = torch.randint(0, num_labels, (batch_size, crop, crop), device=device)
-        batch = Batch(image, image.new_zeros(batch_size, num_labels - 1), [""] * batch_size, mask)
         objective = SegmentationObjective()
 
-        def step() -> None:
-            network.zero_grad()
-            objective(network(batch.image, batch.tags), batch, 1.0).total.backward()
+        def step_of(count: int) -> Callable[[], None]:
+            image = torch.randn(count, 3, crop, crop, device=device)
+            mask = torch.randint(0, num_labels, (count, crop, crop), device=device)
+            batch = Batch(image, image.new_zeros(count, num_labels - 1), [""] * count, mask)
 
-        memory, seconds = _two_steps(config, step)
+            def step() -> None:
+                network.zero_grad()
+                objective(network(batch.image, batch.tags), batch, 1.0).total.backward()
+
+            return step
+
+        memory, seconds = _two_steps(config, step_of, batch_size)
         steps = segment.steps(max(1, len(job.train.samples) // batch_size)) * segment.rounds
         remedy = f"lower --segment.batch_size (it is {segment.batch_size})"
         stages.append(
@@ -326,12 +349,20 @@ def _test_need(job: Job, network: Any, sizes: Sequence[tuple[int, int]], own: fl
     return StageNeed("predict", memory / shrink**2 + own, seconds / shrink**2 * photos, remedy)
 
 
-def _two_steps(config: Config, step: Callable[[], None]) -> tuple[float, float]:
-    """Bytes and seconds of a training step: the second of two, as the first sets up."""
+def _two_steps(
+    config: Config, step_of: Callable[[int], Callable[[], None]], batch_size: int
+) -> tuple[float, float]:
+    """Bytes and seconds of a training step, by steps of two and of three photos.
+
+    A step of the whole batch might not fit.
+    """
     device = device_of(config.train.accelerator)
-    first, _ = peak_memory(step, device)
-    second, seconds = peak_memory(step, device)
-    return max(first, second), seconds
+    before = memory_taken(device)
+    few, more = min(2, batch_size), min(3, batch_size)
+    of_few, _ = peak_memory(step_of(few), device, before)
+    of_more, seconds = peak_memory(step_of(more), device, before)
+    photo = max(0.0, of_more - of_few)
+    return of_more + photo * (batch_size - more), seconds * batch_size / more
 
 
 def _inference_remedy(

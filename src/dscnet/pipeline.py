@@ -24,7 +24,6 @@ from dscnet.checks import (
     check_place,
     check_settings,
     check_trainings,
-    size_notes,
 )
 from dscnet.config import Config, MethodConfig, SegmentConfig
 from dscnet.data import available_splits, open_dataset
@@ -40,7 +39,7 @@ from dscnet.dependencies import (
     segment_settings,
 )
 from dscnet.job import Job, data_fingerprint, located
-from dscnet.needs import check_machine, measure_needs, refuse_what_cannot_fit
+from dscnet.needs import check_machine
 from dscnet.rounds import measure_rounds, train_rounds, write_round_masks
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
 from dscnet.segmenting import measure_segmenters, train_segmenters, write_masks
@@ -64,18 +63,6 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     job = Job(config, folder, train, val, progress)
     check_settings(job)
     return job
-
-
-def needs_of(config: Config) -> str:
-    """What a run of these settings needs, and which things are too small for it: a line each.
-
-    Raises:
-        DscnetError: As for :func:`run`, for what it would refuse.
-    """
-    job = open_run(config, RunFolder(Path("runs")), progress=False)
-    needs = measure_needs(job)
-    refuse_what_cannot_fit(job, needs)
-    return "\n".join([*size_notes(job), needs.text()])
 
 
 def run(

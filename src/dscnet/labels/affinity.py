@@ -92,8 +92,11 @@ def transition(features: Tensor, *, radius: int, power: float) -> tuple[Tensor, 
     indices, inside = grid_neighbours(size, offsets, features.device)
     cells = features.flatten(1).T
     cells = F.normalize(cells - cells.mean(0), dim=1)
-    # One offset at a time: all at once would hold N k D numbers.
-    cosines = torch.stack([(cells * cells[column]).sum(1) for column in indices.T], 1)
+    # One offset at a time: all at once would hold N k D numbers. Into a table that is there before:
+    # results that come one by one lie between what was freed, and memory grows all the same.
+    cosines = cells.new_empty(indices.shape)
+    for place, column in enumerate(indices.T):
+        cosines[:, place] = (cells * cells[column]).sum(1)
     affinity = cosines.relu() ** power * inside
     affinity[:, offsets.index((0, 0))] = 1.0
     return indices, affinity / affinity.sum(1, keepdim=True)

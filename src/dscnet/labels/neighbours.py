@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+BLOCK = 2**22
+"""Terms of sums that are added at once: torch keeps a whole number or two of each."""
+
 
 def weighted_rows(
     values: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor | None = None
@@ -23,7 +26,14 @@ def weighted_rows(
     Returns:
         ``(M, L)``.
     """
-    return F.embedding_bag(indices, values, offsets, mode="sum", per_sample_weights=weights)
+    if offsets is not None or indices.numel() <= BLOCK:
+        return _sums(values, indices, weights, offsets)
+    sums = values.new_empty(len(indices), values.shape[1])
+    rows = max(1, BLOCK // indices.shape[1])
+    for start in range(0, len(indices), rows):
+        block = slice(start, start + rows)
+        sums[block] = _sums(values, indices[block], weights[block])
+    return sums
 
 
 def grid_neighbours(
@@ -41,10 +51,20 @@ def grid_neighbours(
         outside; and whether it lies inside, ``(N, k)`` bool.
     """
     height, width = size
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
-    step = torch.tensor(list(offsets), device=device)
-    rows, columns = y.reshape(-1, 1) + step[:, 0], x.reshape(-1, 1) + step[:, 1]
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    return rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1), inside
+    y, x = (torch.arange(length, device=device) for length in size)
+    shape = (height * width, len(offsets))
+    indices = torch.empty(shape, dtype=torch.int64, device=device)
+    inside = torch.empty(shape, dtype=torch.bool, device=device)
+    # One offset at a time: all at once would hold several such tables.
+    for column, (down, right) in enumerate(offsets):
+        rows, columns = (y + down)[:, None], x + right
+        nearest = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+        on_map = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        indices[:, column], inside[:, column] = nearest.flatten(), on_map.flatten()
+    return indices, inside
+
+
+def _sums(
+    values: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor | None = None
+) -> Tensor:
+    return F.embedding_bag(indices, values, offsets, mode="sum", per_sample_weights=weights)

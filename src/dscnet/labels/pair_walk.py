@@ -126,10 +126,14 @@ def pair_transition(pairs: Tensor, *, radius: int, beta: float) -> tuple[Tensor,
     back = [(-y, -x) for y, x in offsets]
     size = (pairs.shape[-2], pairs.shape[-1])
     indices, inside = grid_neighbours(size, [(0, 0), *offsets, *back], pairs.device)
-    ahead = (pairs**beta).flatten(1).T
-    behind = ahead.gather(0, indices[:, 1 + len(offsets) :])
-    weights = torch.cat([torch.ones_like(ahead[:, :1]), ahead, behind], 1) * inside
-    return indices, weights / weights.sum(1, keepdim=True)
+    ahead = (pairs**beta).flatten(1)
+    # In place, as the tables are the largest thing that a walk holds.
+    weights = ahead.new_ones(inside.shape)
+    weights[:, 1 : 1 + len(offsets)] = ahead.T
+    for place, values in enumerate(ahead, 1 + len(offsets)):
+        weights[:, place] = values[indices[:, place]]
+    weights *= inside
+    return indices, weights.div_(weights.sum(1, keepdim=True))
 
 
 def enlarge(cells: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

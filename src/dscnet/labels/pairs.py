@@ -9,6 +9,7 @@ order of :func:`pair_offsets`, M anchors row by row.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -84,14 +85,28 @@ def pair_affinity(features: Tensor, *, radius: int = 5) -> Tensor:
     Returns:
         ``(B, K, M)`` in [0, 1].
     """
-    likeness = [
+    likeness = (
         # K tables of D channels would stay in memory for the gradient; each is soon made anew.
         checkpoint(_likeness, features, offset, radius, use_reentrant=False)
         if torch.is_grad_enabled()
         else _likeness(features, offset, radius)
         for offset in pair_offsets(radius)
-    ]
-    return torch.stack(likeness, 1).flatten(2)
+    )
+    return _table(likeness, len(pair_offsets(radius)))
+
+
+def _table(parts: Iterable[Tensor], count: int) -> Tensor:
+    """``(B, K, M)`` of K parts ``(B, *, *)``."""
+    if torch.is_grad_enabled():
+        return torch.stack(list(parts), 1).flatten(2)
+    # Into a table that is there before: parts that come one by one lie between what making them
+    # left free, and memory grows as if nothing were freed.
+    table = torch.empty(0)
+    for place, part in enumerate(parts):
+        if not place:
+            table = part.new_empty(len(part), count, *part.shape[1:])
+        table[:, place] = part
+    return table.flatten(2)
 
 
 def _likeness(features: Tensor, offset: Offset, radius: int) -> Tensor:
@@ -110,14 +125,14 @@ def line_affinity(boundary: Tensor, *, radius: int = 10) -> Tensor:
     Returns:
         ``(B, K, M)`` in [0, 1].
     """
-    strongest = [
+    strongest = (
         torch.stack([at_offset(boundary, cell, radius) for cell in line_cells(offset)])
         # Its gradient needs the winner alone, that of amax all values.
         .max(0)
         .values
         for offset in pair_offsets(radius)
-    ]
-    return 1 - torch.stack(strongest, 1).flatten(2)
+    )
+    return 1 - _table(strongest, len(pair_offsets(radius)))
 
 
 def line_cells(offset: Offset) -> list[Offset]:

@@ -13,6 +13,9 @@ from dscnet.labels.neighbours import grid_neighbours, weighted_rows
 WIDTH = 0.1
 """Width of the kernel of colours, in local standard deviations (the published code's)."""
 
+BLOCK = 2**16
+"""Pixels whose neighbours' colours are compared at once."""
+
 EPS = 1e-8
 """Keeps the kernel finite where a photo is of one colour; there it is the same for all."""
 
@@ -62,24 +65,27 @@ def pamr(
     indices, _ = grid_neighbours(size, offsets, probabilities.device)
     around = torch.tensor([offset != (0, 0) for offset in offsets], device=indices.device)
     spread = torch.empty_like(reduced)
+    neighbours = indices[:, around]
     for out, start, color in zip(spread, reduced, colors, strict=True):
-        weights = _color_weights(color, indices, around)
+        blocks = zip(torch.split(color, BLOCK), torch.split(indices, BLOCK), strict=True)
+        weights = torch.cat([_color_weights(*block, color, around) for block in blocks])
         rows = start.flatten(1).T.contiguous()
         for _ in range(iterations):
-            rows = weighted_rows(rows, indices[:, around].contiguous(), weights)
+            rows = weighted_rows(rows, neighbours, weights)
         out[:] = rows.T.view_as(out)
     return F.interpolate(spread, (height, width), mode="bilinear", align_corners=False)
 
 
-def _color_weights(color: Tensor, indices: Tensor, around: Tensor) -> Tensor:
-    """Weight of each neighbour but the pixel itself, ``(N, k')``, rows sum to 1.
+def _color_weights(own: Tensor, indices: Tensor, color: Tensor, around: Tensor) -> Tensor:
+    """Weight of each neighbour but the pixel itself, ``(n, k')``, rows sum to 1.
 
     Args:
-        color: ``(N, 3)``.
-        indices: Neighbours of each pixel, itself among them, ``(N, k)``.
+        own: Colours of the n pixels, ``(n, 3)``.
+        indices: Neighbours of each of them, itself among them, ``(n, k)``.
+        color: Colours of all pixels, ``(N, 3)``.
         around: Which of the k are not the pixel itself, ``(k,)`` bool.
     """
     neighbours = color[indices]
     deviation = neighbours.std(1, keepdim=True)
-    distance = (color[:, None] - neighbours[:, around]).abs() / (EPS + WIDTH * deviation)
+    distance = (own[:, None] - neighbours[:, around]).abs() / (EPS + WIDTH * deviation)
     return (-distance.mean(-1)).softmax(1)

@@ -31,18 +31,23 @@ class LatticeKernel:
 
     def __init__(self, features: Tensor) -> None:
         vertices, weights, steps = _enclosing_simplices(features.detach().float().T.contiguous())
-        num_pixels = vertices.shape[1]
-        ordered, order = vertices.flatten().sort()
-        first = torch.ones_like(ordered, dtype=torch.bool)
-        first[1:] = ordered[1:] != ordered[:-1]
-        row = torch.empty_like(order)
-        row[order] = first.cumsum(0) - 1
-        self._offsets = first.nonzero()[:, 0].int()
-        self._neighbours = _neighbours(ordered[first], steps)
-        self._vertex_rows = row.view(vertices.shape).T.contiguous().int()
-        self._pixel_rows = (order % num_pixels).int()
+        shape, num_pixels = vertices.shape, vertices.shape[1]
+        # Each table is let go as soon as it was read: they are what large photos fail for.
+        vertices, order = vertices.flatten().sort()
         self._slice_weights = weights.T.contiguous()
         self._splat_weights = weights.flatten()[order]
+        del weights
+        first = torch.ones_like(vertices, dtype=torch.bool)
+        first[1:] = vertices[1:] != vertices[:-1]
+        vertices = vertices[first]
+        row = order.new_empty(order.shape, dtype=torch.int32)
+        row[order] = first.cumsum(0, dtype=torch.int32) - 1
+        self._vertex_rows = row.view(shape).T.contiguous()
+        del row
+        self._pixel_rows = order.remainder_(num_pixels).int()
+        del order
+        self._offsets = first.nonzero()[:, 0].int()
+        self._neighbours = _neighbours(vertices, steps)
         scale = self(features.new_ones((num_pixels, 1), dtype=torch.float32)).rsqrt()
         self._slice_weights *= scale
         self._splat_weights *= scale[self._pixel_rows, 0]
@@ -68,6 +73,30 @@ def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     """
     dim = len(features)
     side = dim + 1
+    nearest, rank, weights = _nearest_vertices(features)
+    strides = _strides(nearest, side)
+    stride = torch.tensor(strides, device=features.device)
+    # From one vertex of a simplex to the next, one coordinate after the other falls back by side.
+    fall = torch.empty_like(rank).scatter_(
+        0, rank.neg_().add_(dim), stride[:, None].expand_as(rank)
+    )
+    vertices = nearest.mul_((side * stride)[:, None]).sum(0, keepdim=True).repeat(side, 1)
+    vertices[1:] += fall[:-1].mul_(-side).add_(sum(strides)).cumsum_(0)
+    return vertices, weights, [sum(strides) - side * own for own in strides]
+
+
+def _nearest_vertices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Vertex of remainder 0 of each point's simplex, and where the point lies in the simplex.
+
+    Args:
+        features: Points, ``(d, N)`` float32.
+
+    Returns:
+        Coordinates of the vertex divided by d + 1, the place of each coordinate's distance to it in
+        descending order, both ``(d + 1, N)`` int64, and the barycentric weights ``(d + 1, N)``.
+    """
+    dim = len(features)
+    side = dim + 1
     elevated = _elevation(dim).to(features) @ features
     # The nearest vertex of remainder 0, and the order of the distances to it by coordinate.
     nearest = (elevated / side).round()
@@ -79,14 +108,7 @@ def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     ordered = torch.empty_like(distance).scatter_(0, dim - rank, distance)
     weights = ordered - ordered.roll(1, 0)
     weights[0] += 1
-
-    strides = _strides(nearest, side)
-    stride = torch.tensor(strides, device=features.device)
-    # From one vertex of a simplex to the next, one coordinate after the other falls back by side.
-    fall = torch.empty_like(rank).scatter_(0, dim - rank, stride[:, None].expand_as(rank))
-    vertices = (nearest * (side * stride)[:, None]).sum(0, keepdim=True).repeat(side, 1)
-    vertices[1:] += (sum(strides) - side * fall[:-1]).cumsum(0)
-    return vertices, weights, [sum(strides) - side * own for own in strides]
+    return nearest, rank, weights
 
 
 def _elevation(dim: int) -> Tensor:
@@ -137,18 +159,17 @@ def _neighbours(vertices: Tensor, steps: list[int]) -> list[tuple[Tensor, Tensor
     Returns:
         For each direction ``(M, 3)`` rows and ``(M, 3)`` weights.
     """
-    own = torch.arange(len(vertices), device=vertices.device)
+    own = torch.arange(len(vertices), device=vertices.device, dtype=torch.int32)
     result = []
     for step in steps:
         wanted = vertices + step
         after = torch.searchsorted(vertices, wanted).clamp_(max=len(vertices) - 1)
         found = vertices[after] == wanted
-        after = after.where(found, own)
         # A vertex is before its neighbour if that one is after it.
         before = own.clone()
         before[after[found]] = own[found]
-        rows = torch.stack([own, after, before], 1)
+        rows = torch.stack([own, after.int().where(found, own), before], 1)
         weights = torch.where(rows == own[:, None], 0.0, 0.5)
         weights[:, 0] = 1.0
-        result.append((rows.int(), weights))
+        result.append((rows, weights))
     return result

@@ -130,9 +130,9 @@ class AuxSegNet(PlainCam):
         """Run the network once; arguments as for :class:`PlainCam`.
 
         Returns:
-            The output with ``features``, ``cam_logits``, the scores of both branches at image size,
-            in inference ``cam_refined``, and with ``grid_pooling`` ``tag_logits`` and
-            ``plain_tag_logits``.
+            The output with ``features``, ``cam_logits``, the scores of both branches at image size
+            unless ``maps_only``, in inference ``cam_refined``, and with ``grid_pooling``
+            ``tag_logits`` and ``plain_tag_logits``.
         """
         output = super().one_view(image, tags, maps_only=maps_only)
         assert output.features is not None and output.cam_logits is not None
@@ -142,6 +142,8 @@ class AuxSegNet(PlainCam):
         cam = None if self.training else _cam_to_refine(output)
         initial, refined, spread_cam = self._branches(output.features, cam)
         output.cam_refined = spread_cam
+        if maps_only:  # all labels at image size are what large photos fail for
+            return output
         size = (image.shape[-2], image.shape[-1])
         output.seg_initial, output.saliency_initial = (_enlarge(maps, size) for maps in initial)
         output.seg_logits, output.saliency_logits = (_enlarge(maps, size) for maps in refined)
