@@ -23,6 +23,7 @@ from dscnet.config import (
     IrnConfig,
     LabelConfig,
     RefineConfig,
+    ScaleConfig,
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
@@ -70,6 +71,7 @@ def settings(scenes: Path, cams: Path, *steps: str) -> Config:
     return Config(
         data=str(scenes),
         augment=AugmentConfig(crop_size=64, long_side=[64, 80]),
+        scale=ScaleConfig(side=64),
         refine=RefineConfig(steps=list(steps)),
         label=LabelConfig(bg_score=0.3, cams=str(cams)),
         affinity=AffinityConfig(epochs=2, radius=3, **small),

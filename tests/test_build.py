@@ -8,6 +8,7 @@ from dscnet.build import (
     build_affinity_transform,
     build_model,
     build_objective,
+    build_scale,
     build_segmenter,
     build_segmenter_transform,
     build_train_transform,
@@ -148,6 +149,15 @@ def test_photos_of_the_segmentation_network():
     assert (transform.long_side, transform.scale_range) == (None, [0.5, 1.5])
     assert (transform.jitter.brightness, transform.jitter.hue) == (None, (-0.05, 0.05))
     assert build_train_transform(settings, (0.5,) * 3, (0.5,) * 3).crop_size == 40
+
+
+def test_tiles_are_crops_of_photos_that_much_larger():
+    settings = Config(augment=AugmentConfig(crop_size=40, long_side=[50, 60]))
+    settings.scale.tiles, settings.affinity.scale_range = 3, [1.0, 2.0]
+    transform = build_train_transform(settings, (0.5,) * 3, (0.5,) * 3)
+    assert (transform.crop_size, transform.long_side) == (40, (150, 180))
+    assert build_affinity_transform(settings, (0.5,) * 3, (0.5,) * 3).long_side == (165, 330)
+    assert build_scale(settings).work_size((300, 400)) == (124, 165)
 
 
 def test_affinitynets_photos_can_keep_their_size():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dscnet import experiments
 from dscnet.comparison import paired, summarise
-from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, TrainConfig
+from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, ScaleConfig, TrainConfig
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.experiments import VARIANTS, of_seed, read_variants, run_grid, sweep, write_results
@@ -34,6 +34,7 @@ def tiny(scenes) -> Config:
     return Config(
         data=str(scenes),
         augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
+        scale=ScaleConfig(side=64),
         train=TrainConfig(epochs=1, batch_size=4, accelerator="cpu"),
         cam=CamConfig(scales=[1.0], flip=False),
     )

@@ -21,6 +21,7 @@ from dscnet.config import (
     MethodConfig,
     ModelConfig,
     RefineConfig,
+    ScaleConfig,
     SegmentConfig,
     TrainConfig,
 )
@@ -41,6 +42,7 @@ def settings(base: str, precision: str = "32", **changes) -> Config:
     """The smallest run that still goes through everything, on the GPU by default."""
     values = {
         "augment": AugmentConfig(crop_size=64, long_side=[64, 96]),
+        "scale": ScaleConfig(side=64),
         "model": ModelConfig(name=base, classifier_gain=1.0),
         "auxseg": AuxSegConfig(rounds=1, branch_channels=16),
         # Starts that draw nothing: a GPU draws other numbers.

@@ -18,6 +18,7 @@ from dscnet.config import (
     Config,
     MethodConfig,
     ModelConfig,
+    ScaleConfig,
     SegmentConfig,
     TrainConfig,
 )
@@ -52,6 +53,7 @@ def settings(data: Path, **changes) -> Config:
     values = {
         "data": str(data),
         "augment": AugmentConfig(crop_size=64, long_side=[64, 96]),
+        "scale": ScaleConfig(side=64),
         "model": ModelConfig(),
         "method": MethodConfig(warmup=0.0),
         "train": TrainConfig(epochs=2, batch_size=4, accelerator="cpu"),

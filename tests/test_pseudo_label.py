@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from dscnet.labels.pseudo_label import (
     best_label,
     pseudo_label,
     read_label,
+    resize_map,
     write_label,
 )
 from dscnet.palette import voc_palette
@@ -158,3 +161,24 @@ def test_a_cut_label_file_is_named(tmp_path):
 def test_a_missing_label_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.png: no such file"):
         read_label(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (1, 1), (5, 7)])
+def test_maps_are_resized_one_by_one(size, generator):
+    maps = torch.rand(3, 2, 3, generator=generator)
+    expected = functional.interpolate(
+        maps[None], size, mode="bilinear", align_corners=False, antialias=size[0] < 2
+    )[0]
+    np.testing.assert_allclose(resize_map(maps.numpy(), size), expected, atol=1e-6)
+    best, winner = best_label(maps.numpy(), [4, 0, 7], size)
+    np.testing.assert_allclose(best, expected.amax(0), atol=1e-6)
+    assert (winner == np.array([5, 1, 8])[expected.argmax(0)]).all()
+    assert resize_map(maps[:0].numpy(), size).shape == (0, *size), "a photo without tags"
+
+
+def test_labels_of_another_size_keep_background_score_and_band():
+    cam = np.array([[[0.0, 1.0]]], dtype=np.float32)
+    # Pixel centres at an eighth, three, five and seven eighths: scores 0, 0.25, 0.75 and 1.
+    assert pseudo_label(cam, [2], bg_score=0.5, size=(1, 4)).tolist() == [[0, 0, 3, 3]]
+    banded = pseudo_label(cam, [2], ignore_band=(0.2, 0.8), size=(2, 4))
+    assert banded.tolist() == [[0, 255, 255, 3]] * 2

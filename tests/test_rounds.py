@@ -23,6 +23,7 @@ from dscnet.config import (
     LabelConfig,
     MethodConfig,
     ModelConfig,
+    ScaleConfig,
     SegmentConfig,
     TrainConfig,
 )
@@ -46,6 +47,7 @@ def settings(data: Path, **changes) -> Config:
     values = {
         "data": str(data),
         "augment": AugmentConfig(crop_size=64, long_side=[64, 96]),
+        "scale": ScaleConfig(side=64),
         "model": ModelConfig(name="auxsegnet", classifier_gain=1.0),
         "auxseg": AuxSegConfig(rounds=2, branch_channels=16),
         "method": MethodConfig(variant="baseline", warmup=0.0),

@@ -15,6 +15,7 @@ from dscnet.config import (
     Config,
     LabelConfig,
     MethodConfig,
+    ScaleConfig,
     SegmentConfig,
     TrainConfig,
 )
@@ -33,6 +34,7 @@ def settings(data: Path, rounds: int = 2, **segment) -> Config:
     return Config(
         data=str(data),
         augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
+        scale=ScaleConfig(side=64),
         method=MethodConfig(variant="baseline"),
         train=TrainConfig(epochs=1, batch_size=4, accelerator="cpu"),
         cam=CamConfig(scales=[1.0], flip=False),

@@ -163,6 +163,29 @@ def test_maps_are_written_as_the_settings_say(tmp_path, name, quirk):
         assert maps["refined"].max() == pytest.approx(100 / 255, abs=0.05)
 
 
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_photos_of_one_scene_have_the_same_maps_at_any_resolution(tmp_path, tiles):
+    scene = np.zeros((24, 36, 3), dtype=np.uint8)
+    scene[6:15, 10:30] = 200
+    samples = []
+    for times in (1, 3, 8):
+        path = tmp_path / f"{times}.png"
+        Image.fromarray(scene.repeat(times, 0).repeat(times, 1)).save(path)
+        samples.append(Sample(str(times), path, (0,), None, None))
+    made = PhotoSet("made", ("cat", "dog"), tuple(samples), ())
+    config = Config(scale=ScaleConfig(side=36, tiles=tiles), cam=CamConfig(scales=[1.0, 1.5]))
+    job = Job(config, RunFolder(tmp_path / "run"), made, None)
+    write_card(job.folder.model_card, job, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    write_cams(job, Ramp())
+    first, *others = [read_cam(job.folder.cams / f"{s.image_id}.npz")[0] for s in samples]
+    assert first["cam"].shape == (1, 24 * tiles, 36 * tiles)
+    assert first["cam"][0, 10 * tiles, 20 * tiles] > 0.8 > 0.1 > first["cam"][0, 2, 2]
+    for maps in others:
+        for name, values in maps.items():
+            # Edges are sharper in the larger photo, the more so the larger it is seen.
+            assert np.abs(values - first[name]).mean() < 0.02 * tiles
+
+
 def scored_photos(folder: Path) -> PhotoSet:
     """Three photos of two classes, the last without any."""
     rng, samples = np.random.default_rng(0), []

@@ -71,6 +71,8 @@ def resize_map(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[n
     """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink."""
     if values.shape[-2:] == size:
         return values
+    if values.size == 0:
+        return np.zeros((*values.shape[:-2], *size), dtype=values.dtype)
     maps = torch.from_numpy(values).reshape(1, -1, *values.shape[-2:])
     resized = functional.interpolate(
         maps, size, mode="bilinear", align_corners=False, antialias=size[0] < maps.shape[-2]
