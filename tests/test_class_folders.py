@@ -113,6 +113,17 @@ def test_folders_of_one_name_are_one_class(tmp_path):
     assert sorted(sample.tags for sample in photos.samples) == [(0,), (1,), (1,)]
 
 
+@pytest.mark.parametrize("name", ["$RECYCLE.BIN", "#recycle", ".ipynb_checkpoints", "Thumbs"])
+def test_folders_of_systems_are_told_and_no_class(tmp_path, name):
+    fill(tmp_path, "cow", "sheep", name)
+    photos = open_dataset(tmp_path)
+    assert photos.classes == ("cow", "sheep") and len(photos.samples) == 4
+    (note,) = [note for note in photos.notes if "folders of systems" in note]
+    assert name in note and "rename" in note
+    (tmp_path / name).rename(tmp_path / "duck")
+    assert classes(tmp_path) == ("cow", "duck", "sheep")
+
+
 def test_class_folders_a_level_down_are_named(tmp_path):
     fill(tmp_path, "train/cow", "train/sheep")
     with pytest.raises(DataError, match=r"give .*train, whose sub-folders hold photos"):

@@ -200,3 +200,13 @@ def test_classes_txt_beside_the_file_lists_the_classes_in_use(save, tmp_path):
         open_dataset(path)
     (tmp_path / "classes.txt").write_text("toothbrush\nstop sign\nbicycle\n")
     assert open_dataset(path).classes == ("toothbrush", "stop sign", "bicycle")
+
+
+def test_names_of_categories_are_compared_as_people_see_them(save, tmp_path):
+    content = instances()
+    content["categories"][1]["name"] = "ze\u0301bu\u200b"
+    path = save(content, ["a.jpg", "b.jpg", "c.jpg"])
+    (tmp_path / "classes.txt").write_text("z\u00e9bu\nbicycle\nstop sign\ntoothbrush\n", "utf-8")
+    photo_set = open_dataset(path)
+    used = {photo_set.classes[tag] for sample in photo_set.samples for tag in sample.tags}
+    assert "z\u00e9bu" in used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,12 @@ def labels_beyond(root: Path) -> None:
     mask(root, 4, 3)
 
 
+def damaged(root: Path) -> None:
+    shutil.rmtree(root / "masks")
+    for number in range(2):
+        (root / "images" / f"p{number}.png").write_text("no picture")
+
+
 def too_many(root: Path) -> None:
     (root / "classes.txt").write_text("\n".join(["cow", "sheep", *map(str, range(253))]))
 
@@ -95,6 +102,7 @@ def too_many(root: Path) -> None:
         (shared_pixels, "1 of 2 photos to measure on have the same pixels", "run"),
         (empty_val, "val.txt: names no photo", "train"),
         (labels_beyond, "p4.png: has labels 3, but 2 classes", "run"),
+        (damaged, "p0.png: cannot be decoded", "run"),
         (too_many, "255 classes, but masks have room for 254", "train"),
     ],
 )

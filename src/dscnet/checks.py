@@ -390,8 +390,10 @@ def check_photos(job: Job) -> None:
     else:
         report.add(check_dataset(job.val, min_size=stride))
         compare_splits(job.train, job.val, report)
-    for line in (*report.info, *report.warnings, *size_notes(job)):
+    for line in (*report.info, *report.warnings):
         log.info("data: %s", line)
     if not report.ok:
         raise DataError("the data set cannot be used as it is:\n  " + "\n  ".join(report.errors))
+    for line in size_notes(job):
+        log.info("data: %s", line)
     open_masks(job)

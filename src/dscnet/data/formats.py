@@ -27,6 +27,7 @@ from dscnet.data.tag_files import (
 from dscnet.data.tag_text import without_none, written_forms
 from dscnet.data.yaml_parts import YAML_KEYS, read_parts
 from dscnet.types import DataError
+from dscnet.walking import is_system
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VOC_CLASSES = (
@@ -283,6 +284,12 @@ def _folders(root: Path) -> Layout:
         )
     if empty:
         notes.append(f"{len(empty)} folders hold no photo and are no class: {first_few(empty)}")
+    beside = sorted(path for path in root.iterdir() if path.is_dir() and is_system(path.name))
+    if system := [path.name for path in beside if _picture_stems(path)]:
+        notes.append(
+            f"{len(system)} hidden folders and folders of systems hold photos and are no class:"
+            f" {first_few(system)}; rename each that is one"
+        )
     if loose := sorted(path.name for path in root.iterdir() if is_photo(path)):
         notes.append(
             f"{len(loose)} photos beside the class folders are not read ({first_few(loose)}); "
@@ -350,7 +357,7 @@ def _yaml(path: Path) -> Layout:
 
 def _class_folders(root: Path) -> list[Path]:
     folders = (path for path in root.iterdir() if path.is_dir() and path.name not in MAP_FOLDERS)
-    return sorted(path for path in folders if not path.name.startswith("."))
+    return sorted(path for path in folders if not is_system(path.name))
 
 
 def _picture_stems(folder: Path) -> list[str]:
