@@ -39,8 +39,8 @@ from dscnet.models.affinity import CrossTaskAffinity, NonLocal
 from dscnet.models.heads import propagate
 from dscnet.run_folder import environment, write_text
 
-SIZES = ((342, 456), (684, 912), (1368, 1824), (2736, 3648))
-"""Height and width of photos, from the size that labels are made at to what cameras give."""
+SIZES = ((342, 456), (684, 912), (1368, 1824))
+"""Height and width of photos, from the size that labels are made at to one of 2.5 megapixels."""
 
 LABELS = 4
 """Background and three classes: more than most photos have."""
