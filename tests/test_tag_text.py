@@ -25,6 +25,10 @@ from dscnet.types import DataError
         "'cow'",
         '" cow"',
         "cow\t",
+        "cow\ufe0f",
+        "`cow`",
+        "\u201ccow\u201d",
+        "\u00ab cow \u00bb",
     ],
 )
 def test_what_nobody_sees_is_no_part_of_a_name(text):
@@ -41,7 +45,7 @@ def test_names_are_composed_and_white_space_is_one_space():
 @given(st.text())
 def test_a_clean_name_stays_as_it_is(text):
     name = clean_name(text)
-    assert clean_name(name) == name or name[:1] in "'\""
+    assert clean_name(name) == name or name[:1] in "'\"`\u201c\u2018\u00ab"
     assert unicodedata.is_normalized("NFC", name)
 
 
@@ -52,6 +56,7 @@ def test_a_clean_name_stays_as_it_is(text):
         *("cow\r\nsheep\r\n", "cow\tsheep", "['cow', 'sheep']", '["cow", "sheep"]'),
         *("('cow', 'sheep')", "[cow, sheep]", "{'cow', 'sheep'}", "cow;;sheep; ", "cow;'sheep'"),
         *(str(np.array(["cow", "sheep"])), "cow\u200b; sheep\u00a0", "cow; none; sheep"),
+        *("cow\uff1bsheep", "cow\u3001sheep", "cow\uff0c sheep", "['cow'; 'sheep']"),
     ],
 )
 def test_one_rule_for_text_of_every_form(tmp_path, text):
@@ -130,7 +135,15 @@ def test_the_background_is_known_in_any_dress():
     ("classes", "message"),
     [
         (("Cow", "cow"), "Cow, cow differ in case alone"),
-        (("stop-sign", "Stop sign"), "differ in case, spaces or hyphens alone"),
+        (("stop-sign", "Stop sign"), "differ in case, spaces, hyphens or width alone"),
+        (("cow", "\uff43\uff4f\uff57"), "differ in case, spaces, hyphens or width alone"),
+        (
+            ("cow", "cow/sheep", "sheep"),
+            "'cow/sheep' is a class of its own, beside 'cow' and 'sheep'",
+        ),
+        (("cow", "cow and sheep", "sheep"), "beside 'cow' and 'sheep'"),
+        (("cow", "cow."), "'cow.' is a class of its own, beside 'cow'"),
+        (("cow", "cow:0.9"), "'cow:0.9' is a class of its own, beside 'cow'"),
         (("cow", "none"), "'none' is a class of its own"),
         (("masks_incorrect", "no_masks"), "'no_masks' is a class of its own"),
         (("helmet", "Without Helmet"), "'Without Helmet' is a class"),
@@ -142,4 +155,20 @@ def test_odd_names_are_told(classes, message):
 
 
 def test_ordinary_names_are_not():
-    assert name_warnings(("cow", "no entry", "notebook", "train", "traffic light", "zébu")) == []
+    assert (
+        name_warnings(
+            (
+                "cow",
+                "no entry",
+                "notebook",
+                "train",
+                "traffic light",
+                "zébu",
+                "c1",
+                "c",
+                "salt and pepper",
+            )
+        )
+        == []
+    )
+    assert name_warnings(("1", "2", "12", "t-shirt", "shirt", "dog/wolf", "dog")) == []

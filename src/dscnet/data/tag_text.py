@@ -8,17 +8,20 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-_SEPARATORS = re.compile(r"[;|,\t\r\n]")
-_QUOTED = re.compile(r"(['\"])(.*)\1")
+# The last four are what Chinese and Japanese keyboards have in their place.
+_SEPARATORS = re.compile("[;|,\t\r\n\uff1b\uff5c\uff0c\u3001]")
+_QUOTES = frozenset({"''", '""', "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb"})
 # A list as Python, pandas, numpy or JSON writes it; in round or curly brackets only with quotes.
 _LIST = re.compile(r"\[.*\]|[({]\s*(?:['\"].*)?[)}]", re.DOTALL)
 _NEXT_QUOTE = re.compile(r"(?<=['\"])\s+(?=['\"])")
 # Marks without width. Joiners between letters beyond ASCII are spelling (Persian, Hindi, emoji).
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+    "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]"
     "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
 _NONE = frozenset({"negative", "negatives", "neg", "none", "null", "nan", "n/a"})
+# What people join names by beside the separators, and numbers such as confidences.
+_JOINTS = re.compile(r"[^\w\s'-]+|\band\b|\b\d+\b")
 _ABSENT = re.compile(r"(?:no|non|not|without)[ _-](.+)")
 
 
@@ -29,8 +32,8 @@ def clean_name(text: str) -> str:
     quotes around the whole name go with the white space around it.
     """
     name = " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
-    quoted = _QUOTED.fullmatch(name)
-    return quoted[2].strip() if quoted else name
+    quoted = len(name) > 1 and name[0] + name[-1] in _QUOTES
+    return name[1:-1].strip() if quoted else name
 
 
 def written_forms(name: str) -> tuple[str, ...]:
@@ -99,15 +102,21 @@ def name_warnings(classes: Sequence[str]) -> list[str]:
     warnings = []
     alike: dict[str, list[str]] = {}
     for name in classes:
-        alike.setdefault(re.sub(r"[ _-]", "", name.casefold()), []).append(name)
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        alike.setdefault(re.sub(r"[ _-]", "", plain), []).append(name)
     for twins in alike.values():
         if len(twins) > 1:
-            same = len({name.casefold() for name in twins}) == 1
+            more = "" if len({n.casefold() for n in twins}) == 1 else ", spaces, hyphens or width"
             warnings.append(
-                f"{', '.join(twins)} differ in case{'' if same else ', spaces or hyphens'} alone"
+                f"{', '.join(twins)} differ in case{more} alone"
                 f" and are {len(twins)} classes; write them alike if they are one"
             )
     for name in classes:
+        if parts := _joined(name, classes):
+            warnings.append(
+                f"{name!r} is a class of its own, beside {' and '.join(map(repr, parts))}; if it"
+                " means no other thing, write the names alone, several separated by ';'"
+            )
         if says_none(name) or _denies(name, classes):
             warnings.append(
                 f"{name!r} is a class of its own, though its name says what a photo does not show;"
@@ -115,6 +124,14 @@ def name_warnings(classes: Sequence[str]) -> list[str]:
                 " folders, put them into negatives/"
             )
     return warnings
+
+
+def _joined(name: str, classes: Sequence[str]) -> list[str]:
+    """The other classes that a name consists of, but for marks, numbers and "and" around them."""
+    words = [word.strip() for word in _JOINTS.split(name)]
+    parts = list(dict.fromkeys(word for word in words if word))
+    whole = parts == [name] or not all(word in classes for word in parts)
+    return [] if whole else parts
 
 
 def _denies(name: str, classes: Sequence[str]) -> bool:
@@ -147,7 +164,7 @@ def _listed(text: str) -> list[str]:
             continue
     else:
         inner = text[1:-1]
-        return inner.split(",") if "," in inner else inner.split()
+        return _SEPARATORS.split(inner) if _SEPARATORS.search(inner) else inner.split()
     if not found:
         return []
     items = list(found) if isinstance(found, list | tuple | set) else [found]
