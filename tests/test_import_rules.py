@@ -68,6 +68,7 @@ TOP = {
     "rounds",
     "run_folder",
     "run_report",
+    "trials",
     "segmenting",
     "settings",
     "stages",

@@ -23,7 +23,6 @@ from dscnet.data import PhotoSet, Sample
 from dscnet.job import Job
 from dscnet.needs import (
     Needs,
-    StageNeed,
     bytes_of_maps,
     check_machine,
     measure_needs,
@@ -31,6 +30,7 @@ from dscnet.needs import (
     refuse_what_cannot_fit,
 )
 from dscnet.run_folder import RunFolder
+from dscnet.trials import StageNeed
 from dscnet.types import DscnetError
 
 
@@ -120,6 +120,7 @@ def test_each_stage_is_tried(job):
 
 def test_photos_at_their_own_size_need_what_their_pixels_do(job, monkeypatch):
     """Four times the pixels need four times as much, tried smaller or not."""
+    monkeypatch.setattr("dscnet.trials.TRIED_PIXELS", 100_000)
     job.config.scale.relative_to = "photo"
     job.config.cam.batch_size = 1
     needed = []
@@ -131,7 +132,9 @@ def test_photos_at_their_own_size_need_what_their_pixels_do(job, monkeypatch):
 
 
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):
-    monkeypatch.setattr("dscnet.needs.free_memory", lambda device: 3e9)
+    monkeypatch.setattr("dscnet.trials.TRIED_PIXELS", 100_000)
+    for module in ("needs", "trials"):
+        monkeypatch.setattr(f"dscnet.{module}.free_memory", lambda device: 3e9)
     refuse_what_cannot_fit(job, measure_needs(job))
     monkeypatch.setattr("dscnet.needs.image_size", lambda path: (6000, 8000))
     job.config.scale.relative_to = "photo"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +36,8 @@ def peak_memory(
         Bytes at its peak beyond ``before``, and its seconds. Bytes are 0 where the system does not
         tell.
     """
-    before = memory_taken(device) if before is None else before
     if device.type == "cuda":
+        before = memory_taken(device) if before is None else before
         torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
         work()
@@ -43,6 +45,7 @@ def peak_memory(
         seconds = time.perf_counter() - started
         return max(0.0, torch.cuda.max_memory_allocated(device) - before), seconds
     _forget_peak()
+    before = memory_taken(device) if before is None else before
     started = time.perf_counter()
     work()
     return max(0.0, _status("VmHWM") - before), time.perf_counter() - started
@@ -61,7 +64,14 @@ def free_memory(device: torch.device) -> float | None:
 
 
 def _forget_peak() -> None:
-    """Let the highest mark of memory begin anew; where that is not allowed it stays."""
+    """Let the highest mark of memory begin anew; where that is not allowed it stays.
+
+    What was freed is given back first: it would count to what the program has.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
     try:
         _RESET.write_text("5", encoding="utf-8")
     except OSError:

@@ -1,74 +1,37 @@
-"""What a run needs of the machine: memory, disk, minutes; told, or refused, before it starts.
-
-A step or two of each stage are tried on noise, small enough to fit, and scaled up: memory and time
-of every stage grow with the photos of a batch and the pixels that it sees, as what would grow with
-their square works in blocks.
-"""
+"""What a run needs of the machine: memory, disk, minutes; told, or refused, before it starts."""
 
 from __future__ import annotations
 
 import logging
 import math
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-import torch
 
-from dscnet.build import build_model, build_scale, build_segmenter, device_of, inference_settings
+from dscnet.build import build_scale, device_of
 from dscnet.checks import size_notes
 from dscnet.config import Config
-from dscnet.data import Sample, image_size, read_image
-from dscnet.data.scale import PhotoScale
+from dscnet.data import Sample, image_size
+from dscnet.data.scale import Size
 from dscnet.job import Job
-from dscnet.labels.cam import multi_scale_cam
-from dscnet.labels.crf import dense_crf
-from dscnet.machine import free_memory, memory_taken, peak_memory
-from dscnet.models import SegmentationPath
-from dscnet.objective import SegmentationObjective
-from dscnet.predictor import Predictor
-from dscnet.settings import replace_settings
-from dscnet.tables.step_time import PRECISIONS, random_batch, training_step
-from dscnet.types import Batch, DscnetError
+from dscnet.machine import free_memory
+from dscnet.trials import StageNeed, try_stages
+from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")
-
-_LOOKED_AT = 200
-_NUMBER = np.dtype(np.float16).itemsize
-
-TRIED_PIXELS = 1_500_000
-"""Pixels of a step's photos up to which it is tried as it is."""
 
 FEW_STEPS = 50
 """Steps of a training below which it is not worth to try some first."""
 
-OWN_SIZE_BYTES = 16
-"""A pixel of the photo, while it is read and while its labels are made at its own size."""
+LARGE_VIEW = 6_000_000
+"""Pixels that the CAM network sees at once from which on that is tried first in any case."""
 
-CACHE_BYTES = 1 << 30
-"""Decoded photos that a training keeps at most (``PhotoDataset``)."""
-
-
-@dataclass(frozen=True)
-class StageNeed:
-    """What a stage needs.
-
-    Attributes:
-        stage: Its name.
-        memory: Bytes at its peak, beside what the program has before.
-        seconds: Of the whole stage.
-        remedy: The setting that lowers its memory.
-    """
-
-    stage: str
-    memory: float
-    seconds: float
-    remedy: str
+_LOOKED_AT = 200
+_NUMBER = np.dtype(np.float16).itemsize
 
 
 @dataclass(frozen=True)
@@ -105,28 +68,9 @@ def needs_of(job: Job) -> str:
 
 
 def measure_needs(job: Job) -> Needs:
-    """Try a step of each stage.
-
-    Args:
-        job: Settings and photos; nothing is written.
-    """
-    config, train = job.config, job.train
-    sizes = [image_size(sample.image_path) for sample in _some(train.samples)]
-    own = OWN_SIZE_BYTES * max(math.prod(size) for size in sizes)
-    started = time.monotonic()
-    read_image(train.samples[0].image_path, build_scale(config).read_side(config.cam.scales))
-    reading = (time.monotonic() - started) * len(train.samples)
-    state = torch.get_rng_state()
-    try:
-        stages = [
-            _train_need(job, reading),
-            _cam_need(job, sizes, own, reading),
-            *_refine_need(job, sizes, own),
-            *_segment_needs(job, sizes, own, reading),
-        ]
-    finally:
-        torch.set_rng_state(state)
-    return Needs(tuple(stages), _disk(job, sizes))
+    """Try a step of each stage, and reckon what the files will take."""
+    sizes = [image_size(sample.image_path) for sample in _some(job.train.samples)]
+    return Needs(try_stages(job, sizes), _disk(job, sizes))
 
 
 def check_machine(job: Job) -> None:
@@ -141,7 +85,7 @@ def check_machine(job: Job) -> None:
     sizes = [image_size(sample.image_path) for sample in _some(job.train.samples)]
     refuse_full_disk(job, _disk(job, sizes))
     steps = job.config.train.steps(len(job.train.samples) // job.config.train.batch_size)
-    if steps >= FEW_STEPS or _largest_view(job, sizes) > 4 * TRIED_PIXELS:
+    if steps >= FEW_STEPS or _largest_view(job, sizes) > LARGE_VIEW:
         needs = measure_needs(job)
         log.info("%s", needs.text())
         refuse_what_cannot_fit(job, needs)
@@ -179,11 +123,11 @@ def refuse_full_disk(job: Job, needed: float) -> None:
         )
 
 
-def _disk(job: Job, sizes: Sequence[tuple[int, int]]) -> float:
+def _disk(job: Job, sizes: Sequence[Size]) -> float:
     return bytes_of_maps(job.config, job.train.samples) + bytes_of_labels(job, sizes)
 
 
-def _largest_view(job: Job, sizes: Sequence[tuple[int, int]]) -> int:
+def _largest_view(job: Job, sizes: Sequence[Size]) -> int:
     """Pixels of the photos that the CAM network sees at once, at most."""
     scale, cam = build_scale(job.config), job.config.cam
     return cam.batch_size * max(
@@ -206,191 +150,11 @@ def bytes_of_maps(config: Config, samples: Sequence[Sample]) -> float:
     return fmean(numbers) * len(samples) * _NUMBER * _maps_a_tag(config)
 
 
-def bytes_of_labels(job: Job, sizes: Sequence[tuple[int, int]]) -> float:
+def bytes_of_labels(job: Job, sizes: Sequence[Size]) -> float:
     """About how many bytes labels and masks take: flat regions shrink to a twentieth."""
     photos = len(job.train.samples) * (1 + bool(job.config.refine.steps))
     photos += 0 if job.val is None else len(job.val.samples)
     return fmean(math.prod(size) for size in sizes) * photos / 20
-
-
-def _train_need(job: Job, reading: float) -> StageNeed:
-    config, settings = job.config, job.config.train
-    batch_size = min(settings.batch_size, len(job.train.samples))
-    # Weights from elsewhere take no other time, and to fetch them does.
-    tried = replace_settings(config, {"model.weights": "none"})
-    if settings.precision not in PRECISIONS:
-        tried.train.precision = "32"
-
-    def step_of(count: int) -> Callable[[], None]:
-        few = replace_settings(tried, {"train.batch_size": count})
-        batch = random_batch(few, job.train.num_classes)
-        return training_step(few, batch, job.train.num_classes)
-
-    memory, seconds = _two_steps(config, step_of, batch_size)
-    steps = settings.steps(len(job.train.samples) // batch_size)
-    rounds = config.auxseg.rounds + 1 if config.has_rounds else 1
-    return StageNeed(
-        "train",
-        memory + _cached(job),
-        rounds * steps * seconds + reading,
-        f"lower --train.batch_size (it is {settings.batch_size}) or --augment.crop_size"
-        f" (it is {config.augment.crop_size})",
-    )
-
-
-def _cam_need(job: Job, sizes: Sequence[tuple[int, int]], own: float, reading: float) -> StageNeed:
-    config, scale = job.config, build_scale(job.config)
-    size = max(sizes, key=lambda one: math.prod(scale.work_size(one)))
-    views = [scale.view_size(size, one) for one in config.cam.scales]
-    batch = min(config.cam.batch_size, len(job.train.samples))
-    pixels = max(math.prod(view) for view in (*views, scale.work_size(size))) * batch
-    shrink = min(1.0, math.sqrt(TRIED_PIXELS / pixels))
-    device = device_of(config.train.accelerator)
-    model = build_model(config, job.train.num_classes, pretrained=False).to(device).eval()
-    most = max(1, *(len(sample.tags or ()) for sample in job.train.samples))
-    tags = torch.zeros(batch, job.train.num_classes, device=device)
-    tags[:, :most] = 1
-
-    def step() -> None:
-        noise = [torch.randn(batch, 3, *_times(view, shrink), device=device) for view in views]
-        multi_scale_cam(
-            model.score_maps,
-            None,
-            tags,
-            views=noise,
-            size=_times(scale.work_size(size), shrink),
-            flip=config.cam.flip,
-        )
-
-    with torch.inference_mode():
-        memory, seconds = peak_memory(step, device)
-    return StageNeed(
-        "cam",
-        memory / shrink**2 + own,
-        seconds / shrink**2 * math.ceil(len(job.train.samples) / batch) + reading,
-        _inference_remedy(config, size, memory / shrink**2, batch, "cam.batch_size"),
-    )
-
-
-def _refine_need(job: Job, sizes: Sequence[tuple[int, int]], own: float) -> list[StageNeed]:
-    """A dense CRF stands for every step: none takes more."""
-    config, scale = job.config, build_scale(job.config)
-    if not config.refine.steps:
-        return []
-    size = max((scale.work_size(one) for one in sizes), key=math.prod)
-    shrink = min(1.0, math.sqrt(TRIED_PIXELS / 4 / math.prod(size)))
-    device = device_of(config.train.accelerator)
-    shape = _times(size, shrink)
-    start = torch.rand(1, 3, *shape, device=device)
-    photo = torch.randint(0, 256, (1, 3, *shape), dtype=torch.uint8, device=device)
-    memory, seconds = peak_memory(lambda: dense_crf(start, photo), device)
-    whole = seconds / shrink**2 * len(config.refine.steps) * len(job.train.samples)
-    remedy = _inference_remedy(config, max(sizes, key=math.prod), memory / shrink**2, 1, "")
-    return [StageNeed("refine", memory / shrink**2 + own, whole, remedy)]
-
-
-def _segment_needs(
-    job: Job, sizes: Sequence[tuple[int, int]], own: float, reading: float
-) -> list[StageNeed]:
-    """Training and testing of the segmentation network."""
-    config, segment, num_labels = job.config, job.config.segment, job.train.num_labels
-    device = device_of(segment.accelerator)
-    stages = []
-    network: Any
-    if config.own_branch:
-        branch: Any = build_model(config, job.train.num_classes, pretrained=False)
-        network = SegmentationPath(branch, averaged=segment.branch_scores == "averaged")
-    else:
-        network = build_segmenter(config, num_labels, pretrained=False).to(device).train()
-        batch_size = min(segment.batch_size, len(job.train.samples))
-        crop = segment.crop_size or config.augment.crop_size
-        objective = SegmentationObjective()
-
-        def step_of(count: int) -> Callable[[], None]:
-            image = torch.randn(count, 3, crop, crop, device=device)
-            mask = torch.randint(0, num_labels, (count, crop, crop), device=device)
-            batch = Batch(image, image.new_zeros(count, num_labels - 1), [""] * count, mask)
-
-            def step() -> None:
-                network.zero_grad()
-                objective(network(batch.image, batch.tags), batch, 1.0).total.backward()
-
-            return step
-
-        memory, seconds = _two_steps(config, step_of, batch_size)
-        steps = segment.steps(max(1, len(job.train.samples) // batch_size)) * segment.rounds
-        remedy = f"lower --segment.batch_size (it is {segment.batch_size})"
-        stages.append(
-            StageNeed("segment", memory + _cached(job), steps * seconds + reading, remedy)
-        )
-    return [*stages, _test_need(job, network, sizes, own)]
-
-
-def _test_need(job: Job, network: Any, sizes: Sequence[tuple[int, int]], own: float) -> StageNeed:
-    config, scale = job.config, build_scale(job.config)
-    size = max(sizes, key=math.prod)
-    views = [scale.view_size(size, one) for one in config.segment.test_scales]
-    seen = max(math.prod(view) for view in (*views, scale.work_size(size)))
-    shrink = min(1.0, math.sqrt(TRIED_PIXELS / 4 / seen))
-    tried = _times(scale.work_size(size), shrink)
-    settings = inference_settings(config)
-    if shrink < 1:
-        settings["scale"] = PhotoScale()
-    mean = (0.5, 0.5, 0.5)
-    predictor = Predictor(network, job.train.classes, mean=mean, std=mean, **settings)
-    photo = torch.randint(0, 256, (3, *tried), dtype=torch.uint8)
-    memory, seconds = peak_memory(
-        lambda: predictor.work_probabilities(photo, tried), predictor.device
-    )
-    photos = 0 if job.val is None else len(job.val.samples)
-    if config.segment.rounds > 1:
-        photos += len(job.train.samples) * (config.segment.rounds - 1)
-    remedy = _inference_remedy(config, size, memory / shrink**2, 1, "")
-    return StageNeed("predict", memory / shrink**2 + own, seconds / shrink**2 * photos, remedy)
-
-
-def _two_steps(
-    config: Config, step_of: Callable[[int], Callable[[], None]], batch_size: int
-) -> tuple[float, float]:
-    """Bytes and seconds of a training step, by steps of two and of three photos.
-
-    A step of the whole batch might not fit.
-    """
-    device = device_of(config.train.accelerator)
-    before = memory_taken(device)
-    few, more = min(2, batch_size), min(3, batch_size)
-    of_few, _ = peak_memory(step_of(few), device, before)
-    of_more, seconds = peak_memory(step_of(more), device, before)
-    photo = max(0.0, of_more - of_few)
-    return of_more + photo * (batch_size - more), seconds * batch_size / more
-
-
-def _inference_remedy(
-    config: Config, size: tuple[int, int], memory: float, batch: int, batch_setting: str
-) -> str:
-    if batch > 1:
-        return f"set --{batch_setting} 1 (it is {batch})"
-    if config.scale.relative_to == "photo" and config.scale.work_side is None:
-        free = free_memory(device_of(config.train.accelerator)) or memory
-        side = max(1, int(max(size) * min(1.0, math.sqrt(0.5 * free / max(memory, 1)))))
-        return (
-            "set --scale.relative_to training, which sees photos at the size trained on, or"
-            f" --scale.work_side {side}"
-        )
-    return f"lower --scale.work_side (it is {max(build_scale(config).work_size(size))})"
-
-
-def _cached(job: Job) -> float:
-    """Bytes of decoded photos that a training keeps, in each worker."""
-    low, high = job.config.augment.long_side
-    read = 2 * high * job.config.scale.tiles
-    photo = 4 * read * read if job.config.side else CACHE_BYTES
-    workers = max(1, job.config.augment.num_workers)
-    return workers * min(CACHE_BYTES, len(job.train.samples) * photo)
-
-
-def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
 def _some(samples: Sequence[Sample]) -> Sequence[Sample]:
