@@ -150,7 +150,7 @@ def _to_rgb(image: Image.Image, transparent: bool, inverted: bool) -> Image.Imag
 
 def _eight_bits(image: Image.Image, inverted: bool) -> Image.Image:
     """Scale 16-bit grey, unless its values are those of 8 bits; ``inverted``: 0 is white."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32)
     if inverted:
         values = (2**16 - 1) - values
     elif values.max() <= 255:
