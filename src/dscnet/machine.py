@@ -18,6 +18,7 @@ def memory_taken(device: torch.device) -> float:
     """Bytes that the program has now; 0 where the system does not tell."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device))
+    _give_back()
     return float(_status("VmRSS"))
 
 
@@ -44,8 +45,8 @@ def peak_memory(
         torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
         return max(0.0, torch.cuda.max_memory_allocated(device) - before), seconds
-    _forget_peak()
     before = memory_taken(device) if before is None else before
+    _forget_peak()
     started = time.perf_counter()
     work()
     return max(0.0, _status("VmHWM") - before), time.perf_counter() - started
@@ -63,15 +64,16 @@ def free_memory(device: torch.device) -> float | None:
     return max(0.0, min(known)) if known else None
 
 
-def _forget_peak() -> None:
-    """Let the highest mark of memory begin anew; where that is not allowed it stays.
-
-    What was freed is given back first: it would count to what the program has.
-    """
+def _give_back() -> None:
+    """Give back what was freed: it would count to what the program has."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim is not None:
             trim(0)
+
+
+def _forget_peak() -> None:
+    """Let the highest mark of memory begin anew; where that is not allowed it stays."""
     try:
         _RESET.write_text("5", encoding="utf-8")
     except OSError:

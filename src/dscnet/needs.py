@@ -18,7 +18,7 @@ from dscnet.config import Config
 from dscnet.data import Sample, image_size
 from dscnet.data.scale import Size
 from dscnet.job import Job
-from dscnet.machine import free_memory
+from dscnet.machine import free_memory, memory_taken
 from dscnet.trials import StageNeed, try_stages
 from dscnet.types import DscnetError
 
@@ -36,10 +36,11 @@ _NUMBER = np.dtype(np.float16).itemsize
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs: each stage, and bytes of disk."""
+    """What a run needs: each stage, bytes of disk, and bytes that the program has already."""
 
     stages: tuple[StageNeed, ...]
     disk: float
+    base: float = 0.0
 
     @property
     def largest(self) -> StageNeed:
@@ -51,7 +52,7 @@ class Needs:
         minutes = sum(stage.seconds for stage in self.stages) / 60
         largest = self.largest
         return (
-            f"a run needs about {largest.memory / 1e9:.1f} GB of memory (stage '{largest.stage}'),"
+            f"a run needs about {(self.base + largest.memory) / 1e9:.1f} GB of memory (stage '{largest.stage}'),"
             f" {self.disk / 1e9:.1f} GB of disk and {max(1, math.ceil(minutes))} minutes here"
         )
 
@@ -70,7 +71,8 @@ def needs_of(job: Job) -> str:
 def measure_needs(job: Job) -> Needs:
     """Try a step of each stage, and reckon what the files will take."""
     sizes = [image_size(sample.image_path) for sample in _some(job.train.samples)]
-    return Needs(try_stages(job, sizes), _disk(job, sizes))
+    base = memory_taken(device_of(job.config.train.accelerator))
+    return Needs(try_stages(job, sizes), _disk(job, sizes), base)
 
 
 def check_machine(job: Job) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from dscnet.build import build_model, build_scale, build_segmenter, device_of, inference_settings
 from dscnet.config import Config
 from dscnet.data import read_image
-from dscnet.data.scale import PhotoScale, Size
+from dscnet.data.scale import PhotoScale, Size, with_long_side
 from dscnet.job import Job
 from dscnet.labels.cam import multi_scale_cam
 from dscnet.labels.crf import dense_crf
@@ -72,7 +73,7 @@ def try_stages(job: Job, sizes: Sequence[Size]) -> tuple[StageNeed, ...]:
     state = torch.get_rng_state()
     try:
         return (
-            _train_need(job, reading),
+            _train_need(job, sizes, reading),
             _cam_need(job, sizes, own, reading),
             *_refine_need(job, sizes, own),
             *_segment_needs(job, sizes, own, reading),
@@ -81,7 +82,7 @@ def try_stages(job: Job, sizes: Sequence[Size]) -> tuple[StageNeed, ...]:
         torch.set_rng_state(state)
 
 
-def _train_need(job: Job, reading: float) -> StageNeed:
+def _train_need(job: Job, sizes: Sequence[Size], reading: float) -> StageNeed:
     config, settings = job.config, job.config.train
     batch_size = min(settings.batch_size, len(job.train.samples))
     # Weights from elsewhere take no other time, and to fetch them does.
@@ -94,12 +95,14 @@ def _train_need(job: Job, reading: float) -> StageNeed:
         batch = random_batch(few, job.train.num_classes)
         return training_step(few, batch, job.train.num_classes)
 
-    memory, seconds = _two_steps(config, step_of, batch_size)
+    with torch.device("meta"):
+        network = build_model(tried, job.train.num_classes, pretrained=False)
+    memory, seconds = _two_steps(config, network, step_of, batch_size)
     steps = settings.steps(len(job.train.samples) // batch_size)
     rounds = config.auxseg.rounds + 1 if config.has_rounds else 1
     return StageNeed(
         "train",
-        memory + _cached(job),
+        memory + _cached(job, sizes),
         rounds * steps * seconds + reading,
         f"lower --train.batch_size (it is {settings.batch_size}) or --augment.crop_size"
         f" (it is {config.augment.crop_size})",
@@ -183,11 +186,11 @@ def _segment_needs(job: Job, sizes: Sequence[Size], own: float, reading: float) 
 
             return step
 
-        memory, seconds = _two_steps(config, step_of, batch_size)
+        memory, seconds = _two_steps(config, network, step_of, batch_size)
         steps = segment.steps(max(1, len(job.train.samples) // batch_size)) * segment.rounds
         remedy = f"lower --segment.batch_size (it is {segment.batch_size})"
         stages.append(
-            StageNeed("segment", memory + _cached(job), steps * seconds + reading, remedy)
+            StageNeed("segment", memory + _cached(job, sizes), steps * seconds + reading, remedy)
         )
     return [*stages, _test_need(job, network, sizes, own)]
 
@@ -216,19 +219,31 @@ def _test_need(job: Job, network: Any, sizes: Sequence[Size], own: float) -> Sta
 
 
 def _two_steps(
-    config: Config, step_of: Callable[[int], Callable[[], None]], batch_size: int
+    config: Config,
+    network: torch.nn.Module,
+    step_of: Callable[[int], Callable[[], None]],
+    batch_size: int,
 ) -> tuple[float, float]:
-    """Bytes and seconds of a training step, by steps of two and of three photos.
+    """Bytes and seconds of a training step, by two steps of at most three photos.
 
-    A step of the whole batch might not fit.
+    A step of the whole batch might not fit. Weights, their gradients and what the optimiser keeps
+    do not grow with the batch.
+
+    Args:
+        config: Says where it computes.
+        network: Has the parameters that are trained; its tensors may be of the device ``meta``.
+        step_of: Makes a step of so many photos.
+        batch_size: Photos of the real steps.
     """
     device = device_of(config.train.accelerator)
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    count = min(3, batch_size)
     before = memory_taken(device)
-    few, more = min(2, batch_size), min(3, batch_size)
-    of_few, _ = peak_memory(step_of(few), device, before)
-    of_more, seconds = peak_memory(step_of(more), device, before)
-    photo = max(0.0, of_more - of_few)
-    return of_more + photo * (batch_size - more), seconds * batch_size / more
+    step = step_of(count)
+    first, _ = peak_memory(step, device, before)
+    second, seconds = peak_memory(step, device, before)
+    photos = max(0.0, max(first, second) - 2 * weights) * batch_size / count
+    return photos + 4 * weights, seconds * batch_size / count
 
 
 def _inference_remedy(
@@ -246,13 +261,13 @@ def _inference_remedy(
     return f"lower --scale.work_side (it is {max(build_scale(config).work_size(size))})"
 
 
-def _cached(job: Job) -> float:
-    """Bytes of decoded photos that a training keeps, in each worker."""
-    low, high = job.config.augment.long_side
-    read = 2 * high * job.config.scale.tiles
-    photo = 4 * read * read if job.config.side else CACHE_BYTES
-    workers = max(1, job.config.augment.num_workers)
-    return workers * min(CACHE_BYTES, len(job.train.samples) * photo)
+def _cached(job: Job, sizes: Sequence[Size]) -> float:
+    """Bytes of decoded photos and labels that a training keeps, in each worker."""
+    augment, tiles = job.config.augment, job.config.scale.tiles
+    most = 2 * augment.long_side[1] * tiles if job.config.side else max(map(max, sizes))
+    kept = [4 * math.prod(with_long_side(one, min(max(one), most))) for one in sizes]
+    whole = fmean(kept) * len(job.train.samples)
+    return max(1, augment.num_workers) * min(CACHE_BYTES, whole)
 
 
 def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:
