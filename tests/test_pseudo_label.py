@@ -8,6 +8,7 @@ from dscnet.labels.pseudo_label import (
     best_label,
     pseudo_label,
     read_label,
+    resize_map,
     write_label,
 )
 from dscnet.palette import voc_palette
@@ -158,3 +159,9 @@ def test_a_cut_label_file_is_named(tmp_path):
 def test_a_missing_label_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.png: no such file"):
         read_label(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("size", [(2, 3), (9, 8)])
+def test_no_maps_are_resized_to_no_maps(size):
+    assert resize_map(np.zeros((0, 4, 6), np.float32), size).shape == (0, *size)
+    assert resize_map(np.ones((1, 4, 6), np.float32), size) == pytest.approx(np.ones((1, *size)))

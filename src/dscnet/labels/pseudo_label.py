@@ -68,9 +68,14 @@ def _best_resized(
 
 
 def resize_map(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
-    """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink."""
+    """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink.
+
+    A photo without tags has none.
+    """
     if values.shape[-2:] == size:
         return values
+    if not values.size:
+        return np.zeros((*values.shape[:-2], *size), dtype=values.dtype)
     maps = torch.from_numpy(values).reshape(1, -1, *values.shape[-2:])
     resized = functional.interpolate(
         maps, size, mode="bilinear", align_corners=False, antialias=size[0] < maps.shape[-2]
