@@ -73,8 +73,8 @@ def needs_of(config: Config) -> str:
         DscnetError: As for :func:`run`, for what it would refuse.
     """
     job = open_run(config, RunFolder(Path("runs")), progress=False)
-    needs = measure_needs(job)
-    refuse_what_cannot_fit(job, needs)
+    check_trainings(job, ["train", "segment"])
+    refuse_what_cannot_fit(job, needs := measure_needs(job))
     return "\n".join([*size_notes(job), needs.text()])
 
 
