@@ -76,6 +76,13 @@ def test_masks_that_count_classes_from_0_are_to_be_written_anew():
     assert "write the masks with 0 = background, 1 = 'cow', 2 = 'sheep', 3 = 'car'" in error
 
 
+def test_masks_that_count_beyond_the_classes_are_not_mended_by_another_order():
+    moved = [("cow", (0, 2)), ("sheep", (0, 3)), ("car", (0, 4))] * 2
+    (error,) = compared(moved).errors
+    assert "list the classes" not in error
+    assert "write the masks with 0 = background, 1 = 'cow', 2 = 'sheep', 3 = 'car'" in error
+
+
 def test_photos_whose_tags_lack_what_their_masks_show_are_counted():
     report = compared([*GOOD * 5, ("cow", (1, 2)), ("", (3,)), ("cow sheep", (1,))])
     assert report.ok and report.warnings == []

@@ -186,6 +186,20 @@ def test_how_the_segmentation_network_is_tested():
     assert (taken["scales"], taken["flip"], taken["crf"]) == ((0.5, 1.0), False, False)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ScaleConfig(side=0), "scale.side must be at least 1, got 0"),
+        (ScaleConfig(tiles=0), "scale.tiles must be at least 1, got 0"),
+        (ScaleConfig(tile_overlap=1), "scale.tile_overlap must be in"),
+        (ScaleConfig(relative_to="photo", tiles=2), "scale.tiles must be 1 where .* own size"),
+    ],
+)
+def test_scales_that_cannot_be_are_named_as_their_setting(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_scale(Config(scale=settings))
+
+
 def test_device():
     assert device_of("cpu") == torch.device("cpu")
     assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

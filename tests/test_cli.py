@@ -168,6 +168,17 @@ def test_check_looks_at_the_lists_of_splits_too(tmp_path, capsys):
     assert main(["check", str(tmp_path), "--split", "train"]) == 1
 
 
+def test_check_refuses_too_few_photos_in_the_words_of_run(tmp_path, capsys):
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "cat" / "a.png")
+    said = []
+    for verb in (["check", tmp_path], ["run", "--data", tmp_path, "--out", tmp_path / "run"]):
+        assert main([str(word) for word in verb]) == 1
+        said.append([x for x in capsys.readouterr().err.splitlines() if x.startswith("error")])
+    assert said[0] == said[1]
+    assert "DeepLabV3+ needs at least 2 photos a step, got 1" in said[0][0]
+
+
 def test_evaluate_compares_two_folders(tmp_path, capsys):
     for folder in ("pred", "gt"):
         (tmp_path / folder).mkdir()

@@ -113,6 +113,14 @@ def test_a_photo_without_size_is_named(tmp_path, height):
         check_outlines([made])
 
 
+def test_outlines_in_parts_of_the_photo_are_refused(tmp_path):
+    parts = [0.25, 0.25, 0.75, 0.25, 0.75, 1]
+    with pytest.raises(DataError, match="'a.jpg': expected polygons in pixels, .*multiply x by"):
+        check_outlines([photo(tmp_path, annotation(1, 1, [parts]), annotation(2, 90, [parts]))])
+    tiny = photo(tmp_path, annotation(1, 1, [parts]), annotation(2, 90, [box(0, 0, 2, 1)]))
+    assert check_outlines([tiny]) == 0
+
+
 def test_polygons_without_area_are_skipped_and_counted(tmp_path):
     made = photo(
         tmp_path,

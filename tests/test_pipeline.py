@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -488,7 +489,10 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),
         ({"label.bg_score": "saliency"}, "needs a saliency map of every training photo"),
-        ({"segment.test_scales": [0.5, 0.0]}, "scales must be one or more positive numbers"),
+        (
+            {"segment.test_scales": [0.5, 0.0]},
+            "segment.test_scales must be one or more positive numbers",
+        ),
         ({"segment.scale_range": [1.5, 0.5]}, "scale_range must be an ascending range above 0"),
         ({"segment.iterations": 0}, "segment.iterations must be at least 1, got 0"),
         ({"train.epochs": 0}, "train.epochs must be at least 1, got 0"),
@@ -509,7 +513,9 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"label.cams": "no/such"}, "label.cams: .*no/such is no folder"),
         ({"label.ignore_band": [0.9, 0.1]}, "label.ignore_band must be two ascending scores"),
         ({"label.ignore_band": [0.1]}, "label.ignore_band must be two ascending scores"),
-        ({"cam.scales": []}, "scales must be one or more positive numbers"),
+        ({"cam.scales": []}, "cam.scales must be one or more positive numbers"),
+        ({"cam.scales": [math.nan]}, "cam.scales must be one or more positive numbers"),
+        ({"scale.side": 0}, "scale.side must be at least 1, got 0"),
         ({"model.classifier_gain": -1.0}, "model.classifier_gain must be at least 0, got -1.0"),
         ({"cam.batch_size": 0}, "cam.batch_size must be at least 1, got 0"),
         ({"val_split": "vall"}, "val_split: no split 'vall' among train, val"),

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from coco_instances import BRUSH, CATEGORIES, HEIGHT, PERSON, WIDTH, annotation, box, runs
 from dscnet.cli import main
@@ -201,6 +201,17 @@ def test_a_photo_of_another_size_is_named(root):
     Image.new("RGB", (3, 3)).save(root / "train2014" / f"{name_of('train', 1)}.jpg")
     with pytest.raises(DataError, match=r"instances_train.*expected 3 x 3 pixels .*found 7 x 5"):
         prepare_coco2014(root)
+
+
+def test_a_photo_that_was_outlined_before_it_was_turned_is_named_as_such(root):
+    photo = root / "train2014" / f"{name_of('train', 1)}.jpg"
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photo, exif=turned)
+    with pytest.raises(DataError, match=r"expected 5 x 7 .*found 7 x 5; .*EXIF .*: remove that"):
+        prepare_coco2014(root)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(photo)
+    prepare_coco2014(root)
 
 
 def test_splits_of_different_categories_are_refused(root):

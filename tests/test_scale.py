@@ -67,7 +67,7 @@ def test_no_side_vanishes():
         ({"side": 0}, "side must be at least 1"),
         ({"work_side": -3}, "work_side must be at least 1"),
         ({"side": 300, "tiles": 0}, "tiles must be at least 1"),
-        ({"overlap": 1.0}, r"overlap must be in \[0, 1\)"),
+        ({"tile_overlap": 1.0}, r"tile_overlap must be in \[0, 1\)"),
         ({"tiles": 2}, "their own size"),
     ],
 )

@@ -39,6 +39,8 @@ def test_vocs_lists_of_detection_are_splits_where_there_are_none_of_segmentation
         ("JPEGImages", "ImageSets/train.txt"),
         ("JPEGImages", "splits/validation.lst"),
         ("cat", "lists/train.txt"),
+        ("images", "split/train.txt"),
+        ("images", "meta/val.txt"),
     ],
 )
 def test_lists_that_nobody_reads_are_told_and_where_they_belong(tmp_path, layout, unread):

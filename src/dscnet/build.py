@@ -66,9 +66,16 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
 
 
 def build_scale(config: Config) -> PhotoScale:
-    """How large the networks see photos at inference."""
+    """How large the networks see photos at inference.
+
+    Raises:
+        ValueError: If a setting of ``scale`` is one that no photo can have.
+    """
     scale = config.scale
-    return PhotoScale(config.side, scale.work_side, scale.tiles, scale.tile_overlap)
+    try:
+        return PhotoScale(config.side, scale.work_side, scale.tiles, scale.tile_overlap)
+    except ValueError as error:
+        raise ValueError(f"scale.{error}") from error
 
 
 def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> PlainCam:

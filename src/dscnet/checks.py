@@ -132,7 +132,7 @@ def check_settings(job: Job) -> None:
 
 def _check_numbers(config: Config) -> None:
     """Refuse numbers that a stage would stumble over long after training began."""
-    check_scales(config.cam.scales)
+    check_scales(config.cam.scales, "cam.scales")
     counts = {
         "cam.batch_size": config.cam.batch_size,
         **{
@@ -247,7 +247,7 @@ def _check_crop(config: Config, name: str, radius: int, stride: int) -> None:
 
 def _check_segmenter(config: Config) -> None:
     """Refuse settings of the segmentation network that nothing sees before it is trained."""
-    check_scales(config.segment.test_scales)
+    check_scales(config.segment.test_scales, "segment.test_scales")
     build_segmenter_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     if not config.own_branch:
         _segmenter_on_meta(config)

@@ -13,7 +13,7 @@ from statistics import fmean
 import numpy as np
 
 from dscnet.build import build_scale, device_of
-from dscnet.checks import size_notes
+from dscnet.checks import check_trainings, size_notes
 from dscnet.config import Config
 from dscnet.data import Sample, image_size
 from dscnet.data.scale import Size
@@ -50,9 +50,9 @@ class Needs:
     def text(self) -> str:
         """One line for people."""
         minutes = sum(stage.seconds for stage in self.stages) / 60
-        largest = self.largest
+        memory = (self.base + self.largest.memory) / 1e9
         return (
-            f"a run needs about {(self.base + largest.memory) / 1e9:.1f} GB of memory (stage '{largest.stage}'),"
+            f"a run needs about {memory:.1f} GB of memory (stage '{self.largest.stage}'),"
             f" {self.disk / 1e9:.1f} GB of disk and {max(1, math.ceil(minutes))} minutes here"
         )
 
@@ -61,8 +61,10 @@ def needs_of(job: Job) -> str:
     """Which things are too small for a run, and what it needs: a line each.
 
     Raises:
-        DscnetError: As for :func:`refuse_what_cannot_fit`.
+        ValueError: As for :func:`dscnet.checks.check_trainings`.
+        DscnetError: As for that and :func:`refuse_what_cannot_fit`.
     """
+    check_trainings(job, ["train", "segment"])
     needs = measure_needs(job)
     refuse_what_cannot_fit(job, needs)
     return "\n".join([*size_notes(job), needs.text()])

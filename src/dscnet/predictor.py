@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ class Predictor:
     def _scores(self, view: Tensor) -> Tensor:
         """The network's scores ``(1, L, H, W)``, seen window by window where there are tiles."""
         size = (view.shape[-2], view.shape[-1])
-        parts = windows(size, self.scale.tiles, self.scale.overlap)
+        parts = windows(size, self.scale.tiles, self.scale.tile_overlap)
         if len(parts) == 1:
             scores: Tensor = self.model(view).seg_logits.float()
             return scores
@@ -237,10 +238,10 @@ def refuse_failures(failures: Sequence[str]) -> None:
         raise DataError("not every photo could be predicted:\n  " + "\n  ".join(failures))
 
 
-def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+def check_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, ...]:
     """Refuse sizes that a photo cannot have; they are returned as they are."""
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be one or more positive numbers, got {tuple(scales)}")
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"{name} must be one or more positive numbers, got {tuple(scales)}")
     return tuple(scales)
 
 

@@ -135,7 +135,7 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
         tags = batch.tags.to(device)
         view = batch.views[0].to(device)
         size = (view.shape[-2], view.shape[-1])
-        for rows, columns in windows(size, scale.tiles, scale.overlap):
+        for rows, columns in windows(size, scale.tiles, scale.tile_overlap):
             output = model.one_view(view[..., rows, columns], tags)
             maps = output.final_logits if output.cam_refined is None else output.cam_refined
             scores = normalise_scores(maps[:, 1:], tags).flatten(2).cpu()
@@ -263,7 +263,7 @@ def _by_windows(score: Score, scale: PhotoScale) -> Score:
 
     def scored(view: torch.Tensor, tags: torch.Tensor) -> dict[str, torch.Tensor]:
         size = (view.shape[-2], view.shape[-1])
-        return score_windows(score, view, tags, windows(size, scale.tiles, scale.overlap))
+        return score_windows(score, view, tags, windows(size, scale.tiles, scale.tile_overlap))
 
     return scored
 

@@ -59,7 +59,8 @@ def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
         size = scale.view_size(image_size(sample.image_path), 1.0)
         view = resize_photos(transform(photo, None)[0][None], size).to(device)
         seen = [
-            view[..., rows, columns] for rows, columns in windows(size, scale.tiles, scale.overlap)
+            view[..., rows, columns]
+            for rows, columns in windows(size, scale.tiles, scale.tile_overlap)
         ]
         of_windows = [model.tag_logits(model(w), (w.shape[-2], w.shape[-1])) for w in seen]
         # A photo shows what one of its windows shows.

@@ -69,8 +69,10 @@ class Config:
         """The longer side of photos at scale 1, before tiling, pixels; None = their own."""
         if self.scale.relative_to == "photo":
             return None
+        if self.scale.side is not None:
+            return self.scale.side
         low, high = self.augment.long_side
-        return self.scale.side or round((low + high) / 2)
+        return round((low + high) / 2)
 
     @property
     def has_rounds(self) -> bool:

@@ -59,7 +59,10 @@ def compare_masks(photo_set: PhotoSet, report: CheckReport) -> None:
         for sample, labels in masked
         if sample.tags is not None and _tells(labels, len(classes))
     ]
-    errors = _numbered_otherwise(place, classes, photos) or _strangers(place, classes, photos)
+    beyond = any(len(classes) < label < IGNORE_INDEX for label in values)
+    errors = _numbered_otherwise(place, classes, photos, beyond) or _strangers(
+        place, classes, photos
+    )
     report.errors += errors
     if not errors:
         report.warnings += _never_shown(place, classes, photos)
@@ -73,8 +76,13 @@ def _tells(labels: frozenset[int], num_classes: int) -> bool:
     return max(labels - {IGNORE_INDEX}) <= num_classes
 
 
-def _numbered_otherwise(place: str, classes: Sequence[str], photos: Sequence[_Photo]) -> list[str]:
-    """An error if labels of masks go with the tags of other classes than their own."""
+def _numbered_otherwise(
+    place: str, classes: Sequence[str], photos: Sequence[_Photo], beyond: bool
+) -> list[str]:
+    """An error if labels of masks go with the tags of other classes than their own.
+
+    With labels ``beyond`` the list of classes no order of it is right.
+    """
     likeness, both = _likeness(len(classes), photos)
     match = _best_match(likeness)
     moved = {
@@ -96,7 +104,7 @@ def _numbered_otherwise(place: str, classes: Sequence[str], photos: Sequence[_Ph
     ]
     return [
         f"{place}: masks number the classes otherwise than the list of classes:"
-        f" {first_few(told)}; {_renumbering(classes, photos, match)}"
+        f" {first_few(told)}; {_renumbering(classes, photos, {} if beyond else match)}"
     ]
 
 

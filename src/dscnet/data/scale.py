@@ -24,17 +24,17 @@ class PhotoScale:
             scale 1. Without ``side``, only larger photos are reduced to it.
         tiles: Windows along the longer side. The photo is seen this many times larger, a window at
             a time, so that small things are not lost.
-        overlap: Part of a window that the next one sees again, in [0, 1).
+        tile_overlap: Part of a window that the next one sees again, in [0, 1).
 
     Raises:
-        ValueError: If a side or ``tiles`` is below 1, ``overlap`` is outside [0, 1), or photos at
-            their own size are to be tiled.
+        ValueError: If a side or ``tiles`` is below 1, ``tile_overlap`` is outside [0, 1), or photos
+            at their own size are to be tiled.
     """
 
     side: int | None = None
     work_side: int | None = None
     tiles: int = 1
-    overlap: float = 0.25
+    tile_overlap: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse values that no photo can have."""
@@ -42,8 +42,8 @@ class PhotoScale:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap must be in [0, 1), got {self.overlap}")
+        if not 0 <= self.tile_overlap < 1:
+            raise ValueError(f"tile_overlap must be in [0, 1), got {self.tile_overlap}")
         if self.tiles > 1 and self.side is None:
             raise ValueError(
                 f"tiles must be 1 where photos are seen at their own size, got {self.tiles}"

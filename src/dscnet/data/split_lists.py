@@ -87,9 +87,11 @@ def _is_of_one_class(path: Path) -> bool:
     return bool(lines) and all(len(words) == 2 and words[1] in ("-1", "0", "1") for words in lines)
 
 
+def _sub_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
 def _usual_lists(root: Path) -> Iterator[Path]:
-    sets = root / "ImageSets"
-    below = sorted(path for path in sets.iterdir() if path.is_dir()) if sets.is_dir() else []
-    for folder in (root, root / "splits", root / "lists", sets, *below):
+    for folder in (root, *_sub_folders(root), *_sub_folders(root / "ImageSets")):
         for ending in _ENDINGS:
             yield from (p for p in files_ending(folder, ending) if p.stem in _USUAL_NAMES)

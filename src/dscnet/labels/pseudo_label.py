@@ -68,7 +68,10 @@ def _best_resized(
 
 
 def resize_map(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
-    """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink."""
+    """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink.
+
+    A photo without tags has none.
+    """
     if values.shape[-2:] == size:
         return values
     if values.size == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dscnet.confusion import Labels, strange_labels
-from dscnet.data.io import image_size
+from dscnet.data.io import image_size, photo_traits
 from dscnet.labels.pseudo_label import read_label, write_label
 from dscnet.types import IGNORE_INDEX, DataError
 
@@ -65,9 +65,15 @@ def check_mask(labels: Labels, where: str, photo: Path, num_labels: int) -> None
     size = image_size(photo)
     if labels.shape != size:
         found = " x ".join(str(side) for side in reversed(labels.shape))
+        turned = labels.shape == size[::-1] and "rotated by EXIF" in photo_traits(photo)
+        remedy = (
+            "its masks are of the photo before its EXIF orientation turns it: remove that from it"
+            if turned
+            else "take both from one place, at one size"
+        )
         raise DataError(
             f"{where}: expected {size[1]} x {size[0]} pixels as its photo {photo} has, found "
-            f"{found}; fetch both anew"
+            f"{found}; {remedy}"
         )
     if (strange := strange_labels(labels, num_labels)).size:
         raise DataError(

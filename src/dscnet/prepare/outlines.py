@@ -38,17 +38,20 @@ def check_outlines(photos: Iterable[CocoPhoto]) -> int:
         How many polygons have fewer than three points. `coco_mask` skips them, as other tools do.
 
     Raises:
-        DataError: If the size of a photo or an outline is missing or wrong.
+        DataError: If the size of a photo or an outline is missing or wrong, or all polygons
+            of a photo lie in its first pixel.
     """
     skipped = 0
     for photo in photos:
-        size = _size(photo)
+        size, polygons = _size(photo), []
         for instance in photo.instances:
             if isinstance(instance.segmentation, dict):
                 _run_lengths(instance, size)
             else:
-                painted = len(_polygons(instance, size))
-                skipped += len(instance.segmentation or ()) - painted
+                painted = _polygons(instance, size)
+                skipped += len(instance.segmentation or ()) - len(painted)
+                polygons += painted
+        _refuse_fractions(photo, polygons)
     return skipped
 
 
@@ -119,6 +122,15 @@ def _polygons(instance: Instance, size: tuple[int, int]) -> list[array[float]]:
         _refuse_far(instance, polygon[0::2], size[1])
         _refuse_far(instance, polygon[1::2], size[0])
     return polygons
+
+
+def _refuse_fractions(photo: CocoPhoto, polygons: Sequence[Sequence[float]]) -> None:
+    """Refuse polygons in parts of width and height, of which nothing would be painted."""
+    if polygons and all(0 <= value <= 1 for polygon in polygons for value in polygon):
+        raise DataError(
+            f"{photo.where}: expected polygons in pixels, found no coordinate above 1, as if they"
+            " were parts of width and height; multiply x by the width and y by the height"
+        )
 
 
 def _refuse_far(instance: Instance, values: Sequence[float], side: int) -> None:
