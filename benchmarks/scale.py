@@ -3,8 +3,9 @@
 python benchmarks/scale.py enlarge MSRC FOLDER --times 8 --photos 60
 for each FOLDER: dscnet train|cam|label|evaluate --data FOLDER --out RUN (default settings)
 python benchmarks/scale.py collect --json benchmarks/results/scale.json x1=RUN x8=RUN ...
-python benchmarks/scale.py predict --model RUN --json benchmarks/results/scale_predict.json \\
+python benchmarks/scale.py time --model RUN --json benchmarks/results/scale_time.json \\
     x1=FOLDER/JPEGImages x8=...
+python benchmarks/scale.py page (writes the tables of docs/scale.md from both)
 """
 
 from __future__ import annotations
@@ -14,20 +15,27 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
 
-from dscnet.data import open_photos
-from dscnet.data.io import image_size, read_image
-from dscnet.labels.enlarge import label_at
-from dscnet.labels.pseudo_label import write_label
-from dscnet.predictor import Predictor
+from dscnet.build import build_model
+from dscnet.data import PhotoSet, Sample, image_size, open_photos
+from dscnet.job import Job
+from dscnet.predictor import Predictor, restore
 from dscnet.run_folder import RunFolder, environment, read_record, write_text
+from dscnet.stages import write_cams
 
 LISTS = Path("ImageSets") / "Segmentation"
 WARM_UP = 3
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = REPOSITORY / "benchmarks" / "results", REPOSITORY / "docs" / "scale.md"
+START, END = "<!-- scale -->", "<!-- /scale -->"
 
 
 def enlarge(source: Path, target: Path, times: float, photos: int | None) -> None:
@@ -64,7 +72,7 @@ def enlarge(source: Path, target: Path, times: float, photos: int | None) -> Non
 
 
 def collect(runs: dict[str, Path]) -> dict[str, Any]:
-    """What finished runs reached, and the seconds a photo of their maps."""
+    """What finished runs reached."""
     rows = {}
     for name, root in runs.items():
         folder = RunFolder(root)
@@ -75,33 +83,89 @@ def collect(runs: dict[str, Path]) -> dict[str, Any]:
             "labels_miou": labels["miou"],
             "bg_score": labels["bg_score"],
             "cam_miou_best_bg": cam["miou_best_bg"],
-            "cam_seconds_a_photo": folder.seconds()["cam"] / labels["num_images"],
-            "train_seconds": folder.seconds()["train"],
             "environment": read_record(folder.environment),
         }
     return rows
 
 
-def time_prediction(model: Path, folders: dict[str, Path], count: int) -> dict[str, Any]:
-    """Median seconds a photo of prediction, in turn, from file to file."""
-    predictor, rows = Predictor.from_run(model), {}
-    seconds: dict[str, list[float]] = {name: [] for name in folders}
+def time_inference(model: Path, folders: dict[str, Path], count: int) -> dict[str, Any]:
+    """Median seconds a photo of prediction and of maps, in turn, from file to file."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in folders}
     photos = {name: open_photos(folder).samples for name, folder in folders.items()}
-    for turn in range(count + WARM_UP):
-        for name, samples in photos.items():
-            sample = samples[turn % len(samples)]
-            started = time.perf_counter()
-            size = image_size(sample.image_path)
-            image = read_image(sample.image_path, predictor.read_side)
-            labels = label_at(predictor.work_probabilities(image, size), size)
-            write_label(model / "timed.png", labels)
-            if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - started)
-    (model / "timed.png").unlink()
+    with TemporaryDirectory() as place:
+        predict, maps = prediction_of(model, Path(place)), maps_of(model, Path(place))
+        for turn in range(count + WARM_UP):
+            for name, samples in photos.items():
+                sample = samples[turn % len(samples)]
+                pair = (time_of(predict, sample), time_of(maps, sample))
+                if turn >= WARM_UP:
+                    seconds[name].append(pair)
+    rows = {}
     for name, samples in photos.items():
-        width_and_height = image_size(samples[0].image_path)[::-1]
-        rows[name] = {"size": width_and_height, "median_seconds": statistics.median(seconds[name])}
+        of_predict, of_maps = zip(*seconds[name], strict=True)
+        rows[name] = {
+            "size": image_size(samples[0].image_path)[::-1],
+            "predict_median_seconds": statistics.median(of_predict),
+            "cam_median_seconds": statistics.median(of_maps),
+        }
     return rows
+
+
+def time_of(work: Callable[[Sample], None], sample: Sample) -> float:
+    started = time.perf_counter()
+    work(sample)
+    return time.perf_counter() - started
+
+
+def prediction_of(model: Path, place: Path) -> Callable[[Sample], None]:
+    """Writes the mask of a photo."""
+    predictor = Predictor.from_run(model)
+
+    def predict(sample: Sample) -> None:
+        failures = predictor.write(PhotoSet("one", (), (sample,), ()), place / "masks")
+        assert not failures, failures
+
+    return predict
+
+
+def maps_of(model: Path, place: Path) -> Callable[[Sample], None]:
+    """Writes the maps of a photo, as if it had the first tag."""
+    run = RunFolder(model)
+    config, card = run.read_config(), run.read_card()
+    network = build_model(config, len(card["classes"]), pretrained=False)
+    restore(network, run.weights)
+    folder = RunFolder(place / "run")
+    folder.root.mkdir()
+    shutil.copyfile(run.model_card, folder.model_card)
+
+    def maps(sample: Sample) -> None:
+        photos = PhotoSet("one", tuple(card["classes"]), (replace(sample, tags=(0,)),), ())
+        write_cams(Job(config, folder, photos, None), network)
+
+    return maps
+
+
+def page() -> None:
+    """Write the tables of ``docs/scale.md`` from the results."""
+    collected, timed = (
+        json.loads((RESULTS / name).read_text()) for name in ("scale.json", "scale_time.json")
+    )
+    lines = [
+        "| photos | training photos | labels, mIoU | CAM at the best background score |",
+        "|---|---|---|---|",
+    ]
+    for name, row in collected["rows"].items():
+        labels, best = 100 * row["labels_miou"], 100 * row["cam_miou_best_bg"]
+        lines.append(f"| {name} | {row['photos']} | {labels:.1f} | {best:.1f} |")
+    lines += ["", "| one photo of | `cam`, seconds, median | `predict` |", "|---|---|---|"]
+    for row in timed["rows"].values():
+        width, height = row["size"]
+        cam, predict = row["cam_median_seconds"], row["predict_median_seconds"]
+        lines.append(f"| {width} x {height} | {cam:.2f} | {predict:.2f} |")
+    text = PAGE.read_text()
+    head, _, rest = text.partition(START)
+    tail = rest.partition(END)[2]
+    write_text(PAGE, "\n".join([f"{head}{START}", *lines, f"{END}{tail}"]))
 
 
 def main() -> None:
@@ -114,15 +178,19 @@ def main() -> None:
     larger.add_argument("target", type=Path)
     larger.add_argument("--times", type=float, required=True)
     larger.add_argument("--photos", type=int)
-    for name in ("collect", "predict"):
+    for name in ("collect", "time"):
         verb = verbs.add_parser(name)
         verb.add_argument("folders", nargs="+", help="NAME=FOLDER")
         verb.add_argument("--json", type=Path, required=True)
         verb.add_argument("--revision", help="commit, where the package is no checkout")
-        if name == "predict":
+        if name == "time":
             verb.add_argument("--model", type=Path, required=True)
             verb.add_argument("--count", type=int, default=20)
+    verbs.add_parser("page")
     options = parser.parse_args()
+    if options.verb == "page":
+        page()
+        return
     if options.verb == "enlarge":
         enlarge(options.source, options.target, options.times, options.photos)
         return
@@ -130,7 +198,7 @@ def main() -> None:
     rows = (
         collect(folders)
         if options.verb == "collect"
-        else time_prediction(options.model, folders, options.count)
+        else time_inference(options.model, folders, options.count)
     )
     here = environment(0)
     content = {

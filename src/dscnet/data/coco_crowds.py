@@ -68,7 +68,7 @@ def crowd_notes(flags: CrowdFlags, crowds: Iterable[str], objects: Iterable[str]
     listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     notes = [
         f"{counts.total()} crowds (iscrowd 1; {listed}): they count as tags, and in masks they are"
-        " ignored (255)"
+        " ignored (255); where each is a single object, set its iscrowd to 0"
     ]
     if alone := sorted(set(counts) - set(objects)):
         notes.append(f"only crowds show {', '.join(alone)}: no mask can measure that")
