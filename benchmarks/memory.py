@@ -2,6 +2,7 @@
 
 Each row is a process of its own: the peak of its resident memory while the step runs once, less
 what it held before, its inputs. The result that the step returns is part of the peak. Linux only.
+Rows of other pieces that the JSON holds already stay.
 
 python benchmarks/memory.py --json benchmarks/results/memory.json [--pieces pcm crf]
 """
@@ -63,7 +64,9 @@ def main() -> None:
         name, *size = options.measure
         print(json.dumps(measure(name, int(size[0]), int(size[1]))))
         return
-    rows = []
+    kept = options.json and options.json.exists()
+    rows = json.loads(options.json.read_text())["memory"] if kept else []
+    rows = [row for row in rows if row["piece"] not in options.pieces]
     for name in options.pieces:
         for height, width in SIZES:
             command = [sys.executable, __file__, "--measure", name, str(height), str(width)]
@@ -98,6 +101,7 @@ def measure(name: str, height: int, width: int) -> dict[str, Any]:
         "cells": -(-height // stride) * -(-width // stride),
         "peak_mib": round((peak() - before) / MIB, 1),
         "cpu_seconds": round(time.process_time() - started, 2),
+        "git_revision": environment(0)["git_revision"],
     }
 
 

@@ -38,7 +38,8 @@ def table(content: dict[str, Any]) -> list[str]:
         peaks = " | ".join(f"{row['peak_mib']:.0f}" for row in measured)
         lines.append(f"| {name} | {last['stride']} x {last['stride']} | {peaks} | {a_pixel:.0f} |")
     place = content["environment"]
-    made = f"{place['processor']}, torch {place['versions']['torch']}, {place['git_revision']}"
+    revisions = ", ".join(dict.fromkeys(row["git_revision"] for row in rows))
+    made = f"{place['processor']}, torch {place['versions']['torch']}, {revisions}"
     return [*lines, "", f"`{content['command']}` ({made})."]
 
 

@@ -84,11 +84,18 @@ def _possible(scores: Tensor) -> Tensor:
     Returns:
         ``(L, h, w)`` bool.
     """
-    padded = functional.pad(scores[None], (0, 1, 0, 1), mode="replicate")
-    most = functional.max_pool2d(padded, 2, 1)[0]
-    least = -functional.max_pool2d(-padded, 2, 1)[0]
-    margin = ROUNDING * scores.abs().max()
-    return most >= least.amax(0) - margin
+    floor = torch.full_like(scores[0], -torch.inf)
+    # A label at a time: all at once would take several times what the scores do.
+    for score in scores:
+        torch.maximum(floor, -_most(-score), out=floor)
+    floor -= ROUNDING * torch.stack(scores.aminmax()).abs().max()
+    return torch.stack([_most(score) >= floor for score in scores])
+
+
+def _most(score: Tensor) -> Tensor:
+    """The largest of each pixel and those right of and below it, ``(h, w)``."""
+    padded = functional.pad(score[None, None], (0, 1, 0, 1), mode="replicate")
+    return functional.max_pool2d(padded, 2, 1)[0, 0]
 
 
 def _places(length: int, wanted: int, like: Tensor) -> _Places:
