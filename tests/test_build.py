@@ -190,6 +190,7 @@ def test_how_the_segmentation_network_is_tested():
     ("settings", "message"),
     [
         (ScaleConfig(side=0), "scale.side must be at least 1, got 0"),
+        (ScaleConfig(side=15), "scale.side must be at least a cell .*output_stride 16, got 15"),
         (ScaleConfig(tiles=0), "scale.tiles must be at least 1, got 0"),
         (ScaleConfig(tile_overlap=1), "scale.tile_overlap must be in"),
         (ScaleConfig(relative_to="photo", tiles=2), "scale.tiles must be 1 where .* own size"),

@@ -71,7 +71,12 @@ def build_scale(config: Config) -> PhotoScale:
     Raises:
         ValueError: If a setting of ``scale`` is one that no photo can have.
     """
-    scale = config.scale
+    scale, stride = config.scale, config.model.output_stride
+    if config.side is not None and 0 < config.side < stride:
+        raise ValueError(
+            f"scale.side must be at least a cell of the network, model.output_stride {stride}, got"
+            f" {config.side}"
+        )
     try:
         return PhotoScale(config.side, scale.work_side, scale.tiles, scale.tile_overlap)
     except ValueError as error:
