@@ -17,11 +17,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tel
 @linux
 def test_the_peak_is_what_was_held_at_once_though_it_is_gone_again():
     def work():
-        for _ in range(3):
+        for _ in range(8):
             torch.ones(25_000_000).add_(1)
 
     memory, seconds = peak_memory(work, CPU)
-    assert 95e6 < memory < 160e6
+    # One of 100 MB at a time; the system may count one that was just freed with the next.
+    assert 95e6 < memory < 250e6
     assert seconds > 0
     less, _ = peak_memory(lambda: torch.ones(5_000_000).add_(1), CPU)
     assert less < 60e6, "each measurement begins anew"
