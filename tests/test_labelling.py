@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from dscnet.config import (
     ScaleConfig,
 )
 from dscnet.job import Job
-from dscnet.labelling import label, load_map, open_masks, photo_steps
+from dscnet.labelling import background_score, label, load_map, open_masks, photo_steps
 from dscnet.labels.cam_files import write_cam
 from dscnet.labels.pseudo_label import read_label
 from dscnet.run_folder import RunFolder
@@ -128,3 +130,29 @@ def test_masks_without_their_step_are_told(tmp_path, caplog):
     with caplog.at_level("WARNING", "dscnet"):
         check_mask_settings(job)
     assert "add 'masks' to refine.steps" in caplog.text
+
+
+def test_the_score_of_finished_labels_is_read_and_not_counted_anew(tmp_path):
+    made = photos(tmp_path, [(6, 4)] * 4)
+    config = Config(label=LabelConfig(bg_score="class_otsu"), scale=ScaleConfig(side=16))
+    job = Job(config, RunFolder(tmp_path / "run"), made, None)
+    rng = np.random.default_rng(0)
+    for sample in made.samples:
+        maps = {"cam": rng.random((len(sample.tags or ()), 11, 16))}
+        write_cam(job.folder.cams / f"{sample.image_id}.npz", maps, sample.tags or ())
+    counted = background_score(job)
+    job.folder.start("label", "mark")
+    label(job, False)
+    assert background_score(job) == counted, "until labels are finished, maps are counted"
+    job.folder.finish("label", "mark", 1.0)
+    shutil.rmtree(job.folder.cams)
+    assert background_score(job) == counted
+    for changed in (
+        LabelConfig(bg_score="otsu"),
+        LabelConfig(bg_score="class_otsu", cams=str(tmp_path / "others")),
+    ):
+        with pytest.raises(DataError, match="no such file of maps"):
+            background_score(replace(job, config=replace(config, label=changed)))
+    job.folder.start("label", "another")
+    with pytest.raises(DataError, match="no such file of maps"):
+        background_score(job)

@@ -41,7 +41,7 @@ from dscnet.labels.refine import (
 from dscnet.labels.thresholds import CRITERIA, ScoreCounts, suggested_score
 from dscnet.losses.saliency import SALIENT
 from dscnet.predictor import restore
-from dscnet.run_folder import fresh_folder, write_text
+from dscnet.run_folder import fresh_folder, read_record, write_text
 from dscnet.types import BACKGROUND, DataError
 
 log = logging.getLogger("dscnet")
@@ -102,7 +102,7 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     """The background score in use: the setting, or what its criterion reads off the maps.
 
     Args:
-        job: Settings, and where the maps lie.
+        job: Settings, and where the maps lie. Once they are labelled the score is on record.
         counts: Those of the maps, where they were counted already.
 
     Raises:
@@ -111,6 +111,8 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     criterion = job.config.criterion
     if criterion is None:
         return float(job.config.label.bg_score)
+    if counts is None and (recorded := _recorded_score(job)) is not None:
+        return recorded
     counts = counts or job_counts(job)
     score = suggested_score(counts, criterion)
     if score is None and job.config.label.bg_score == "auto" and criterion != FALLBACK:
@@ -125,6 +127,16 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
         )
     log.info("background score %s, by criterion '%s' on the maps", score, criterion)
     return score
+
+
+def _recorded_score(job: Job) -> float | None:
+    """The score that the labels were made by, if by these settings; None before they are."""
+    label, folder = job.config.label, job.folder
+    if folder.fingerprint_of("label") is None or not folder.threshold.exists():
+        return None
+    record = read_record(folder.threshold)
+    made_by = (record.get("setting"), record.get("cams", ""))
+    return record["used"] if made_by == (label.bg_score, label.cams) else None
 
 
 def refine(job: Job, learned: Mapping[str, Step] | None = None) -> None:
@@ -307,7 +319,7 @@ def label(job: Job, resume: bool) -> None:
             labels[(saliency <= SALIENT) & ~stuff] = BACKGROUND
         write_label(folder.labels / f"{sample.image_id}.png", labels)
     suggested = {name: suggested_score(counts, name) for name in CRITERIA if name != "saliency"}
-    record = {**suggested, "used": bg_score, "setting": settings.bg_score}
+    record = {**suggested, "used": bg_score, "setting": settings.bg_score, "cams": settings.cams}
     write_text(folder.threshold, json.dumps(record) + "\n")
     log.info("background score %s; the maps suggest %s", bg_score, suggested)
 
