@@ -201,10 +201,8 @@ def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> N
     by_branch = job.config.auxseg.relabel == "branch"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
-    transform, scale = (
-        build_eval_transform(model.backbone.mean, model.backbone.std),
-        build_scale(job.config),
-    )
+    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    scale = build_scale(job.config)
     of_maps = job.folder.unrefined if by_branch else job.folder.labels
     fresh_folder(job.folder.saliency)
     fresh_folder(of_maps)
