@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,30 @@ def test_a_disk_that_is_too_small_is_refused_and_the_remedy_fits(photos, tmp_pat
 def test_what_a_run_needs_is_a_line(job):
     expected = r".* \d+\.\d GB of memory \(stage '\w+'\), 0\.0 GB of disk and 1 minutes here"
     assert re.fullmatch(expected, measure_needs(job).text())
+
+
+def test_one_large_photo_among_many_decides(job, monkeypatch):
+    """Of a thousand photos every fifth would be looked at; the large one is none of these."""
+    samples = job.train.samples[:1] * 1001
+    job.train = replace(job.train, samples=(*samples[:501], job.train.samples[1], *samples[501:]))
+    large = job.train.samples[501].image_path
+    monkeypatch.setattr(
+        "dscnet.needs.image_size", lambda path: (3000, 4000) if path == large else (24, 24)
+    )
+    tried = []
+    monkeypatch.setattr("dscnet.needs.try_stages", lambda job, sizes: tried.append(sizes) or ())
+    measure_needs(job)
+    assert max(tried[0]) == (3000, 4000)
+    job.train, job.val = job.val, job.train
+    measure_needs(job)
+    assert max(tried[1]) == (3000, 4000), "photos of val are predicted"
+
+
+def test_a_system_that_tells_no_memory_is_not_said_to_need_none():
+    told = Needs((StageNeed("cam", 5e8, 90, "lower it"),), 2e9, 1e9)
+    assert "1.5 GB of memory (stage 'cam'), 2.0 GB of disk and 2 minutes" in told.text()
+    untold = Needs((StageNeed("cam", 0.0, 90, "lower it"),), 2e9)
+    assert untold.text() == "a run needs about 2.0 GB of disk and 2 minutes here"
 
 
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):

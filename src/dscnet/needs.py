@@ -16,6 +16,7 @@ from dscnet.build import build_scale, device_of
 from dscnet.checks import check_trainings, size_notes
 from dscnet.config import Config
 from dscnet.data import Sample, image_size
+from dscnet.data.datasets import some_samples
 from dscnet.data.scale import Size
 from dscnet.job import Job
 from dscnet.machine import free_memory, memory_taken
@@ -30,7 +31,6 @@ FEW_STEPS = 50
 LARGE_VIEW = 6_000_000
 """Pixels that the CAM network sees at once from which on that is tried first in any case."""
 
-_LOOKED_AT = 200
 _NUMBER = np.dtype(np.float16).itemsize
 
 
@@ -50,10 +50,13 @@ class Needs:
     def text(self) -> str:
         """One line for people."""
         minutes = sum(stage.seconds for stage in self.stages) / 60
-        memory = (self.base + self.largest.memory) / 1e9
+        gigabytes = (self.base + self.largest.memory) / 1e9
+        # Not every system tells.
+        known = self.largest.memory > 0
+        memory = f"{gigabytes:.1f} GB of memory (stage '{self.largest.stage}'), " * known
         return (
-            f"a run needs about {memory:.1f} GB of memory (stage '{self.largest.stage}'),"
-            f" {self.disk / 1e9:.1f} GB of disk and {max(1, math.ceil(minutes))} minutes here"
+            f"a run needs about {memory}{self.disk / 1e9:.1f} GB of disk and"
+            f" {max(1, math.ceil(minutes))} minutes here"
         )
 
 
@@ -72,7 +75,7 @@ def needs_of(job: Job) -> str:
 
 def measure_needs(job: Job) -> Needs:
     """Try a step of each stage, and reckon what the files will take."""
-    sizes = [image_size(sample.image_path) for sample in _some(job.train.samples)]
+    sizes = _sizes(job)
     base = memory_taken(device_of(job.config.train.accelerator))
     return Needs(try_stages(job, sizes), _disk(job, sizes), base)
 
@@ -86,9 +89,10 @@ def check_machine(job: Job) -> None:
     Raises:
         DscnetError: As for :func:`refuse_what_cannot_fit`.
     """
-    sizes = [image_size(sample.image_path) for sample in _some(job.train.samples)]
+    sizes = _sizes(job)
     refuse_full_disk(job, _disk(job, sizes))
-    steps = job.config.train.steps(len(job.train.samples) // job.config.train.batch_size)
+    train, photos = job.config.train, len(job.train.samples)
+    steps = train.steps(photos // min(train.batch_size, photos))
     if steps >= FEW_STEPS or _largest_view(job, sizes) > LARGE_VIEW:
         needs = measure_needs(job)
         log.info("%s", needs.text())
@@ -127,6 +131,12 @@ def refuse_full_disk(job: Job, needed: float) -> None:
         )
 
 
+def _sizes(job: Job) -> list[Size]:
+    """Heights and widths of all photos: one large one among small ones decides."""
+    photos = (job.train,) if job.val is None else (job.train, job.val)
+    return [image_size(sample.image_path) for part in photos for sample in part.samples]
+
+
 def _disk(job: Job, sizes: Sequence[Size]) -> float:
     return bytes_of_maps(job.config, job.train.samples) + bytes_of_labels(job, sizes)
 
@@ -147,7 +157,7 @@ def bytes_of_maps(config: Config, samples: Sequence[Sample]) -> float:
         samples: Training photos; up to 200 of them are looked at, evenly spread.
     """
     scale = build_scale(config)
-    some = _some(samples)
+    some = some_samples(samples)
     numbers = [
         math.prod(scale.work_size(image_size(s.image_path))) * len(s.tags or ()) for s in some
     ]
@@ -159,10 +169,6 @@ def bytes_of_labels(job: Job, sizes: Sequence[Size]) -> float:
     photos = len(job.train.samples) * (1 + bool(job.config.refine.steps))
     photos += 0 if job.val is None else len(job.val.samples)
     return fmean(math.prod(size) for size in sizes) * photos / 20
-
-
-def _some(samples: Sequence[Sample]) -> Sequence[Sample]:
-    return samples[:: math.ceil(len(samples) / _LOOKED_AT)]
 
 
 def _maps_a_tag(config: Config) -> int:

@@ -16,9 +16,17 @@ from typing import Any
 
 import torch
 
-from dscnet.build import build_model, build_scale, build_segmenter, device_of, inference_settings
+from dscnet.build import (
+    build_model,
+    build_scale,
+    build_segmenter,
+    build_train_transform,
+    device_of,
+    inference_settings,
+)
 from dscnet.config import Config
 from dscnet.data import read_image
+from dscnet.data.loader import CACHE_BYTES
 from dscnet.data.scale import PhotoScale, Size, with_long_side
 from dscnet.job import Job
 from dscnet.labels.cam import multi_scale_cam
@@ -36,9 +44,6 @@ TRIED_PIXELS = 500_000
 
 OWN_SIZE_BYTES = 16
 """A pixel of the photo, while it is read and while its labels are made at its own size."""
-
-CACHE_BYTES = 1 << 30
-"""Decoded photos that a training keeps at most (``PhotoDataset``)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def try_stages(job: Job, sizes: Sequence[Size]) -> tuple[StageNeed, ...]:
 
     Args:
         job: Settings and photos; nothing is written, and no random number is drawn.
-        sizes: Heights and widths of the photos.
+        sizes: Heights and widths of all photos, those of val included: the largest counts.
     """
     config, train = job.config, job.train
     own = OWN_SIZE_BYTES * max(math.prod(size) for size in sizes)
@@ -263,11 +268,11 @@ def _inference_remedy(
 
 def _cached(job: Job, sizes: Sequence[Size]) -> float:
     """Bytes of decoded photos and labels that a training keeps, in each worker."""
-    augment, tiles = job.config.augment, job.config.scale.tiles
-    most = 2 * augment.long_side[1] * tiles if job.config.side else max(map(max, sizes))
-    kept = [4 * math.prod(with_long_side(one, min(max(one), most))) for one in sizes]
+    nothing = (0.5, 0.5, 0.5)
+    side = build_train_transform(job.config, nothing, nothing).read_side
+    kept = [4 * math.prod(with_long_side(one, min(max(one), side or max(one)))) for one in sizes]
     whole = fmean(kept) * len(job.train.samples)
-    return max(1, augment.num_workers) * min(CACHE_BYTES, whole)
+    return max(1, job.config.augment.num_workers) * min(CACHE_BYTES, whole)
 
 
 def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -18,7 +18,7 @@ class CrowdFlags:
         flagged: How many of them are flagged.
         pixels: How many are run-length encoded.
         by_tool: How many of the flagged are run-length encoded and have ``attributes``, which
-            Datumaro and what is built on it write and COCO does not.
+            Datumaro and what is built on it write of annotations that have some, and COCO never.
     """
 
     annotations: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,11 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
     notes += ending_notes([root for root in roots if root.is_dir()], left_out)
     return PhotoSet(roots[0].resolve().stem, (), samples, tuple(notes))
+
+
+def some_samples(samples: Sequence[Sample], count: int = 200) -> Sequence[Sample]:
+    """At most ``count`` of the photos, evenly spread, where all would take long to look at."""
+    return samples[:: math.ceil(len(samples) / count)]
 
 
 def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:

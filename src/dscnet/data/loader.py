@@ -17,6 +17,9 @@ from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.types import IGNORE_INDEX, Batch, DataError
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+CACHE_BYTES = 1 << 30
+"""Decoded photos and maps that a data set keeps by default, in each worker."""
+
 Planes = tuple[Tensor, Tensor | None, Tensor | None]
 """A photo, its labels and its saliency map."""
 
@@ -63,7 +66,7 @@ class PhotoDataset(Dataset[Item]):
         use_masks: bool = False,
         saliency_dir: Path | None = None,
         long_side: int | None = None,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if mask_dir is not None and use_masks:
             raise ValueError("mask_dir and use_masks exclude each other, got both")

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from dscnet.data.datasets import PhotoSet, Sample
+from dscnet.data.datasets import PhotoSet, Sample, some_samples
 from dscnet.data.io import image_size, read_mask
 from dscnet.data.scale import PhotoScale, Size
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
@@ -23,8 +23,6 @@ MUCH_SMALLER = 4.0
 MOST_TILES = 6
 """More than this takes more than 36 times as long."""
 
-_LOOKED_AT = 200
-
 
 def small_object_notes(photos: PhotoSet, scale: PhotoScale, stride: int) -> list[str]:
     """Say which things become smaller than a few cells of the network.
@@ -37,7 +35,7 @@ def small_object_notes(photos: PhotoSet, scale: PhotoScale, stride: int) -> list
         scale: How large the network sees them.
         stride: Pixels a cell, at that size.
     """
-    some = photos.samples[:: math.ceil(len(photos.samples) / _LOOKED_AT)]
+    some = some_samples(photos.samples)
     across: dict[int, list[float]] = defaultdict(list)
     for sample in some:
         for label, cells in _cells(sample, scale, stride):
