@@ -174,7 +174,10 @@ def test_check_refuses_too_few_photos_in_the_words_of_run(tmp_path, capsys):
     said = []
     for verb in (["check", tmp_path], ["run", "--data", tmp_path, "--out", tmp_path / "run"]):
         assert main([str(word) for word in verb]) == 1
-        said.append([x for x in capsys.readouterr().err.splitlines() if x.startswith("error")])
+        # `check` tells of errors where it tells of all else, and nothing of it is ok then.
+        lines = "\n".join(capsys.readouterr()).splitlines()
+        assert "ok" not in lines
+        said.append([line for line in lines if line.startswith("error")])
     assert said[0] == said[1]
     assert "DeepLabV3+ needs at least 2 photos a step, got 1" in said[0][0]
 

@@ -181,15 +181,20 @@ def _do_check(parsed: Namespace) -> int:
     from dscnet.data import available_splits, check_path
 
     report = check_path(parsed.data_set, parsed.split)
-    print(report.text())
     splits = available_splits(parsed.data_set) or (Config.train_split,)
     if report.ok and parsed.split is None and Config.train_split in splits:
         from dscnet.needs import needs_of
         from dscnet.pipeline import open_run
         from dscnet.run_folder import RunFolder
+        from dscnet.types import DscnetError
 
         config = Config(data=parsed.data_set)
-        print(needs_of(open_run(config, RunFolder(Path("runs")), progress=False)))
+        try:
+            job = open_run(config, RunFolder(Path("runs")), progress=False)
+            report.info += needs_of(job).splitlines()
+        except (DscnetError, ValueError) as error:
+            report.errors.append(str(error))
+    print(report.text())
     return 0 if report.ok else 1
 
 
