@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from dscnet.comparison import summarise
+from dscnet.config.settings import dotted_names
+from dscnet.experiments.comparison import summarise
 from dscnet.run_folder import RunFolder, write_text
-from dscnet.settings import dotted_names
 
 PLACE = ("data", "seed")
 """Settings that say where a run lay and which it was: the row has the seed, the file the data."""

@@ -25,19 +25,19 @@ from torch import Tensor
 
 from dscnet.build import build_model
 from dscnet.config import Config, ModelConfig
-from dscnet.confusion import confusion_matrix
 from dscnet.context import DualStreamContext
-from dscnet.labels.affinity import random_walk
-from dscnet.labels.crf import dense_crf
 from dscnet.labels.enlarge import label_at
-from dscnet.labels.external_masks import merge_masks
-from dscnet.labels.pair_walk import affinity_walk, boundary_walk
-from dscnet.labels.pairs import pair_affinity
-from dscnet.labels.pamr import pamr
 from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.labels.thresholds import ScoreCounts
-from dscnet.models.affinity import CrossTaskAffinity, NonLocal
-from dscnet.models.heads import propagate
+from dscnet.metrics.confusion import confusion_matrix
+from dscnet.models.cross_task import CrossTaskAffinity, NonLocal
+from dscnet.models.pcm import propagate
+from dscnet.refine.crf import dense_crf
+from dscnet.refine.mask_proposals import merge_masks
+from dscnet.refine.pair_walk import affinity_walk, boundary_walk
+from dscnet.refine.pairs import pair_affinity
+from dscnet.refine.pamr import pamr
+from dscnet.refine.random_walk import random_walk
 from dscnet.run_folder import environment, write_text
 
 SIZES = ((342, 456), (684, 912), (1368, 1824))

@@ -18,20 +18,20 @@ from typing import Any
 import torch
 import yaml
 
-from dscnet.affinities import learned_steps
+from dscnet.config.settings import replace_settings
 from dscnet.data import open_dataset, read_image, read_mask
-from dscnet.evaluation import evaluate_pairs
-from dscnet.job import Job
-from dscnet.labelling import (
+from dscnet.metrics.evaluation import evaluate_pairs
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.label import (
     background_score,
     load_map,
     map_folder,
     photo_steps,
     refinement_start,
 )
-from dscnet.labels.refine import probable_label, refine_labels
+from dscnet.pipeline.learned_refinement import learned_steps
+from dscnet.refine.steps import probable_label, refine_labels
 from dscnet.run_folder import RunFolder, environment, write_text
-from dscnet.settings import replace_settings
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from dscnet.comparison import (
+from dscnet.config import MethodConfig
+from dscnet.experiments.comparison import (
     by_round,
     difference_table,
     gain_text,
@@ -17,8 +18,7 @@ from dscnet.comparison import (
     summarise,
     table,
 )
-from dscnet.config import MethodConfig
-from dscnet.experiments import VARIANTS
+from dscnet.experiments.grid import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 AUXSEGNET = (

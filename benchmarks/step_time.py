@@ -19,10 +19,10 @@ import torch
 import yaml
 
 from dscnet.config import Config
-from dscnet.experiments import VARIANTS
-from dscnet.recipes import find_recipe
+from dscnet.config.recipes import find_recipe
+from dscnet.config.settings import from_dict, replace_settings
+from dscnet.experiments.grid import VARIANTS
 from dscnet.run_folder import environment, write_text
-from dscnet.settings import from_dict, replace_settings
 from dscnet.tables.step_time import contrast_step, random_batch, take_turns, training_step
 
 PIXELS = {"M1, pixel contrast": {"method.variant": "M1", "method.contrast": "pixels"}}

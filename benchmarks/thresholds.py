@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from dscnet.data import PhotoSet, open_dataset, read_mask
-from dscnet.evaluation import SWEEP, evaluate_cams
-from dscnet.labelling import load_map, score_counts
 from dscnet.labels.thresholds import CRITERIA, suggested_score
-from dscnet.measuring import truth
+from dscnet.metrics.evaluation import SWEEP, evaluate_cams
+from dscnet.pipeline.evaluate import truth
+from dscnet.pipeline.label import load_map, score_counts
 from dscnet.run_folder import RunFolder, environment, write_text
 
 

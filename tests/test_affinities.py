@@ -11,10 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-import dscnet.affinities as affinities
+import dscnet.pipeline.learned_refinement as affinities
 import dscnet.training as training
 from dscnet.build import build_affinity_net, build_boundary_net, build_model
-from dscnet.checks import check_affinities
 from dscnet.cli import main
 from dscnet.config import (
     AffinityConfig,
@@ -25,19 +24,20 @@ from dscnet.config import (
     RefineConfig,
     ScaleConfig,
 )
+from dscnet.config.settings import replace_settings
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.data.transforms import TrainTransform
-from dscnet.job import Job
-from dscnet.labelling import refinement_start
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.labels.pair_walk import affinity_walk, boundary_walk
-from dscnet.labels.pairs import pair_affinity
-from dscnet.labels.refine import refine_labels
-from dscnet.pipeline import run, run_single
+from dscnet.pipeline.checks import check_affinities
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.label import refinement_start
+from dscnet.pipeline.runner import run, run_single
 from dscnet.predictor import store
+from dscnet.refine.pair_walk import affinity_walk, boundary_walk
+from dscnet.refine.pairs import pair_affinity
+from dscnet.refine.steps import refine_labels
 from dscnet.run_folder import RunFolder
-from dscnet.settings import replace_settings
 from dscnet.types import DscnetError
 
 STAGES = ["refine", "label", "evaluate"]

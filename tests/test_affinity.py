@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dscnet.labels.affinity import random_walk, transition
+from dscnet.refine.random_walk import random_walk, transition
 
 
 def dense_transition(features, radius, power):
@@ -90,7 +90,7 @@ def test_memory_does_not_grow_with_each_neighbour():
     """Features of 12 MB; a table of 69 neighbours of each of 9,804 cells takes 12 MB in all."""
     code = """
 import resource, torch
-from dscnet.labels.affinity import transition
+from dscnet.refine.random_walk import transition
 def peak(height, width):
     transition(torch.rand(320, height, width), radius=5, power=8.0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -26,8 +26,8 @@ from dscnet.config import (
     TrainConfig,
 )
 from dscnet.data import open_dataset
-from dscnet.labels.pseudo_label import read_label
-from dscnet.pipeline import run
+from dscnet.files.label_images import read_labels
+from dscnet.pipeline.runner import run
 from dscnet.predictor import predict
 
 VOID = 255
@@ -280,7 +280,7 @@ def test_a_set_goes_through_every_verb(layout, awkwardness, tmp_path, capsys, un
     for sample in train.samples:
         photo = by_name[sample.image_id.rpartition("__")[2]]
         assert [train.classes[tag] for tag in sample.tags] == ([photo.tag] if photo.tag else [])
-        true = read_label(sample.mask_path)
+        true = read_labels(sample.mask_path)
         shown = {train.classes[label - 1] for label in np.unique(true) if 0 < label < VOID}
         assert shown == ({photo.tag} if photo.tag else set()), "masks and tags say the same"
         assert (true == VOID).any() == photo.void
@@ -296,4 +296,4 @@ def test_a_set_goes_through_every_verb(layout, awkwardness, tmp_path, capsys, un
             (out / "labels", sample.image_id),
             (tmp_path / "new" / "masks", sample.image_path.stem),
         ):
-            assert read_label(folder / f"{name}.png").shape == size[::-1]
+            assert read_labels(folder / f"{name}.png").shape == size[::-1]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.checks import _check_segmenter
 from dscnet.config import Config, ModelConfig, SegmentConfig
+from dscnet.pipeline.checks import _check_segmenter
 from dscnet.types import DscnetError
 
 

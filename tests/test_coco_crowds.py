@@ -8,7 +8,7 @@ from PIL import Image
 
 from coco_instances import HEIGHT, WIDTH, annotation, box, runs
 from dscnet.cli import main
-from dscnet.labels.pseudo_label import read_label
+from dscnet.files.label_images import read_labels
 
 CAT, DOG = 1, 2
 MASK = np.zeros((HEIGHT, WIDTH), int)
@@ -43,7 +43,7 @@ def prepare(tmp_path, capsys):
         output = capsys.readouterr()
         main(["check", str(path)])
         mask = tmp_path / "masks" / "a.png"
-        labels = np.unique(read_label(mask)).tolist() if mask.exists() else None
+        labels = np.unique(read_labels(mask)).tolist() if mask.exists() else None
         return code, output.out + output.err, capsys.readouterr().out, labels
 
     return run

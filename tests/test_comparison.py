@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dscnet.comparison import (
+from dscnet.experiments.comparison import (
     STUDENT_95,
     by_round,
     difference_table,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dscnet.labels.confident import merge_labels, merge_scores, power_marginals, score_labels
-from dscnet.labels.crf import dense_crf
+from dscnet.refine.affinity_labels import merge_labels, merge_scores, power_marginals, score_labels
+from dscnet.refine.crf import dense_crf
 
 
 def test_merged_scores_by_hand():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dscnet.config import AffinityConfig, Config, MethodConfig, SegmentConfig, TrainConfig
-from dscnet.settings import dotted_names, to_dict
+from dscnet.config.settings import dotted_names, to_dict
 
 
 @pytest.mark.parametrize(

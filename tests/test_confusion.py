@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from dscnet import confusion
-from dscnet.confusion import ConfusionMatrix, confusion_matrix, strange_labels
+from dscnet.metrics import confusion
+from dscnet.metrics.confusion import ConfusionMatrix, confusion_matrix, strange_labels
 
 
 def count_by_loops(pred, gt, num_labels):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dscnet.labels.crf import dense_crf
+from dscnet.refine.crf import dense_crf
 
 HAS_PACKAGE = importlib.util.find_spec("pydensecrf") is not None
 SEAM = {"bilateral_std": 80.0, "color_std": 13.0}
@@ -91,7 +91,7 @@ def test_the_fast_filter_is_near_the_exact_one(settings, bound):
 def test_exact_kernels_do_not_depend_on_their_blocks(monkeypatch):
     probabilities, photo = noise(2, 9, 7)
     whole = dense_crf(probabilities, photo, backend="exact")
-    monkeypatch.setattr("dscnet.labels.crf.BLOCK", 130)
+    monkeypatch.setattr("dscnet.refine.crf.BLOCK", 130)
     torch.testing.assert_close(dense_crf(probabilities, photo, backend="exact"), whole)
 
 

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.models.affinity``."""
+"""Tests of ``dscnet.models.cross_task``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dscnet.models import affinity as affinities
-from dscnet.models.affinity import CrossTaskAffinity, NonLocal, affinity
+from dscnet.models.cross_task import CrossTaskAffinity, NonLocal, affinity
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -1,11 +1,11 @@
-"""Tests of ``dscnet.dependencies``."""
+"""Tests of ``dscnet.pipeline.dependencies``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 from dscnet.config import Config, LabelConfig
-from dscnet.dependencies import refine_needs, refine_settings
+from dscnet.pipeline.dependencies import refine_needs, refine_settings
 
 
 def test_only_the_refinement_steps_asked_for_count():

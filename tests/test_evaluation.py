@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from dscnet import confusion, evaluation
-from dscnet.confusion import ConfusionMatrix
 from dscnet.data import read_classes
-from dscnet.evaluation import (
+from dscnet.files.label_images import write_label
+from dscnet.labels.pseudo_label import pseudo_label
+from dscnet.metrics import confusion, evaluation
+from dscnet.metrics.confusion import ConfusionMatrix
+from dscnet.metrics.evaluation import (
     SWEEP,
     evaluate_cams,
     evaluate_folders,
@@ -27,7 +29,6 @@ from dscnet.evaluation import (
     write_metrics,
     write_section,
 )
-from dscnet.labels.pseudo_label import pseudo_label, write_label
 from dscnet.types import DataError
 
 CLASSES = ("boat", "bird", "cow")
@@ -388,8 +389,8 @@ def test_folders_are_read_a_photo_at_a_time(tmp_path, monkeypatch, alive):
     for folder in ("gt", "pred"):
         for index in range(50):
             write_label(tmp_path / folder / f"{index}.png", np.ones((2, 2), np.uint8))
-    read = evaluation.read_label
-    monkeypatch.setattr(evaluation, "read_label", lambda path: alive.watch(read(path)))
+    read = evaluation.read_labels
+    monkeypatch.setattr(evaluation, "read_labels", lambda path: alive.watch(read(path)))
     evaluate_folders(tmp_path / "pred", tmp_path / "gt", CLASSES)
     assert len(alive.references) == 100 and alive.most <= 4
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dscnet import experiments
-from dscnet.comparison import paired, summarise
 from dscnet.config import AugmentConfig, AuxSegConfig, CamConfig, Config, ScaleConfig, TrainConfig
+from dscnet.config.settings import replace_settings
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.experiments import VARIANTS, of_seed, read_variants, run_grid, sweep, write_results
-from dscnet.settings import replace_settings
+from dscnet.experiments import grid as experiments
+from dscnet.experiments.comparison import paired, summarise
+from dscnet.experiments.grid import VARIANTS, of_seed, read_variants, run_grid, sweep, write_results
 from dscnet.types import DscnetError
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dscnet.build import build_segmenter
 from dscnet.config import Config, ScaleConfig, SegmentConfig
 from dscnet.export import Scores, export, export_coco
-from dscnet.labels.pseudo_label import read_label, write_label
+from dscnet.files.label_images import read_labels, write_label
 from dscnet.predictor import store
 from dscnet.prepare import prepare_coco
 from dscnet.run_folder import RunFolder, write_text
@@ -246,5 +246,5 @@ def test_what_is_exported_is_read_back_pixel_by_pixel(tmp_path, crowd):
     said = prepare_coco(target).text()
     assert ("are read as objects" in said) == bool(crowd)
     for name, mask in labels.items():
-        got = read_label(data / "masks" / f"{name}.png")
+        got = read_labels(data / "masks" / f"{name}.png")
         np.testing.assert_array_equal(got, np.where(mask == 255, 0, mask))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dscnet.labels.external_masks import merge_masks
+from dscnet.refine.mask_proposals import merge_masks
 
 
 def merge_by_loops(probabilities, masks, overlap):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.labels.files import whole_file
+from dscnet.files.atomic import whole_file
 
 
 def test_the_file_appears_at_the_end(tmp_path):

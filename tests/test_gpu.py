@@ -28,7 +28,7 @@ from dscnet.config import (
 from dscnet.data import open_dataset, read_image
 from dscnet.data.scenes import write_scenes
 from dscnet.objective import AuxSegObjective
-from dscnet.pipeline import run
+from dscnet.pipeline.runner import run
 from dscnet.predictor import Predictor
 from dscnet.tables.step_time import random_batch
 from dscnet.types import LossTerms

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dscnet.models import heads
-from dscnet.models.heads import PixelCorrelation, pcm_input, propagate, resize
+from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate, resize
 
 EPS = 1e-5
 
@@ -151,7 +151,7 @@ def test_memory_of_propagate_is_bounded_in_inference() -> None:
     """Twice 12,000 x 12,000 numbers would take a gigabyte."""
     code = """
 import resource, torch
-from dscnet.models.heads import propagate
+from dscnet.models.pcm import propagate
 def peak(height):
     propagate(torch.rand(1, 3, height, 100), torch.rand(1, 8, height, 100))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.labelling`` and of the checks of masks made elsewhere."""
+"""Tests of ``dscnet.pipeline.label`` and of the checks of masks made elsewhere."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dscnet.checks import check_mask_settings
 from dscnet.config import (
     Config,
     LabelConfig,
     RefineConfig,
     ScaleConfig,
 )
-from dscnet.job import Job
-from dscnet.labelling import background_score, label, load_map, open_masks, photo_steps
+from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import write_cam
-from dscnet.labels.pseudo_label import read_label
+from dscnet.pipeline.checks import check_mask_settings
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.label import background_score, label, load_map, open_masks, photo_steps
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
 from test_stages import photos
@@ -42,7 +42,7 @@ def test_labels_of_maps_at_the_background_score_or_with_a_band(tmp_path):
         settings = LabelConfig(bg_score=0.4, ignore_band=band, cams=str(tmp_path / "cams"))
         folder = RunFolder(tmp_path / "run")
         label(Job(Config(label=settings), folder, made, None), False)
-        assert read_label(folder.labels / "0.png").tolist() == [expected]
+        assert read_labels(folder.labels / "0.png").tolist() == [expected]
         assert folder.threshold.exists()
 
 

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.machine``."""
+"""Tests of ``dscnet.pipeline.machine``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from dscnet import machine
-from dscnet.machine import free_memory, memory_taken, peak_memory
+from dscnet.pipeline import machine
+from dscnet.pipeline.machine import free_memory, memory_taken, peak_memory
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of processes")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.labels.mask_files import ExternalMasks, decode_rle
+from dscnet.refine.mask_files import ExternalMasks, decode_rle
 from dscnet.types import DataError, DscnetError
 
 # ------------------------------------------------------------------------------------- run lengths

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.measuring``."""
+"""Tests of ``dscnet.pipeline.evaluate``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet import measuring
 from dscnet.config import (
     Config,
     LabelConfig,
     RefineConfig,
 )
-from dscnet.job import Job
-from dscnet.labels.pseudo_label import write_label
-from dscnet.measuring import measure, truth
+from dscnet.files.label_images import write_label
+from dscnet.pipeline import evaluate as measuring
+from dscnet.pipeline.evaluate import measure, truth
+from dscnet.pipeline.job import Job
 from dscnet.run_folder import RunFolder
 from test_stages import photos
 
@@ -37,7 +37,7 @@ def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
         return alive.watch(np.zeros((2, 2), np.uint8))
 
     monkeypatch.setattr(measuring, "load_map", read_map)
-    monkeypatch.setattr(measuring, "read_label", read_labels)
+    monkeypatch.setattr(measuring, "read_labels", read_labels)
     monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name in ("cam", "label"))
     job = Job(Config(label=LabelConfig(bg_score=0.4)), RunFolder(tmp_path / "run"), made, None)
     sections = measure(job)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dscnet.labels import neighbours
-from dscnet.labels.neighbours import grid_neighbours, weighted_rows
+from dscnet.refine.neighbours import grid_neighbours, weighted_rows
 
 
 def test_sums_are_a_matrix_product(generator):

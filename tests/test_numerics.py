@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dscnet.context.numerics import full_precision, unit
+from dscnet.numerics import full_precision, unit
 
 
 @full_precision

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dscnet import overlay as module
-from dscnet.overlay import colour_mask, heat, overlay, sheet
+from dscnet.report import overlay as module
+from dscnet.report.overlay import colour_mask, heat, overlay, sheet
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 LABELS = np.array([[0, 1, 2, 15, 20, 255, 0]] * 5, dtype=np.uint8)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dscnet.labels.pairs import line_affinity, pair_affinity, pair_labels
 from dscnet.losses.affinity import affinity_loss
-from dscnet.pair_objective import AffinityObjective, BoundaryObjective, reduce_labels
+from dscnet.refine.objectives import AffinityObjective, BoundaryObjective, reduce_labels
+from dscnet.refine.pairs import line_affinity, pair_affinity, pair_labels
 from dscnet.types import Batch, ModelOutput
 
 

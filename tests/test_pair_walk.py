@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dscnet.labels.pair_walk import affinity_walk, boundary_walk, pair_transition, pairs_on_map
-from dscnet.labels.pairs import line_affinity, pair_affinity, pair_offsets
+from dscnet.refine.pair_walk import affinity_walk, boundary_walk, pair_transition, pairs_on_map
+from dscnet.refine.pairs import line_affinity, pair_affinity, pair_offsets
 
 
 def dense_affinity(affinity, size, radius):

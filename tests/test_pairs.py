@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dscnet.labels.pairs import line_affinity, line_cells, pair_affinity, pair_labels, pair_offsets
+from dscnet.refine.pairs import line_affinity, line_cells, pair_affinity, pair_labels, pair_offsets
 
 
 def pairs_by_hand(height, width, radius):

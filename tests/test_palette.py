@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dscnet.palette import voc_palette
+from dscnet.files.label_images import voc_palette
 
 
 def colour(label: int) -> tuple[int, ...]:

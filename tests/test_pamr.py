@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dscnet.labels import pamr as module
-from dscnet.labels.pamr import pamr
+from dscnet.refine.pamr import pamr
 
 
 def one_step_by_loops(probabilities, photo, dilations):

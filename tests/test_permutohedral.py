@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from dscnet.labels.crf import exact_kernel
-from dscnet.labels.permutohedral import LatticeKernel, _elevation, _enclosing_simplices
+from dscnet.refine.crf import exact_kernel
+from dscnet.refine.permutohedral import LatticeKernel, _elevation, _enclosing_simplices
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dscnet.data.io import read_mask, read_saliency
-from dscnet.labels import read_label
-from dscnet.pictures import opened, read_labels, read_plane, stored_as
+from dscnet.files.label_images import read_labels
+from dscnet.files.pictures import opened, read_plane, stored_as
 from dscnet.types import DataError
 
 
@@ -41,7 +41,7 @@ def grey_png(path, bits, values):
 )
 def test_every_reader_gives_the_true_labels_of_every_depth(tmp_path, bits, values):
     path = grey_png(tmp_path / "a.png", bits, values)
-    for labels in (read_labels(path), read_label(path), read_mask(path).numpy()):
+    for labels in (read_labels(path), read_labels(path), read_mask(path).numpy()):
         assert labels.dtype == np.uint8
         assert labels.tolist() == [values]
     assert read_plane(path, "labels")[1] == 2**bits - 1

@@ -23,18 +23,18 @@ from dscnet.config import (
     SegmentConfig,
     TrainConfig,
 )
+from dscnet.config.settings import replace_settings
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.job import Job, located
+from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.labels.pseudo_label import read_label
-from dscnet.needs import bytes_of_maps
-from dscnet.pipeline import STAGES, open_run, run, run_single, run_stage
+from dscnet.metrics.tag_agreement import tag_agreement
+from dscnet.pipeline.cam_network import cam
+from dscnet.pipeline.job import Job, located
+from dscnet.pipeline.needs import bytes_of_maps
+from dscnet.pipeline.runner import STAGES, open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
-from dscnet.settings import replace_settings
-from dscnet.stages import cam
-from dscnet.tag_agreement import tag_agreement
 from dscnet.types import DataError, DscnetError
 
 SECTION = {
@@ -445,7 +445,7 @@ def test_force_runs_a_stage_again(finished, scenes, tmp_path):
     label.write_bytes(b"")
     assert not run_single("label", settings(scenes), copy, progress=False)
     assert run_single("label", settings(scenes), copy, force=True, progress=False)
-    assert read_label(label).shape == (64, 64)
+    assert read_labels(label).shape == (64, 64)
     assert run_single("label", settings(scenes), copy, progress=False) is False
 
 
@@ -467,7 +467,9 @@ def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("setting", ["model.weights", "segment.weights"])
 def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypatch, setting):
-    monkeypatch.setattr("dscnet.pipeline.check_photos", lambda job: pytest.fail("photos first"))
+    monkeypatch.setattr(
+        "dscnet.pipeline.runner.check_photos", lambda job: pytest.fail("photos first")
+    )
     other = tmp_path / "other.safetensors"
     save_file({"fc.weight": torch.zeros(1)}, other)
     for path, message in (
@@ -727,7 +729,7 @@ def test_without_masks_nothing_is_measured_and_everything_runs(scenes, tmp_path)
     masks = tmp_path / "run" / "masks"
     assert len(list(masks.glob("*.png"))) == 4
     photos = open_dataset(bare, "val").samples
-    agreement = tag_agreement((read_label(masks / f"{p.image_id}.png"), p.tags) for p in photos)
+    agreement = tag_agreement((read_labels(masks / f"{p.image_id}.png"), p.tags) for p in photos)
     assert agreement["mask_recall"] is not None, "tags are enough to say something"
     assert metrics["tags"].items() >= agreement.items()
 

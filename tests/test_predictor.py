@@ -14,9 +14,9 @@ from dscnet.build import build_segmenter
 from dscnet.config import Config, ModelConfig, SegmentConfig
 from dscnet.data import open_photos
 from dscnet.data.scale import PhotoScale
-from dscnet.labels import read_label, write_label
-from dscnet.labels.crf import dense_crf
+from dscnet.files.label_images import read_labels, write_label
 from dscnet.predictor import TEST_CRF, Predictor, refuse_failures, restore, store
+from dscnet.refine.crf import dense_crf
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError, ModelOutput
 
@@ -138,7 +138,7 @@ def test_a_photo_of_any_resolution_is_seen_as_large_as_in_training(times, tmp_pa
     assert net.read_side == 45
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "p.png")
     assert net.write(open_photos(tmp_path), tmp_path / "masks") == []
-    assert (read_label(tmp_path / "masks" / "p.png") == labels).mean() > 0.97
+    assert (read_labels(tmp_path / "masks" / "p.png") == labels).mean() > 0.97
 
 
 def test_tiles_are_seen_one_by_one_and_each_pixel_is_labelled(generator):
@@ -273,7 +273,7 @@ def test_masks_that_are_no_predictions_are_not_replaced(tmp_path, run_of_brightn
             (tmp_path / "set" / "classes.txt").write_text(classes)
         with pytest.raises(DscnetError, match="masks: expected no masks, or those of an earlier"):
             module.predict(tmp_path / "a.jpg", "run", tmp_path / "set")
-        assert read_label(true).min() == 1
+        assert read_labels(true).min() == 1
     assert not (tmp_path / "set" / "overlays").exists()
 
 

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from coco_instances import BRUSH, CATEGORIES, HEIGHT, PERSON, WIDTH, annotation, box, runs
 from dscnet.cli import main
 from dscnet.data import open_dataset
-from dscnet.labels.pseudo_label import read_label
+from dscnet.files.label_images import read_labels
 from dscnet.prepare import coco, prepare_coco2014
 from dscnet.types import DataError, DscnetError
 
@@ -65,7 +65,7 @@ def test_what_a_run_reads_is_written(root, capsys):
         name_of("train", 3): (0,),
     }
     val = open_dataset(root / "coco2014.yaml", "val")
-    masks = [read_label(s.mask_path) for s in val.samples]
+    masks = [read_labels(s.mask_path) for s in val.samples]
     assert np.unique(masks[0]).tolist() == [0, 1, 2] and np.unique(masks[1]).tolist() == [255]
     assert len(list((root / "masks").iterdir())) == 4
 
@@ -193,7 +193,7 @@ def test_polygons_of_two_points_are_skipped_and_counted(root):
     change(root, "val", edit)
     lines = prepare_coco2014(root).lines
     assert any("val2014.json: 1 polygons of fewer than three points skipped" in x for x in lines)
-    mask = read_label(root / "masks" / f"{name_of('val', 1)}.png")
+    mask = read_labels(root / "masks" / f"{name_of('val', 1)}.png")
     assert np.unique(mask).tolist() == [0, BRUSH]
 
 
@@ -246,7 +246,7 @@ def test_masks_of_an_own_file_are_painted_beside_it(own, capsys):
     assert all(sample.mask_path is None for sample in open_dataset(own).samples)
     assert main(["data", "prepare", "coco", str(own)]) == 0
     assert "masks: 2 masks written" in capsys.readouterr().out
-    shown, empty = (read_label(sample.mask_path) for sample in open_dataset(own).samples)
+    shown, empty = (read_labels(sample.mask_path) for sample in open_dataset(own).samples)
     assert (shown[0, 0], shown[3, 3], shown[4, 6]) == (BRUSH, PERSON, 0)
     assert not empty.any() and empty.shape == (HEIGHT, WIDTH)
 
@@ -257,7 +257,7 @@ def test_masks_of_ones_own_stay_and_are_looked_at_by_verify(own, capsys):
     mask.save(own.parent / "masks" / "a.png")
     assert main(["data", "prepare", "coco", str(own)]) == 0
     assert "masks: 1 masks written" in capsys.readouterr().out
-    assert read_label(own.parent / "masks" / "a.png")[0, 0] == 7
+    assert read_labels(own.parent / "masks" / "a.png")[0, 0] == 7
     assert main(["data", "prepare", "coco", str(own), "--verify"]) == 1
     assert "expected labels 0 to 2 and 255, found 7" in capsys.readouterr().err
 
@@ -265,7 +265,7 @@ def test_masks_of_ones_own_stay_and_are_looked_at_by_verify(own, capsys):
 def test_masks_of_an_own_file_are_numbered_as_its_classes_txt(own):
     (own.parent / "classes.txt").write_text("yak\ntoothbrush\nperson\n")
     assert main(["data", "prepare", "coco", str(own)]) == 0
-    shown = read_label(own.parent / "masks" / "a.png")
+    shown = read_labels(own.parent / "masks" / "a.png")
     assert (shown[0, 0], shown[3, 3]) == (2, 3)
 
 

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from dscnet.cli import main
 from dscnet.data import open_dataset
 from dscnet.data.formats import VOC_CLASSES
-from dscnet.labels.pseudo_label import read_label, write_label
+from dscnet.files.label_images import read_labels, write_label
 from dscnet.prepare import download, prepare_voc2012, voc
 from dscnet.prepare.voc import read_sbd_mask
 from dscnet.types import DataError, DscnetError
@@ -108,9 +108,9 @@ def test_what_a_run_reads_is_written(root, kit, sbd):
     ]
     masks = kit / "SegmentationClassAug"
     assert {path.stem for path in masks.iterdir()} == {TRAIN, VAL, SBD_TRAIN, SBD_VAL}
-    assert read_label(masks / f"{SBD_VAL}.png").tolist() == labels(20).tolist()
-    own = read_label(kit / f"SegmentationClass/{TRAIN}.png").tolist()
-    assert read_label(masks / f"{TRAIN}.png").tolist() == own, "VOC's mask goes before SBD's"
+    assert read_labels(masks / f"{SBD_VAL}.png").tolist() == labels(20).tolist()
+    own = read_labels(kit / f"SegmentationClass/{TRAIN}.png").tolist()
+    assert read_labels(masks / f"{TRAIN}.png").tolist() == own, "VOC's mask goes before SBD's"
     with Image.open(masks / f"{SBD_TRAIN}.png") as image:
         assert image.mode == "P" and image.getpalette()[45:48] == [192, 128, 128]
 

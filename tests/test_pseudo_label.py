@@ -6,14 +6,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from dscnet.labels.pseudo_label import (
-    best_label,
-    pseudo_label,
-    read_label,
-    resize_map,
-    write_label,
-)
-from dscnet.palette import voc_palette
+from dscnet.files.label_images import read_labels, voc_palette, write_label
+from dscnet.labels.pseudo_label import best_label, pseudo_label, resize_map
 from dscnet.types import DataError
 
 
@@ -106,7 +100,7 @@ def test_every_label_comes_back(tmp_path):
     labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
     path = tmp_path / "sub" / "a.b.png"
     write_label(path, labels)
-    np.testing.assert_array_equal(read_label(path), labels)
+    np.testing.assert_array_equal(read_labels(path), labels)
     assert [p.name for p in path.parent.iterdir()] == ["a.b.png"]
     with Image.open(path) as image:
         assert (image.format, image.mode) == ("PNG", "P")
@@ -117,7 +111,7 @@ def test_few_labels_keep_eight_bits(tmp_path):
     write_label(tmp_path / "a.png", np.zeros((2, 3), dtype=np.uint8))
     with Image.open(tmp_path / "a.png") as image:
         assert image.getpalette() == voc_palette()
-    assert read_label(tmp_path / "a.png").tolist() == [[0] * 3] * 2
+    assert read_labels(tmp_path / "a.png").tolist() == [[0] * 3] * 2
 
 
 @pytest.mark.parametrize(
@@ -131,14 +125,14 @@ def test_what_is_no_label_is_not_written(tmp_path, labels):
 def test_grey_labels_are_read_as_stored(tmp_path):
     values = np.array([[0, 3, 255]], dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "grey.png"), values)
+    np.testing.assert_array_equal(read_labels(tmp_path / "grey.png"), values)
 
 
 def test_colours_are_no_labels(tmp_path):
     path = tmp_path / "colour.png"
     Image.new("RGB", (3, 2)).save(path)
     with pytest.raises(DataError, match=r"colour\.png: image mode RGB .* palette or grey PNG"):
-        read_label(path)
+        read_labels(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
@@ -146,7 +140,7 @@ def test_a_damaged_label_file_is_named(tmp_path, content):
     path = tmp_path / "damaged.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"damaged\.png: cannot be decoded"):
-        read_label(path)
+        read_labels(path)
 
 
 def test_a_cut_label_file_is_named(tmp_path):
@@ -155,12 +149,12 @@ def test_a_cut_label_file_is_named(tmp_path):
     write_label(path, rng.integers(0, 255, (40, 40), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"cut\.png: cannot be decoded"):
-        read_label(path)
+        read_labels(path)
 
 
 def test_a_missing_label_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.png: no such file"):
-        read_label(tmp_path / "none.png")
+        read_labels(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("size", [(4, 6), (2, 3), (1, 1), (5, 7)])

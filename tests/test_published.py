@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dscnet.build import build_model, optimiser_settings
 from dscnet.config import TrainConfig
+from dscnet.config.recipes import find_recipe, read_config
 from dscnet.context import DualStreamContext
 from dscnet.labels import multi_scale_cam, scaled_photos
 from dscnet.models import (
@@ -26,7 +27,6 @@ from dscnet.models import (
     write_published,
 )
 from dscnet.objective import AuxSegObjective, CamObjective
-from dscnet.recipes import find_recipe, read_config
 from dscnet.training import TrainingModule, parameter_groups
 from dscnet.types import Batch, DscnetError
 from published_oracle import auxsegnet_maps, narrow_trunk, resized, seam_maps, seam_terms

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from dscnet.config import Config
-from dscnet.recipes import find_recipe, list_recipes, read_config, summary
-from dscnet.settings import from_dict, replace_settings
+from dscnet.config.recipes import find_recipe, list_recipes, read_config, summary
+from dscnet.config.settings import from_dict, replace_settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

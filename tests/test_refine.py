@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dscnet.labels.pseudo_label import pseudo_label
-from dscnet.labels.refine import (
+from dscnet.refine.steps import (
     LEARNED,
     STEPS,
     as_probabilities,

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.relabelling``."""
+"""Tests of ``dscnet.pipeline.self_training``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dscnet.config import Config, LabelConfig, RefineConfig, ScaleConfig
-from dscnet.job import Job
+from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.cam_files import write_cam
-from dscnet.labels.pseudo_label import read_label, write_label
-from dscnet.labels.refine import trusted_labels
-from dscnet.relabelling import label_evidence, relabel, trusted_evidence
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
+from dscnet.refine.steps import trusted_labels
 from dscnet.run_folder import RunFolder
 from test_stages import photos
 
@@ -54,7 +54,7 @@ def trusting(label: int):
 def relabelled(job: Job, networks, evidence) -> list[int]:
     """The one label of each photo."""
     relabel(job, networks, evidence, job.folder.labels)
-    labels = [read_label(job.folder.labels / f"{each.image_id}.png") for each in job.train.samples]
+    labels = [read_labels(job.folder.labels / f"{each.image_id}.png") for each in job.train.samples]
     assert all(len(np.unique(one)) == 1 and one.shape == (4, 6) for one in labels)
     return [int(one[0, 0]) for one in labels]
 

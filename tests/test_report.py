@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dscnet.evaluation import evaluate_cams, evaluate_pairs
-from dscnet.report import EXTRA, MAX_POINTS, MAX_SIDE, ReportRow, line_chart, thin, write_report
+from dscnet.metrics.evaluation import evaluate_cams, evaluate_pairs
+from dscnet.report.page import (
+    EXTRA,
+    MAX_POINTS,
+    MAX_SIDE,
+    ReportRow,
+    line_chart,
+    thin,
+    write_report,
+)
 
 VOID = {"meta", "img", "br", "path", "circle", "polyline"}
 

@@ -29,15 +29,15 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset, read_image, read_saliency
 from dscnet.data.scenes import write_scenes
-from dscnet.labelling import load_map, score_counts
+from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.labels.pseudo_label import read_label
-from dscnet.labels.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.labels.thresholds import suggested_score
-from dscnet.needs import bytes_of_maps
-from dscnet.pipeline import open_run, run, stage_fingerprint
+from dscnet.pipeline.label import load_map, score_counts
+from dscnet.pipeline.needs import bytes_of_maps
+from dscnet.pipeline.runner import open_run, run, stage_fingerprint
+from dscnet.pipeline.self_training import relabel, trusted_evidence
 from dscnet.predictor import Predictor, restore
-from dscnet.relabelling import relabel, trusted_evidence
+from dscnet.refine.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
 
@@ -130,7 +130,7 @@ def test_labels_of_a_round_are_its_maps_and_saliency_fused(finished, scenes):
             maps, classes = read_cam(folder / "cams" / f"{sample.image_id}.npz")
             saliency = read_saliency(folder / "saliency" / f"{sample.image_id}.png")[0].numpy()
             expected = fuse_saliency(maps["refined" if index else "cam"], classes, saliency)
-            got = read_label(folder / "labels" / f"{sample.image_id}.png")
+            got = read_labels(folder / "labels" / f"{sample.image_id}.png")
             # The file has 8 bits; the labels were made before it was written.
             sure = np.abs(saliency - 0.06) > 1 / 255
             np.testing.assert_array_equal(got[sure], expected[sure])
@@ -152,7 +152,7 @@ def test_the_score_of_the_maps_can_be_read_off_those_of_each_round(finished, sce
             maps, classes = load_map(cams, sample.image_id)
             saliency = read_saliency(folder / "saliency" / f"{sample.image_id}.png")[0].numpy()
             expected = fuse_saliency(maps, classes, saliency, cam_score=scores[-1])
-            got = read_label(folder / "labels" / f"{sample.image_id}.png")
+            got = read_labels(folder / "labels" / f"{sample.image_id}.png")
             # The file has 8 bits; the labels were made before it was written.
             sure = np.abs(saliency - 0.06) > 1 / 255
             np.testing.assert_array_equal(got[sure], expected[sure])
@@ -169,11 +169,11 @@ def test_undecided_pixels_of_every_round_can_be_filled(finished, scenes, tmp_pat
     undecided = 0
     for sample in open_dataset(scenes, "train").samples:
         photo, name = read_image(sample.image_path), f"{sample.image_id}.png"
-        before = read_label(finished / "rounds" / "0" / "labels" / name)
+        before = read_labels(finished / "rounds" / "0" / "labels" / name)
         undecided += (before == 255).sum()
         filled = fill_undecided(before, np.array(sample.tags), photo)
-        np.testing.assert_array_equal(read_label(out / "rounds" / "0" / "labels" / name), filled)
-        later = set(np.unique(read_label(out / "rounds" / "1" / "labels" / name)))
+        np.testing.assert_array_equal(read_labels(out / "rounds" / "0" / "labels" / name), filled)
+        later = set(np.unique(read_labels(out / "rounds" / "1" / "labels" / name)))
         assert 255 not in later or not {tag + 1 for tag in sample.tags} <= later
     assert undecided
 
@@ -194,19 +194,19 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
     maps_alone = replace(config, auxseg=replace(config.auxseg, rounds=1, relabel="maps"))
     run(maps_alone, tmp_path / "maps", stages=["train"], progress=False)
     for path in RunFolder(tmp_path / "maps").round(1).labels.glob("*.png"):
-        of_maps = read_label(folder.round(1).unrefined / path.name)
-        np.testing.assert_array_equal(read_label(path), of_maps)
+        of_maps = read_labels(folder.round(1).unrefined / path.name)
+        np.testing.assert_array_equal(read_labels(path), of_maps)
     relabel(job, branches[:1], trusted_evidence(job, folder.round(0).labels), tmp_path / "first")
     assert any(
-        (read_label(path) != read_label(folder.round(1).labels / path.name)).any()
+        (read_labels(path) != read_labels(folder.round(1).labels / path.name)).any()
         for path in (tmp_path / "first").glob("*.png")
     ), "the first labels have no say in it"
     for count in (1, 2):
         evidence = trusted_evidence(job, folder.round(count).unrefined)
         relabel(job, branches[:count], evidence, tmp_path / str(count))
         for path in sorted((tmp_path / str(count)).glob("*.png")):
-            written = read_label(folder.round(count).labels / path.name)
-            np.testing.assert_array_equal(written, read_label(path))
+            written = read_labels(folder.round(count).labels / path.name)
+            np.testing.assert_array_equal(written, read_labels(path))
     before = folder.fingerprint_of("train")
     run(
         replace(config, segment=segment), folder.root, stages=["train"], resume=True, progress=False
@@ -260,7 +260,7 @@ def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp
 def test_the_last_rounds_maps_are_the_runs_unless_other_maps_are_asked_for(
     finished, scenes, tmp_path, monkeypatch
 ):
-    import dscnet.stages as stages
+    import dscnet.pipeline.cam_network as stages
 
     class MadeAnew(Exception):
         pass
@@ -310,11 +310,11 @@ def test_another_way_of_testing_writes_the_masks_of_all_rounds_anew(finished, sc
     mask = Path("masks") / f"{sample.image_id}.png"
     expected = Predictor.from_run(out)(read_image(sample.image_path))
     for folder in (out, out / "rounds" / "2"):
-        np.testing.assert_array_equal(read_label(folder / mask), expected)
+        np.testing.assert_array_equal(read_labels(folder / mask), expected)
     first = out / "rounds" / "1" / mask
     assert first.stat().st_mtime_ns > (out / "config.yaml").stat().st_mtime_ns
     assert any(
-        (read_label(path) != read_label(out / path.relative_to(out / "rounds" / "1"))).any()
+        (read_labels(path) != read_labels(out / path.relative_to(out / "rounds" / "1"))).any()
         for path in (out / "rounds" / "1" / "masks").glob("*.png")
     ), "each round's are by its own network"
 
@@ -328,7 +328,7 @@ def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
     finished, scenes, tmp_path, monkeypatch
 ):
     """Once in the training of round 1, and once between its training and its labels."""
-    import dscnet.rounds as rounds
+    import dscnet.pipeline.rounds as rounds
     import dscnet.training as training
 
     class Stop(Exception):
@@ -397,7 +397,9 @@ def test_prediction_needs_no_tags_and_no_segmenter(finished, scenes, tmp_path):
         assert mask.size == (50, 41)
     sample = open_dataset(scenes, "val").samples[0]
     labels = Predictor.from_run(finished)(read_image(sample.image_path))
-    np.testing.assert_array_equal(labels, read_label(finished / "masks" / f"{sample.image_id}.png"))
+    np.testing.assert_array_equal(
+        labels, read_labels(finished / "masks" / f"{sample.image_id}.png")
+    )
 
 
 @pytest.mark.slow
@@ -472,8 +474,8 @@ def test_a_black_map_and_a_photo_without_any_object_are_handled(scenes, tmp_path
     run(config, tmp_path / "run", stages=["train"], progress=False)
     for index in range(2):
         labels = tmp_path / "run" / "rounds" / str(index) / "labels"
-        assert not read_label(labels / without.name).any()
-    first = read_label(tmp_path / "run" / "rounds" / "0" / "labels" / black.name)
+        assert not read_labels(labels / without.name).any()
+    first = read_labels(tmp_path / "run" / "rounds" / "0" / "labels" / black.name)
     assert set(np.unique(first)) <= {0, 255}
 
 
@@ -481,13 +483,13 @@ def test_labels_can_be_cut_to_what_is_salient(finished, tmp_path, scenes):
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
     config = settings(scenes, label=LabelConfig(bg_score=0.1))
     run(config, copy, stages=["label"], resume=True, progress=False)
-    whole = {path.name: read_label(path) for path in (copy / "labels").iterdir()}
+    whole = {path.name: read_labels(path) for path in (copy / "labels").iterdir()}
     config.label.salient_only = True
     run(config, copy, stages=["label"], resume=True, progress=False)
     cut = 0
     for name, labels in whole.items():
         salient = read_saliency(copy / "rounds" / "2" / "saliency" / name)[0].numpy() > 0.5
-        np.testing.assert_array_equal(read_label(copy / "labels" / name), labels * salient)
+        np.testing.assert_array_equal(read_labels(copy / "labels" / name), labels * salient)
         cut += int((labels > 0)[~salient].sum())
     assert cut > 0
 
@@ -532,7 +534,7 @@ def test_classes_that_hardly_stand_out_are_named_and_can_be_set_as_stuff(
 def labelled(out: Path, label: int) -> int:
     """Pixels with a label in the first labels of a run."""
     paths = (out / "rounds" / "0" / "labels").iterdir()
-    return sum(int((read_label(path) == label).sum()) for path in paths)
+    return sum(int((read_labels(path) == label).sum()) for path in paths)
 
 
 def test_maps_of_another_shape_are_named(finished, scenes, tmp_path):
@@ -555,7 +557,7 @@ def test_maps_may_be_of_another_size(finished, scenes, tmp_path):
     for sample in open_dataset(scenes, "train").samples:
         assert read_cam(folder.cams / f"{sample.image_id}.npz")[0]["cam"].shape[1:] == (80, 80)
         for labels in (folder.labels, folder.round(0).labels, folder.round(1).labels):
-            assert read_label(labels / f"{sample.image_id}.png").shape == (64, 64)
+            assert read_labels(labels / f"{sample.image_id}.png").shape == (64, 64)
         for number in (0, 1):
             saliency = folder.round(number).saliency / f"{sample.image_id}.png"
             assert read_saliency(saliency).shape == (1, 64, 64)
@@ -575,7 +577,7 @@ def test_maps_may_be_of_another_size(finished, scenes, tmp_path):
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes, message):
-    from dscnet.settings import replace_settings
+    from dscnet.config.settings import replace_settings
 
     with pytest.raises(ValueError, match=message):
         run(replace_settings(settings(scenes), changes), tmp_path / "run", progress=False)

@@ -92,7 +92,7 @@ def test_stage_records(tmp_path):
 def test_fingerprint_depends_on_settings_and_code():
     assert fingerprint({"a": 1}) == fingerprint({"a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-    assert fingerprint(1, code=("training.py",)) != fingerprint(1, code=("evaluation.py",))
+    assert fingerprint(1, code=("training.py",)) != fingerprint(1, code=("metrics/evaluation.py",))
 
 
 def save_with_time(image: Image.Image, path: Path, seconds: int) -> list[object]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dscnet.config import Config, LabelConfig
 from dscnet.data import Sample
+from dscnet.pipeline.report import _epoch_note, _threshold_note, loss_curves, spread
 from dscnet.run_folder import RunFolder
-from dscnet.run_report import _epoch_note, _threshold_note, loss_curves, spread
 
 
 def samples(count: int) -> tuple[Sample, ...]:

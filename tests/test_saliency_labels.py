@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.labels.saliency``."""
+"""Tests of ``dscnet.refine.saliency``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from dscnet.data.io import read_saliency
+from dscnet.files.label_images import write_saliency
 from dscnet.labels import saliency as saliency_labels
-from dscnet.labels.crf import crf_features, mean_field
-from dscnet.labels.saliency import (
+from dscnet.refine.crf import crf_features, mean_field
+from dscnet.refine.saliency import (
     fill_undecided,
     fit_to_photo,
     fuse_saliency,
     refresh_saliency,
     saliency_from_cam,
-    write_saliency,
 )
 
 PHOTO = np.zeros((1, 2, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.saliency_maps``, with a stand-in for rembg: its weights are a download."""
+"""Tests of ``dscnet.prepare.saliency``, with a stand-in for rembg: its weights are a download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dscnet.cli import main
 from dscnet.data.io import read_saliency
-from dscnet.saliency_maps import make_saliency
+from dscnet.prepare.saliency import make_saliency
 from dscnet.types import DscnetError
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dscnet.data import scenes
 from dscnet.data.scenes import MIN_SHARE, SCENE_CLASSES, Scene, render_scene, write_scenes
-from dscnet.palette import voc_palette
+from dscnet.files.label_images import voc_palette
 from dscnet.types import DataError
 
 SIZE = 64

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from dscnet import segmenting
 from dscnet.config import (
     AugmentConfig,
     CamConfig,
@@ -21,10 +20,11 @@ from dscnet.config import (
 )
 from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
-from dscnet.labels.pseudo_label import read_label
-from dscnet.pipeline import open_run, run
+from dscnet.files.label_images import read_labels
+from dscnet.pipeline import segment as segmenting
+from dscnet.pipeline.runner import open_run, run
+from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
 from dscnet.predictor import Predictor
-from dscnet.relabelling import label_evidence, relabel, trusted_evidence
 from dscnet.run_folder import RunFolder
 
 
@@ -75,7 +75,7 @@ def weights(folder: Path) -> bytes:
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    return {file.name: read_label(file).tobytes() for file in folder.glob("*.png")}
+    return {file.name: read_labels(file).tobytes() for file in folder.glob("*.png")}
 
 
 def test_a_further_round_goes_on_from_the_network_that_is_there(single, double):

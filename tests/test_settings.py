@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dscnet.config import Config, MethodConfig
-from dscnet.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
+from dscnet.config.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
 
 
 def test_round_trip_is_exact():

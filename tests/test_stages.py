@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dscnet import stages
 from dscnet.build import build_model
 from dscnet.config import (
     AuxSegConfig,
@@ -22,18 +21,19 @@ from dscnet.config import (
 from dscnet.context import LabelDiscriminant
 from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample, read_image
 from dscnet.data.scale import PhotoScale
-from dscnet.job import Job
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.thresholds import otsu_score
 from dscnet.models import PlainCam
-from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.stages import (
+from dscnet.pipeline import cam_network as stages
+from dscnet.pipeline.cam_network import (
     fit_discriminant,
     photo_batches,
     same_size_batches,
     write_cams,
     write_card,
 )
+from dscnet.pipeline.job import Job
+from dscnet.run_folder import RunFolder, fresh_folder
 
 
 def photos(folder: Path, sizes: list[tuple[int, int]]) -> PhotoSet:

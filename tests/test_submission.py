@@ -11,8 +11,7 @@ from torch import nn
 
 from dscnet.cli import main
 from dscnet.data.formats import VOC_CLASSES
-from dscnet.labels.pseudo_label import write_label
-from dscnet.palette import voc_palette
+from dscnet.files.label_images import voc_palette, write_label
 from dscnet.predictor import Predictor
 from dscnet.submission import check_submission, masks_in, photos_to_submit, submit_voc2012
 from dscnet.types import DataError, ModelOutput

@@ -13,7 +13,7 @@ from PIL import Image
 from dscnet.cli import main
 from dscnet.config import Config
 from dscnet.data.scenes import write_scenes
-from dscnet.evaluation import write_metrics
+from dscnet.metrics.evaluation import write_metrics
 from dscnet.run_folder import RunFolder
 from dscnet.tables import make as tables
 from dscnet.tables.runs import Cell, Request, identity, plan, shard_of, stages

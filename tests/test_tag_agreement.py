@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dscnet.tag_agreement import tag_agreement
+from dscnet.metrics.tag_agreement import tag_agreement
 
 
 def mask(**pixels: int) -> np.ndarray:

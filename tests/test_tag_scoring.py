@@ -8,10 +8,10 @@ from PIL import Image
 
 from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample
-from dscnet.job import Job
 from dscnet.losses.tags import mean_average_precision, tag_loss
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.tag_validation import tag_criterion, tag_matrix
 from dscnet.run_folder import RunFolder
-from dscnet.tag_scoring import tag_criterion, tag_matrix
 
 
 def test_negatives_and_unknown_tags_are_rows_of_zeros():

@@ -5,10 +5,10 @@ import os
 import pytest
 
 from dscnet.data.datasets import open_photos
-from dscnet.evaluation import label_files
-from dscnet.label_folders import left_out
+from dscnet.files.label_folders import left_out
+from dscnet.files.walking import find_files, is_system, left_out_notes
+from dscnet.metrics.evaluation import label_files
 from dscnet.types import DataError
-from dscnet.walking import find_files, is_system, left_out_notes
 
 
 def touch(root, *names):

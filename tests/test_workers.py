@@ -5,8 +5,8 @@ import queue
 
 import torch
 
-from dscnet import workers
-from dscnet.workers import GPU_VARIABLE, assign_gpus, start_pool, visible_gpus
+from dscnet.experiments import workers
+from dscnet.experiments.workers import GPU_VARIABLE, assign_gpus, start_pool, visible_gpus
 
 
 def test_gpus_are_given_in_turn_and_one_is_left_alone():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dscnet.models.backbones import create_backbone as create_backbone
     from dscnet.models.deeplab import create_deeplab as create_deeplab
     from dscnet.models.segmenter import create_segmenter as create_segmenter
-    from dscnet.pipeline import run as run
+    from dscnet.pipeline.runner import run as run
     from dscnet.types import Batch as Batch
     from dscnet.types import LossTerms as LossTerms
     from dscnet.types import ModelOutput as ModelOutput
@@ -39,7 +39,7 @@ _HOMES = {
     "create_segmenter": "dscnet.models.segmenter",
     "multi_scale_cam": "dscnet.labels.cam",
     "open_dataset": "dscnet.data",
-    "run": "dscnet.pipeline",
+    "run": "dscnet.pipeline.runner",
     "write_scenes": "dscnet.data.scenes",
 }
 

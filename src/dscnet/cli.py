@@ -14,8 +14,8 @@ from jsonargparse import Namespace
 
 from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
-from dscnet.recipes import find_recipe, list_recipes, read_mapping, summary
-from dscnet.settings import dotted_settings, from_dict, path_name, to_dict
+from dscnet.config.recipes import find_recipe, list_recipes, read_mapping, summary
+from dscnet.config.settings import dotted_settings, from_dict, path_name, to_dict
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
 
@@ -72,7 +72,7 @@ def _given_settings(parsed: Namespace) -> dict[str, Any]:
 
 
 def _do_run(parsed: Namespace) -> int:
-    from dscnet.pipeline import run
+    from dscnet.pipeline.runner import run
 
     metrics = run(_settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
     print(metrics_table(metrics))
@@ -82,7 +82,7 @@ def _do_run(parsed: Namespace) -> int:
 
 def _do_stage(name: str) -> Callable[[Namespace], int]:
     def do(parsed: Namespace) -> int:
-        from dscnet.pipeline import run_single
+        from dscnet.pipeline.runner import run_single
 
         run_single(name, _settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
         return 0
@@ -100,7 +100,7 @@ def _do_demo(parsed: Namespace) -> int:
 
 
 def _do_sweep(parsed: Namespace) -> int:
-    from dscnet.experiments import VARIANTS, read_variants, sweep
+    from dscnet.experiments.grid import VARIANTS, read_variants, sweep
 
     if parsed.grid is not None and parsed.variants is not None:
         print("dscnet sweep: takes --grid or --variants, not both", file=sys.stderr)
@@ -183,8 +183,8 @@ def _do_check(parsed: Namespace) -> int:
     report = check_path(parsed.data_set, parsed.split)
     splits = available_splits(parsed.data_set) or (Config.train_split,)
     if report.ok and parsed.split is None and Config.train_split in splits:
-        from dscnet.needs import needs_of
-        from dscnet.pipeline import open_run
+        from dscnet.pipeline.needs import needs_of
+        from dscnet.pipeline.runner import open_run
         from dscnet.run_folder import RunFolder
         from dscnet.types import DscnetError
 
@@ -200,7 +200,7 @@ def _do_check(parsed: Namespace) -> int:
 
 def _do_evaluate(parsed: Namespace) -> int:
     if parsed.out is not None:
-        from dscnet.pipeline import run_single
+        from dscnet.pipeline.runner import run_single
         from dscnet.run_folder import RunFolder
 
         folder = RunFolder(Path(parsed.out))
@@ -211,9 +211,9 @@ def _do_evaluate(parsed: Namespace) -> int:
     if missing:
         print(f"dscnet evaluate: needs {', '.join(missing)}, or --out RUN", file=sys.stderr)
         return 2
-    from dscnet import evaluation
     from dscnet.data import read_classes
     from dscnet.data.formats import listed_ids
+    from dscnet.metrics import evaluation
 
     pred, gt = Path(parsed.pred), Path(parsed.gt)
     if parsed.ids is not None:
@@ -246,7 +246,7 @@ def _do_predict(parsed: Namespace) -> int:
 
 
 def _do_saliency(parsed: Namespace) -> int:
-    from dscnet.saliency_maps import make_saliency
+    from dscnet.prepare.saliency import make_saliency
 
     failures = make_saliency(parsed.photos, parsed.out, model=parsed.model)
     print(f"saliency maps: {parsed.out}")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dscnet.config import Config
+from dscnet.config.recipes import find_recipe, read_config
+from dscnet.config.settings import differences, dotted_settings, to_dict
 from dscnet.data.scenes import write_scenes
-from dscnet.job import located
-from dscnet.pipeline import run
-from dscnet.recipes import find_recipe, read_config
+from dscnet.pipeline.job import located
+from dscnet.pipeline.runner import run
 from dscnet.run_folder import RunFolder
-from dscnet.settings import differences, dotted_settings, to_dict
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")

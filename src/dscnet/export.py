@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from dscnet.config import Config
 from dscnet.data import Sample, available_splits, open_dataset, open_photos
+from dscnet.files.label_images import read_labels
 from dscnet.labels.coco import coco_annotations
 from dscnet.labels.contours import fill
-from dscnet.labels.pseudo_label import read_label
 from dscnet.models import SegmentationPath
 from dscnet.models.deeplab import DeepLab
 from dscnet.models.segmenter import Segmenter
@@ -136,11 +136,11 @@ def export_coco(
         raise DscnetError(f"{source}: no label PNGs; run `dscnet label` or name a folder: --masks")
     named = _photos_of_run(config) if photos is None else open_photos(photos).samples
     names = _file_names(named)
-    labels = ((names.get(file.stem, file.name), read_label(file)) for file in files)
+    labels = ((names.get(file.stem, file.name), read_labels(file)) for file in files)
     content = coco_annotations(labels, _classes_of_run(folder, config))
     undecided = 0
     for file, got in zip(files, _decoded(content), strict=True):
-        original = read_label(file)
+        original = read_labels(file)
         undecided += bool((original == IGNORE_INDEX).any())
         if not np.array_equal(got, np.where(original == IGNORE_INDEX, BACKGROUND, original)):
             raise DscnetError(f"{out}: the masks of {file} differ; nothing was written")

@@ -22,13 +22,13 @@ from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos, unwrit
 from dscnet.data.io import image_size, read_image
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
-from dscnet.labels.crf import dense_crf
+from dscnet.files.atomic import whole_file
+from dscnet.files.label_images import write_label
 from dscnet.labels.enlarge import label_at
-from dscnet.labels.files import whole_file
-from dscnet.labels.pseudo_label import write_label
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
-from dscnet.overlay import overlay
+from dscnet.refine.crf import dense_crf
+from dscnet.report.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DataError, DscnetError
 

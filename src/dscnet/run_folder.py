@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from dscnet.config import Config
-from dscnet.labels.files import read_json, whole_file
-from dscnet.recipes import read_config, read_mapping
-from dscnet.settings import to_dict
+from dscnet.config.recipes import read_config, read_mapping
+from dscnet.config.settings import to_dict
+from dscnet.files.atomic import read_json, whole_file
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")

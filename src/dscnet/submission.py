@@ -16,11 +16,11 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from dscnet.confusion import Labels
 from dscnet.data import PhotoSet, Sample, image_size
 from dscnet.data.formats import VOC_CLASSES, listed_ids, photos_in
 from dscnet.data.tag_files import first_few
-from dscnet.palette import voc_palette
+from dscnet.files.label_images import voc_palette
+from dscnet.metrics.confusion import Labels
 from dscnet.predictor import Predictor, refuse_failures
 from dscnet.prepare.voc import PUBLISHED, TEST, devkit_folder
 from dscnet.types import DataError

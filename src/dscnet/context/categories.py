@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dscnet.context.numerics import full_precision
 from dscnet.context.pixel_groups import PixelGroups, group_mean
+from dscnet.numerics import full_precision
 from dscnet.types import IGNORE_INDEX
 
 RULES = ("mean_cam", "majority")

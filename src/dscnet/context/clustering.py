@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dscnet.context.numerics import full_precision
+from dscnet.numerics import full_precision
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscnet.context.numerics import full_precision, unit
+from dscnet.numerics import full_precision, unit
 
 SHRINKAGE = 0.5
 """How far the scatter is drawn to an even one, so that few pixels do not make it singular."""

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from dscnet.context.categories import normalise_cam, predicted_labels, present_labels
 from dscnet.context.discriminant import LabelDiscriminant
 from dscnet.context.memory import GroupMemory
-from dscnet.context.numerics import full_precision, unit
 from dscnet.context.pixel_groups import (
     PixelGroups,
     check_grouping,
@@ -22,6 +21,7 @@ from dscnet.context.pixel_groups import (
     standardise,
 )
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
+from dscnet.numerics import full_precision, unit
 
 FUSIONS = ("groups", "categories")
 """What re-expresses a pixel, Eq. (10): its groups' graph nodes, or their categories' nodes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dscnet.context.clustering import kmeans
-from dscnet.context.numerics import full_precision, unit
+from dscnet.numerics import full_precision, unit
 
 GROUPINGS = ("pearson", "context_rows")
 """What k-means compares: the pixels by Pearson distance, or their rows of correlations."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dscnet.context.numerics import full_precision, unit
+from dscnet.numerics import full_precision, unit
 
 
 class SemanticNodes(NamedTuple):

@@ -30,8 +30,8 @@ from dscnet.data.tag_files import (
     read_text,
 )
 from dscnet.data.unread import ending_notes, unread_notes
+from dscnet.files.walking import find_files, left_out_notes
 from dscnet.types import DataError
-from dscnet.walking import find_files, left_out_notes
 
 
 @dataclass(frozen=True)

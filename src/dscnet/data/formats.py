@@ -26,8 +26,8 @@ from dscnet.data.tag_files import (
 )
 from dscnet.data.tag_text import without_none, written_forms
 from dscnet.data.yaml_parts import YAML_KEYS, read_parts
+from dscnet.files.walking import is_system
 from dscnet.types import DataError
-from dscnet.walking import is_system
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VOC_CLASSES = (

@@ -11,7 +11,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from dscnet.data.scale import with_long_side
-from dscnet.pictures import opened, read_labels, read_plane, stored_as
+from dscnet.files.label_images import read_labels
+from dscnet.files.pictures import opened, read_plane, stored_as
 from dscnet.types import DataError
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -112,7 +113,7 @@ def photo_losses(path: str | Path) -> tuple[str, ...]:
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """Read labels from a palette or grey PNG, as :func:`dscnet.pictures.read_labels` does.
+    """Read labels from a palette or grey PNG; see :func:`dscnet.files.label_images.read_labels`.
 
     Returns:
         uint8 ``(H, W)``, 0 = background, 255 = ignore.

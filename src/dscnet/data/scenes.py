@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 
 from dscnet.data import scene_backgrounds as backgrounds
 from dscnet.data import scene_objects as objects
-from dscnet.palette import voc_palette
+from dscnet.files.label_images import voc_palette
 from dscnet.types import DataError
 
 MIN_SHARE = 0.015

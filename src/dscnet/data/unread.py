@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dscnet.data.formats import IMAGE_SUFFIXES, Layout, same_id
 from dscnet.data.tag_files import first_few
-from dscnet.walking import find_files, left_out_notes
+from dscnet.files.walking import find_files, left_out_notes
 
 # Endings of what people keep beside photos; nobody takes it for a photo.
 _COMPANIONS = frozenset(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.cam import multi_scale_cam, normalise_scores, scaled_photos, sum_views
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.labels.pseudo_label import best_label, pseudo_label, read_label, write_label
+from dscnet.labels.pseudo_label import best_label, pseudo_label
 
 __all__ = [
     "best_label",
@@ -12,7 +13,7 @@ __all__ = [
     "normalise_scores",
     "pseudo_label",
     "read_cam",
-    "read_label",
+    "read_labels",
     "scaled_photos",
     "sum_views",
     "write_cam",

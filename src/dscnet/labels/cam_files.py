@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dscnet.labels.files import whole_file
+from dscnet.files.atomic import whole_file
 from dscnet.types import DataError
 
 CLASSES = "classes"

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn import functional
 
-from dscnet.labels.files import whole_file
-from dscnet.palette import voc_palette
-from dscnet.pictures import read_labels
 from dscnet.types import BACKGROUND, IGNORE_INDEX, MAX_CLASSES
 
 
@@ -118,36 +113,3 @@ def pseudo_label(
     best, winner = best_label(cam, classes, size)
     undecided = np.where(best > low, np.uint8(IGNORE_INDEX), np.uint8(BACKGROUND))
     return np.where(best > high, winner, undecided)
-
-
-def write_label(path: Path, labels: NDArray[np.uint8]) -> None:
-    """Write labels as an 8-bit PNG with the VOC palette.
-
-    Args:
-        path: File to write; replaced if it exists.
-        labels: ``(H, W)`` uint8, neither side 0.
-
-    Raises:
-        ValueError: If ``labels`` is not such an array.
-    """
-    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
-        raise ValueError(f"labels must be (H, W) uint8, got {labels.dtype} {labels.shape}")
-    image = Image.fromarray(labels)
-    image.putpalette(voc_palette())
-    with whole_file(path) as file:
-        image.save(file, format="PNG")
-
-
-def read_label(path: Path) -> NDArray[np.uint8]:
-    """Read label images, as :func:`dscnet.pictures.read_labels` does, whoever wrote them.
-
-    Args:
-        path: The file; its colours do not matter.
-
-    Returns:
-        ``(H, W)`` uint8.
-
-    Raises:
-        DataError: If the file is missing, damaged, or holds colours instead of labels.
-    """
-    return read_labels(path)

@@ -9,7 +9,7 @@ from torch import nn
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
-from dscnet.models.heads import PixelCorrelation, pcm_input, propagate
+from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate
 from dscnet.models.published import load_published, published_state, write_published
 from dscnet.models.resnet38 import ResNet38, create_resnet38, resnet38_taps
 from dscnet.models.seam import Seam, view_size

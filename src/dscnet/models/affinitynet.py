@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dscnet.models.heads import resize
+from dscnet.models.pcm import resize
 from dscnet.types import ModelOutput
 
 LOW, MID, HIGH = 64, 128, 256
@@ -20,7 +20,7 @@ class AffinityNet(nn.Module):
 
     ``F = elu mix(cat(elu squeeze_low, elu squeeze_mid, elu squeeze_high))``, all 1x1 convolutions
     without bias (published names: f9, f8_3, f8_4, f8_5). The trunk is trained too.
-    ``dscnet.labels.pairs.pair_affinity`` compares the cells of F.
+    ``dscnet.refine.pairs.pair_affinity`` compares the cells of F.
 
     Deviation: the published trunk has all taps at the resolution of the last; here taps of another
     size are resized to it before their convolution.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dscnet.context import normalise_cam
-from dscnet.models.affinity import CrossTaskAffinity, NonLocal
 from dscnet.models.cam import PlainCam
+from dscnet.models.cross_task import CrossTaskAffinity, NonLocal
 from dscnet.types import ModelOutput
 
 

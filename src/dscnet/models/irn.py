@@ -21,7 +21,7 @@ class BoundaryNet(nn.Module):
     """Boundaries from the taps of a trunk that is not trained (Ahn, Cho, Kwak, CVPR 2019).
 
     Each tap is squeezed by a 1x1 convolution, normalised in groups, resized to stride 4 and
-    rectified; a last 1x1 convolution joins them. ``dscnet.labels.pairs.line_affinity`` reads
+    rectified; a last 1x1 convolution joins them. ``dscnet.refine.pairs.line_affinity`` reads
     affinities off the boundaries.
 
     Deviations: the published branch takes the five stages of ResNet50; this one takes the three

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dscnet.models.cam import PlainCam
-from dscnet.models.heads import PixelCorrelation, resize
+from dscnet.models.pcm import PixelCorrelation, resize
 from dscnet.types import ModelOutput
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dscnet.confusion import Labels
 from dscnet.data import open_dataset
 from dscnet.data.coco_json import CocoFile, CocoPhoto, read_coco
 from dscnet.data.formats import photos_in
 from dscnet.data.tag_files import read_text
+from dscnet.metrics.confusion import Labels
 from dscnet.prepare.download import (
     Archive,
     checked_line,

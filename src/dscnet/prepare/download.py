@@ -18,7 +18,7 @@ from typing import IO, Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from dscnet.labels.files import whole_file
+from dscnet.files.atomic import whole_file
 from dscnet.types import DataError, DscnetError
 
 log = logging.getLogger("dscnet")

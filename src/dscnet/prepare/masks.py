@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dscnet.confusion import Labels, strange_labels
 from dscnet.data.io import image_size, photo_traits
-from dscnet.labels.pseudo_label import read_label, write_label
+from dscnet.files.label_images import read_labels, write_label
+from dscnet.metrics.confusion import Labels, strange_labels
 from dscnet.types import IGNORE_INDEX, DataError
 
 
@@ -41,7 +41,7 @@ def write_masks(
         target = folder / f"{image_id}.png"
         if target.exists():
             if verify:
-                check_mask(read_label(target), str(target), photo, num_labels)
+                check_mask(read_labels(target), str(target), photo, num_labels)
             continue
         labels, where = read(image_id)
         check_mask(labels, where, photo, num_labels)

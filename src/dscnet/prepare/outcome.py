@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dscnet.data.tag_files import first_few
-from dscnet.labels.files import whole_file
+from dscnet.files.atomic import whole_file
 from dscnet.prepare.download import Archive, Incomplete, where_to_get
 from dscnet.types import DataError
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dscnet.confusion import Labels
 from dscnet.data.formats import VOC_CLASSES, photos_in, pngs_in
 from dscnet.data.tag_files import class_indices, files_ending, read_annotations, read_text
-from dscnet.labels.pseudo_label import read_label
+from dscnet.files.label_images import read_labels
+from dscnet.metrics.confusion import Labels
 from dscnet.prepare.download import (
     Archive,
     Incomplete,
@@ -322,7 +322,7 @@ def _write_masks(devkit: _Devkit, sbd: _Sbd, verify: bool) -> int:
     def read(image_id: str) -> tuple[Labels, str]:
         if image_id in own:
             path = devkit.masks[image_id]
-            return read_label(path), str(path)
+            return read_labels(path), str(path)
         path = sbd.masks[image_id]
         return read_sbd_mask(path), str(path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dscnet.config import Config
-from dscnet.settings import dotted_names, from_dict, replace_settings, to_dict
+from dscnet.config.settings import dotted_names, from_dict, replace_settings, to_dict
 from dscnet.tables.runs import identity
 from dscnet.types import DscnetError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from dscnet.data import PhotoSet, Sample, read_image, read_mask
-from dscnet.labels.files import whole_file
-from dscnet.labels.pseudo_label import read_label
-from dscnet.overlay import Picture, colour_mask, sheet
-from dscnet.run_report import spread
+from dscnet.files.atomic import whole_file
+from dscnet.files.label_images import read_labels
+from dscnet.pipeline.report import spread
+from dscnet.report.overlay import Picture, colour_mask, sheet
 from dscnet.tables.files import Entry
 from dscnet.tables.plots import can_plot, draw_bars, draw_surface
 
@@ -62,7 +62,7 @@ def write_photos(path: Path, photos: PhotoSet, masks: Mapping[str, Path], count:
 def _row(sample: Sample, folders: Sequence[Path]) -> list[Picture]:
     assert sample.mask_path is not None
     photo = read_image(sample.image_path).permute(1, 2, 0).numpy()
-    predicted = [read_label(folder / f"{sample.image_id}.png") for folder in folders]
+    predicted = [read_labels(folder / f"{sample.image_id}.png") for folder in folders]
     truth = read_mask(sample.mask_path).numpy()
     return [photo, *(colour_mask(labels.astype("uint8")) for labels in (truth, *predicted))]
 

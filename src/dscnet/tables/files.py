@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dscnet.comparison import mean_and_std
+from dscnet.experiments.comparison import mean_and_std
 
 CSV_COLUMNS = ("table", "row", "column", "unit", "seed", "value")
 

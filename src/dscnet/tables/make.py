@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dscnet.comparison import lookup
+from dscnet.config.settings import replace_settings, shown
 from dscnet.data import open_dataset
-from dscnet.experiments import refuse_to_train_over, run_all
+from dscnet.experiments.comparison import lookup
+from dscnet.experiments.grid import refuse_to_train_over, run_all
 from dscnet.run_folder import RunFolder, environment, read_record, write_text
-from dscnet.settings import replace_settings, shown
 from dscnet.tables import figures
 from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
 from dscnet.tables.paper import paper_table

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dscnet.labels.files import whole_file
+from dscnet.files.atomic import whole_file
 
 
 def can_plot() -> bool:

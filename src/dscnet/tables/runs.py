@@ -8,14 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dscnet.comparison import lookup
 from dscnet.config import Config
-from dscnet.evaluation import read_metrics
-from dscnet.experiments import GridRun, of_seed
-from dscnet.job import located
-from dscnet.recipes import read_config
-from dscnet.run_folder import RunFolder
-from dscnet.settings import (
+from dscnet.config.recipes import read_config
+from dscnet.config.settings import (
     differences,
     dotted_settings,
     from_dict,
@@ -23,6 +18,11 @@ from dscnet.settings import (
     shown,
     to_dict,
 )
+from dscnet.experiments.comparison import lookup
+from dscnet.experiments.grid import GridRun, of_seed
+from dscnet.metrics.evaluation import read_metrics
+from dscnet.pipeline.job import located
+from dscnet.run_folder import RunFolder
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
 

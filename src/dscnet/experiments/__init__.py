@@ -1,0 +1,1 @@
+"""Many runs: sweeps over variants and seeds, and their comparison."""

@@ -1,0 +1,1 @@
+"""The ground: files written whole, pictures opened, label images, and folders walked."""

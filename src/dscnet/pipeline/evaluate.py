@@ -1,0 +1,130 @@
+"""What a run reached, against the true masks where there are any, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dscnet.config import Config
+from dscnet.data import PhotoSet, read_mask
+from dscnet.files.label_images import read_labels
+from dscnet.metrics import evaluation
+from dscnet.metrics.tag_agreement import tag_agreement
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.label import background_score, load_map, refined_labels
+from dscnet.pipeline.report import write_run_report
+from dscnet.run_folder import read_record
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Measure every stage against the true masks, where the data set has them.
+
+    Returns:
+        Sections of ``metrics.json``.
+    """
+    config, folder = job.config, job.folder
+    classes = job.train.classes
+    train_masks = truth(job.train)
+    val_masks = truth(job.val)
+    sections: dict[str, Any] = {
+        "cam": None,
+        "pseudo_label": None,
+        "segmenter": None,
+        "tags": {"map": None},
+        "supervision": config.supervision,
+    }
+    measured = train_masks and (folder.fingerprint_of("cam") or folder.fingerprint_of("label"))
+    bg_score = background_score(job) if measured else None
+    if train_masks and bg_score is not None and folder.fingerprint_of("cam"):
+        items = (
+            (*load_map(folder.cams, image_id), read_mask(path).numpy())
+            for image_id, path in train_masks
+        )
+        sections["cam"] = evaluation.evaluate_cams(
+            items, classes, split=config.train_split, bg_score=bg_score
+        )
+    if train_masks and folder.fingerprint_of("label"):
+        pairs = label_pairs(folder.labels, train_masks)
+        sections["pseudo_label"] = evaluation.evaluate_pairs(
+            pairs,
+            classes,
+            split=config.train_split,
+            bg_score=bg_score if _uses_bg_score(config) else None,
+        )
+    if train_masks and config.refine.steps and folder.fingerprint_of("refine"):
+        sections["refine"] = refinement_section(job, train_masks)
+    if val_masks and folder.fingerprint_of("segment"):
+        pairs = label_pairs(folder.masks, val_masks)
+        sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
+    if job.val is not None and folder.fingerprint_of("segment"):
+        masks = (
+            (folder.masks / f"{sample.image_id}.png", sample.tags) for sample in job.val.samples
+        )
+        sections["tags"] |= tag_agreement(
+            # A photo that could not be read has no mask.
+            (read_labels(path), tags)
+            for path, tags in masks
+            if tags is not None and path.exists()
+        )
+    if folder.fingerprint_of("train"):
+        sections["tags"]["map"] = read_record(folder.tag_scores)["map"]
+    return sections
+
+
+def _uses_bg_score(config: Config) -> bool:
+    """Whether the labels' background is that of ``label.bg_score``, and not of a refinement."""
+    refine = config.refine
+    return not refine.steps or (refine.bg_power is None and "irn" not in refine.steps)
+
+
+def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
+    """Measure the labels before refinement and after each step: mIoU and times."""
+    folder, classes = job.folder, job.train.classes
+    before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
+    seconds = read_record(folder.refinement)
+    steps = []
+    for index, (name, spent) in enumerate(seconds.items()):
+        pairs = _refined_pairs(folder.refined, masks, index)
+        after = evaluation.evaluate_pairs(pairs, classes, split=None)
+        step = {"step": name, "seconds": round(spent, 2), "miou": after["miou"]}
+        training = folder.learned / name / "training.json"
+        if training.exists():
+            step |= read_record(training)
+        steps.append(step)
+    return {"miou_before": before["miou"], "steps": steps}
+
+
+def _refined_pairs(
+    folder: Path, masks: list[tuple[str, Path]], step: int
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Labels after a refinement step beside the true masks."""
+    for image_id, path in masks:
+        true = read_mask(path).numpy()
+        yield refined_labels(folder, image_id, (true.shape[0], true.shape[1]))[step], true
+
+
+def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
+    """Ids and true masks of the photos that have one."""
+    if photos is None:
+        return []
+    return [
+        (sample.image_id, sample.mask_path)
+        for sample in photos.samples
+        if sample.mask_path is not None
+    ]
+
+
+def label_pairs(
+    folder: Path, masks: list[tuple[str, Path]]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Written labels beside the true masks."""
+    for image_id, path in masks:
+        yield read_labels(folder / f"{image_id}.png"), read_mask(path).numpy()
+
+
+def report(job: Job, resume: bool) -> None:
+    """Write ``report.html``."""
+    write_run_report(job.config, job.folder, job.train, job.val)

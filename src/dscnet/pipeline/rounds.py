@@ -1,0 +1,332 @@
+"""AuxSegNet's rounds: train, make the labels anew, train again on them.
+
+Round 0 is a plain CAM, trained on tags, or maps made elsewhere; with saliency they give the first
+labels. Each further round trains AuxSegNet, from the second on the network of the round before, and
+writes maps, saliency labels and labels for the next, in a folder of its own. A round that is
+finished is not run again; an interrupted one goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dscnet.build import (
+    build_eval_transform,
+    build_model,
+    build_objective,
+    build_scale,
+    device_of,
+)
+from dscnet.config import Config
+from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
+from dscnet.data.transforms import resize_labels
+from dscnet.files.label_images import write_label, write_saliency
+from dscnet.labels.cam import resize_photos
+from dscnet.labels.pseudo_label import best_label, resize_map
+from dscnet.metrics import evaluation
+from dscnet.models import AuxSegNet, PlainCam
+from dscnet.objective import AuxSegObjective
+from dscnet.pipeline.cam_network import learn, write_cams
+from dscnet.pipeline.evaluate import label_pairs, truth
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.label import background_score, load_map, load_work_map, work_photo, work_size
+from dscnet.pipeline.self_training import relabel, trusted_evidence
+from dscnet.predictor import Predictor, refuse_failures, restore
+from dscnet.refine.saliency import (
+    fill_undecided,
+    fit_to_photo,
+    fuse_saliency,
+    refresh_saliency,
+    saliency_from_cam,
+)
+from dscnet.run_folder import RunFolder, fresh_folder
+from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+
+log = logging.getLogger("dscnet")
+
+SEED_STEP = 1009
+"""Between the seeds of two rounds, so that each sees the photos in an order of its own."""
+
+HARDLY_SALIENT = 0.2
+"""Share of a class's first maps below which its name is said."""
+
+
+def train_rounds(job: Job, fingerprint: str) -> None:
+    """Run all rounds; what the last one leaves is the CAM network of the run.
+
+    Args:
+        job: The run.
+        fingerprint: Of all that a round depends on. How many there are is not part of it, so that
+            more of them go on from those that are there.
+    """
+    folder, last = job.folder, job.config.auxseg.rounds
+    for index in range(last + 1):
+        one = _job_of_round(job, index)
+        if one.folder.is_done("round", fingerprint):
+            log.info("round %d: up to date", index)
+            continue
+        log.info("round %d of %d ...", index, last)
+        if not one.folder.start("round", fingerprint):
+            _forget_from(folder, index)
+            one.folder.start("round", fingerprint)
+        started = time.monotonic()
+        if index == 0:
+            _first_labels(one)
+        else:
+            _one_round(one, job.folder, index)
+        one.folder.finish("round", fingerprint, time.monotonic() - started)
+    for kept in ("weights", "tag_scores", "losses", "model_card"):
+        _copy(getattr(folder.round(last), kept), getattr(folder, kept))
+
+
+def _forget_from(run: RunFolder, index: int) -> None:
+    """Delete a round of other settings and those that were made of it."""
+    while (root := run.round(index).root).exists():
+        shutil.rmtree(root)
+        index += 1
+
+
+def _job_of_round(job: Job, index: int) -> Job:
+    """The job of one round: its folder, its seed, and in round 0 a plain CAM in every variant."""
+    config = replace(job.config, seed=job.config.seed + SEED_STEP * index)
+    if index == 0:
+        config = replace(
+            config,
+            model=replace(config.model, name="cam"),
+            method=replace(config.method, variant="baseline"),
+        )
+    return replace(job, config=config, folder=job.folder.round(index))
+
+
+def _first_labels(job: Job) -> None:
+    """Round 0: maps of a plain CAM, the first saliency, and what both say together."""
+    cams = _first_maps(job)
+    cam_score = _cam_score(job, cams)
+    fresh_folder(job.folder.saliency)
+    fresh_folder(job.folder.labels)
+    shown, kept = (np.zeros(job.train.num_labels, dtype=np.int64) for _ in range(2))
+    for sample in job.train.samples:
+        maps, classes = load_work_map(job, cams, sample)
+        saliency = _first_saliency(job, sample, maps)
+        _write_saliency(job, sample, saliency)
+        labels = _labels_of_maps(job, sample, maps, classes, saliency, cam_score)
+        _write_labels(job.folder.labels, sample, labels)
+        best, winner = best_label(maps, classes)
+        shown += np.bincount(winner[best > cam_score], minlength=len(shown))
+        kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
+    for name, whole, part in zip(job.train.classes, shown[1:], kept[1:], strict=True):
+        if part < HARDLY_SALIENT * whole:
+            log.warning(
+                "%s: only %.0f %% of what its first maps show is salient, and the labels leave the"
+                " rest undecided; if such things do not stand out, name it in auxseg.stuff",
+                name,
+                100 * part / whole,
+            )
+
+
+def _first_maps(job: Job) -> Path:
+    """Folder of the maps of a plain CAM, trained here unless they were made elsewhere."""
+    if job.config.auxseg.cams is not None:
+        return Path(job.config.auxseg.cams)
+    model = _network(job)
+    if not job.folder.tag_scores.exists():
+        learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+    return job.folder.cams
+
+
+def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDArray[np.floating]:
+    if job.config.auxseg.saliency == "from_cam":
+        return saliency_from_cam(maps)
+    if sample.saliency_path is None:
+        raise DataError(
+            f"{sample.image_path}: has no saliency map; add one, or do without: auxseg.saliency"
+            " from_cam"
+        )
+    return _read_map(job, sample, sample.saliency_path)
+
+
+def _one_round(job: Job, run: RunFolder, index: int) -> None:
+    """Train on the labels of the round before; make those of the next."""
+    before = run.round(index - 1)
+    model = _network(job)
+    assert isinstance(model, AuxSegNet)
+    if not job.folder.tag_scores.exists():
+        if index > 1:
+            restore(model, before.weights)
+        objective = AuxSegObjective(build_objective(job.config.method, job.train.num_labels))
+        learn(job, model, objective, True, mask_dir=before.labels, saliency_dir=before.saliency)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+    _refresh_labels(job, model, run, index)
+
+
+def write_round_masks(job: Job) -> None:
+    """Masks of the validation photos by the segmentation branch of each round.
+
+    The last round's are the run's, unless another network is trained on the labels.
+    """
+    if job.val is None:
+        return
+    for index in range(1, job.config.auxseg.rounds + 1):
+        folder = job.folder.round(index)
+        fresh_folder(folder.masks)
+        refuse_failures(_branch(job.config, folder).write(job.val, folder.masks))
+    if job.config.own_branch:
+        fresh_folder(job.folder.masks)
+        shutil.copytree(folder.masks, job.folder.masks, dirs_exist_ok=True)
+
+
+def _network(job: Job) -> PlainCam:
+    # With its pretrained weights in every round: how photos are normalised depends on them.
+    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    return build_model(job.config, job.train.num_classes)
+
+
+@torch.inference_mode()
+def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> None:
+    """Saliency labels and labels of every training photo, for the next round."""
+    by_branch = job.config.auxseg.relabel == "branch"
+    device = device_of(job.config.train.accelerator)
+    model.to(device).eval()
+    transform = build_eval_transform(model.backbone.mean, model.backbone.std)
+    scale = build_scale(job.config)
+    of_maps = job.folder.unrefined if by_branch else job.folder.labels
+    fresh_folder(job.folder.saliency)
+    fresh_folder(of_maps)
+    cam_score = _cam_score(job, job.folder.cams)
+    for sample in job.train.samples:
+        size, photo = image_size(sample.image_path), work_photo(job.config, sample.image_path)
+        image = read_image(sample.image_path, scale.read_side([1.0]))
+        view = resize_photos(transform(image, None)[0][None], scale.view_size(size, 1.0))
+        _, predicted = model.dense_scores(view.to(device))
+        saliency = refresh_saliency(
+            resize_map(predicted[0, 0].float().cpu().numpy(), scale.work_size(size)),
+            _read_map(job, sample, run.round(0).saliency / f"{sample.image_id}.png"),
+            photo.permute(1, 2, 0).numpy(),
+            refine=fit_to_photo if job.config.auxseg.crf else None,
+        )
+        _write_saliency(job, sample, saliency)
+        maps, classes = load_work_map(job, job.folder.cams, sample)
+        labels = _labels_of_maps(job, sample, maps, classes, saliency, cam_score)
+        _write_labels(of_maps, sample, labels)
+    if by_branch:
+        # The CRF comes after the product with the labels.
+        plain = replace(job.config, segment=replace(job.config.segment, crf=False))
+        branches = [_branch(plain, run.round(each)) for each in range(1, index + 1)]
+        relabel(job, branches, trusted_evidence(job, of_maps), job.folder.labels)
+
+
+def _branch(config: Config, folder: RunFolder) -> Predictor:
+    """The segmentation branch of a round."""
+    config = replace(config, segment=replace(config.segment, network="branch"))
+    return Predictor.from_weights(config, folder.weights, folder.read_card())
+
+
+def _cam_score(job: Job, cams: Path) -> float:
+    """The score above which a map shows its class: the setting, or what the maps suggest."""
+    score = job.config.auxseg.cam_score
+    if score != "auto":
+        return score
+    label = replace(job.config.label, bg_score="auto", cams=str(cams))
+    return background_score(replace(job, config=replace(job.config, label=label)))
+
+
+def _labels_of_maps(
+    job: Job,
+    sample: Sample,
+    maps: NDArray[np.floating],
+    classes: NDArray[np.integer],
+    saliency: NDArray[np.floating],
+    cam_score: float,
+) -> NDArray[np.uint8]:
+    auxseg = job.config.auxseg
+    labels = fuse_saliency(
+        maps,
+        classes,
+        saliency,
+        cam_score=cam_score,
+        saliency_score=auxseg.saliency_score,
+        stuff=job.stuff,
+    )
+    if auxseg.fill_undecided:
+        device = device_of(job.config.train.accelerator)
+        photo = work_photo(job.config, sample.image_path)
+        labels = fill_undecided(labels, classes, photo.to(device))
+    return labels
+
+
+def measure_rounds(job: Job) -> list[dict[str, Any]]:
+    """What each finished round reached: ``round``, ``cam``, ``pseudo_label``, ``segmenter``.
+
+    The three are sections as those of the run; undecided pixels of the labels count as background,
+    and ``undecided`` says how many they are. Parts that do not exist, or lack true masks, are None.
+    """
+    rounds = range(job.config.auxseg.rounds + 1)
+    return [_measure_round(job, index, job.folder.round(index)) for index in rounds]
+
+
+def _measure_round(job: Job, index: int, folder: RunFolder) -> dict[str, Any]:
+    config, classes = job.config, job.train.classes
+    row: dict[str, Any] = dict.fromkeys(("cam", "pseudo_label", "undecided", "segmenter"))
+    train_masks, val_masks = truth(job.train), truth(job.val)
+    if train_masks and folder.cams.exists():
+        items = ((*load_map(folder.cams, name), read_mask(p).numpy()) for name, p in train_masks)
+        row["cam"] = evaluation.evaluate_cams(
+            items,
+            classes,
+            split=config.train_split,
+            bg_score=background_score(replace(job, folder=folder)),
+        )
+    if train_masks:
+        row["pseudo_label"] = evaluation.evaluate_pairs(
+            _decided(label_pairs(folder.labels, train_masks)), classes, split=config.train_split
+        )
+        shares = [(x == IGNORE_INDEX).mean() for x, _ in label_pairs(folder.labels, train_masks)]
+        row["undecided"] = float(np.mean(shares))
+    if val_masks and folder.masks.exists():
+        row["segmenter"] = evaluation.evaluate_pairs(
+            label_pairs(folder.masks, val_masks), classes, split=config.val_split
+        )
+    return {"round": index, **row}
+
+
+def _decided(
+    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]],
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for labels, true in pairs:
+        yield np.where(labels == IGNORE_INDEX, BACKGROUND, labels), true
+
+
+def _read_map(job: Job, sample: Sample, path: Path) -> NDArray[np.floating]:
+    """A photo's saliency map at the size of its maps."""
+    return resize_map(read_saliency(path)[0].numpy(), work_size(job.config, sample.image_path))
+
+
+def _write_saliency(job: Job, sample: Sample, saliency: NDArray[np.floating]) -> None:
+    """Write a photo's saliency map into the round's folder, at the photo's size."""
+    own = resize_map(saliency, image_size(sample.image_path))
+    write_saliency(job.folder.saliency / f"{sample.image_id}.png", own)
+
+
+def _write_labels(folder: Path, sample: Sample, labels: NDArray[np.uint8]) -> None:
+    """Write a photo's labels at its size."""
+    own = resize_labels(torch.from_numpy(labels), image_size(sample.image_path))
+    write_label(folder / f"{sample.image_id}.png", own.numpy())
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,1 @@
+"""Refinement of pseudo labels: CRF, PAMR, random walks, mask proposals, learned affinities."""

@@ -1,0 +1,67 @@
+"""What the networks learn whose affinities refine labels: pairs of cells, from labels of cells."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscnet.losses.affinity import affinity_loss
+from dscnet.refine.pairs import line_affinity, pair_affinity, pair_labels
+from dscnet.types import Batch, LossTerms, ModelOutput
+
+
+class AffinityObjective(nn.Module):
+    """AffinityNet: the distance of features tells whether a pair shares a label.
+
+    Args:
+        radius: Cells nearer than this are pairs.
+    """
+
+    def __init__(self, radius: int = 5) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
+        """Terms of ``affinity_loss``; the batch's masks hold the labels of the features' cells."""
+        if output.features is None or batch.mask is None:
+            raise ValueError("AffinityObjective needs features and a batch with masks")
+        if output.features.shape[-2:] != batch.mask.shape[-2:]:
+            raise ValueError(
+                f"a mask must be {tuple(output.features.shape[-2:])}, a label a cell, got"
+                f" {tuple(batch.mask.shape[-2:])}"
+            )
+        affinity = pair_affinity(_single_at_least(output.features), radius=self.radius)
+        return affinity_loss(affinity, *pair_labels(batch.mask, radius=self.radius))
+
+
+class BoundaryObjective(nn.Module):
+    """IRNet: there is a boundary between two cells of different labels, and none between equals.
+
+    Args:
+        radius: Cells nearer than this are pairs.
+    """
+
+    def __init__(self, radius: int = 10) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
+        """Terms of ``affinity_loss``; masks are at the photo's size and are reduced here."""
+        if output.boundary_logits is None or batch.mask is None:
+            raise ValueError("BoundaryObjective needs boundary_logits and a batch with masks")
+        boundary = _single_at_least(output.boundary_logits[:, 0]).sigmoid()
+        labels = reduce_labels(batch.mask, (boundary.shape[-2], boundary.shape[-1]))
+        affinity = line_affinity(boundary, radius=self.radius)
+        return affinity_loss(affinity, *pair_labels(labels, radius=self.radius))
+
+
+def reduce_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels ``(B, H, W)`` of the pixels next to the centres of ``size`` cells."""
+    # float32 holds labels up to 255 exactly; there is no interpolation of integers.
+    return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+
+
+def _single_at_least(values: Tensor) -> Tensor:
+    """In float32 where autocast made them less; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,7 @@
+"""The page that shows a run's results."""
+
+from __future__ import annotations
+
+from dscnet.report.page import ReportRow, write_report
+
+__all__ = ["ReportRow", "write_report"]
