@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from dscnet.data import open_dataset, read_image, read_mask
 from dscnet.refine.crf import dense_crf
 from dscnet.refine.pamr import pamr
+from dscnet.refine.probabilities import label_probabilities
 from dscnet.refine.random_walk import random_walk
-from dscnet.refine.steps import label_probabilities
 from dscnet.run_folder import environment, write_text
 
 STRIDE = 16

@@ -27,9 +27,9 @@ from dscnet.context import (
 from dscnet.data import PhotoDataset, PhotoSet, make_loader, open_dataset, read_image, read_mask
 from dscnet.models import PlainCam
 from dscnet.models.cam import TAPS
+from dscnet.models.checkpoint import restore
 from dscnet.models.pcm import resize
-from dscnet.pipeline.tag_validation import tag_matrix
-from dscnet.predictor import restore
+from dscnet.pipeline.full_images import tag_matrix
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.types import IGNORE_INDEX
 

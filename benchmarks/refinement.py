@@ -22,15 +22,10 @@ from dscnet.config.settings import replace_settings
 from dscnet.data import open_dataset, read_image, read_mask
 from dscnet.metrics.evaluation import evaluate_pairs
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.label import (
-    background_score,
-    load_map,
-    map_folder,
-    photo_steps,
-    refinement_start,
-)
-from dscnet.pipeline.learned_refinement import learned_steps
-from dscnet.refine.steps import probable_label, refine_labels
+from dscnet.pipeline.maps import background_score, load_map, map_folder
+from dscnet.pipeline.refine import photo_steps, refinement_start
+from dscnet.refine.probabilities import probable_label
+from dscnet.refine.steps import refine_labels
 from dscnet.run_folder import RunFolder, environment, write_text
 
 
@@ -75,7 +70,7 @@ def main() -> None:
 def measure(job: Job, every: int) -> dict[str, Any]:
     """The mIoU of the refined labels, and the CPU time of each step."""
     # Networks that the run has trained are taken as they are, others are trained.
-    steps_of = photo_steps(job, learned_steps(job, resume=True))
+    steps_of = photo_steps(job)
     settings = job.config.refine
     bg_score = background_score(job)
     seconds = dict.fromkeys(settings.steps, 0.0)

@@ -25,9 +25,10 @@ from PIL import Image
 
 from dscnet.build import build_model
 from dscnet.data import PhotoSet, Sample, image_size, open_photos
-from dscnet.pipeline.cam_network import write_cams
+from dscnet.models.checkpoint import restore
+from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.job import Job
-from dscnet.predictor import Predictor, restore
+from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder, environment, read_record, write_text
 
 LISTS = Path("ImageSets") / "Segmentation"

@@ -25,8 +25,8 @@ import numpy as np
 from dscnet.data import PhotoSet, open_dataset, read_mask
 from dscnet.labels.thresholds import CRITERIA, suggested_score
 from dscnet.metrics.evaluation import SWEEP, evaluate_cams
-from dscnet.pipeline.evaluate import truth
-from dscnet.pipeline.label import load_map, score_counts
+from dscnet.pipeline.maps import load_map, score_counts
+from dscnet.pipeline.measuring import truth
 from dscnet.run_folder import RunFolder, environment, write_text
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dscnet.models import affinity as affinities
+from dscnet.models import cross_task as affinities
 from dscnet.models.cross_task import CrossTaskAffinity, NonLocal, affinity
 
 

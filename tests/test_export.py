@@ -14,7 +14,7 @@ from dscnet.build import build_segmenter
 from dscnet.config import Config, ScaleConfig, SegmentConfig
 from dscnet.export import Scores, export, export_coco
 from dscnet.files.label_images import read_labels, write_label
-from dscnet.predictor import store
+from dscnet.models.checkpoint import store
 from dscnet.prepare import prepare_coco
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dscnet.models import heads
+from dscnet.models import pcm as heads
 from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate, resize
 
 EPS = 1e-5

@@ -19,9 +19,11 @@ from dscnet.config import (
 )
 from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import write_cam
-from dscnet.pipeline.checks import check_mask_settings
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.label import background_score, label, load_map, open_masks, photo_steps
+from dscnet.pipeline.label import label
+from dscnet.pipeline.maps import background_score, load_map
+from dscnet.pipeline.refine import STAGE, photo_steps
+from dscnet.pipeline.refinement.masks import check_mask_settings, open_masks
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
 from test_stages import photos
@@ -82,7 +84,6 @@ def test_masks_of_another_size_are_refused_beforehand(tmp_path):
     index_map(tmp_path, "1", size=(5, 4))
     with pytest.raises(DataError, match=r"1\.png: the mask is 4 x 5, photo '1' is 4 x 6"):
         open_masks(masked(tmp_path))
-    assert open_masks(Job(Config(), RunFolder(tmp_path), photos(tmp_path, [(4, 4)]), None)) is None
 
 
 def test_masks_of_photos_without_tags_are_not_missed(tmp_path, caplog):
@@ -128,7 +129,7 @@ def test_masks_without_their_step_are_told(tmp_path, caplog):
     job = masked(tmp_path)
     job.config.refine.steps = []
     with caplog.at_level("WARNING", "dscnet"):
-        check_mask_settings(job)
+        STAGE.check(job)
     assert "add 'masks' to refine.steps" in caplog.text
 
 

@@ -12,9 +12,10 @@ from dscnet.config import (
     RefineConfig,
 )
 from dscnet.files.label_images import write_label
-from dscnet.pipeline import evaluate as measuring
-from dscnet.pipeline.evaluate import measure, truth
+from dscnet.pipeline import evaluate, measuring
+from dscnet.pipeline.evaluate import measure
 from dscnet.pipeline.job import Job
+from dscnet.pipeline.measuring import truth
 from dscnet.run_folder import RunFolder
 from test_stages import photos
 
@@ -36,7 +37,7 @@ def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):
     def read_labels(path):
         return alive.watch(np.zeros((2, 2), np.uint8))
 
-    monkeypatch.setattr(measuring, "load_map", read_map)
+    monkeypatch.setattr(evaluate, "load_map", read_map)
     monkeypatch.setattr(measuring, "read_labels", read_labels)
     monkeypatch.setattr(RunFolder, "fingerprint_of", lambda self, name: name in ("cam", "label"))
     job = Job(Config(label=LabelConfig(bg_score=0.4)), RunFolder(tmp_path / "run"), made, None)

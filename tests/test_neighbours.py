@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dscnet.labels import neighbours
+from dscnet.refine import neighbours
 from dscnet.refine.neighbours import grid_neighbours, weighted_rows
 
 

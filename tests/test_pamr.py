@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dscnet.labels import pamr as module
+from dscnet.refine import pamr as module
 from dscnet.refine.pamr import pamr
 
 

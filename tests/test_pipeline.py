@@ -29,10 +29,11 @@ from dscnet.data.scenes import write_scenes
 from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.metrics.tag_agreement import tag_agreement
-from dscnet.pipeline.cam_network import cam
+from dscnet.pipeline.cam import cam
 from dscnet.pipeline.job import Job, located
 from dscnet.pipeline.needs import bytes_of_maps
-from dscnet.pipeline.runner import STAGES, open_run, run, run_single, run_stage
+from dscnet.pipeline.registry import list_stages
+from dscnet.pipeline.runner import open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError, DscnetError
@@ -171,7 +172,10 @@ def test_another_way_of_testing_does_not_train_again(copy, scenes):
     assert weights.stat().st_mtime_ns == before
     assert all(path.stat().st_mtime_ns != written for path, written in masks.items())
     config.segment.lr = 1e-3
-    assert run_single("segment", config, copy)
+    with pytest.raises(DscnetError, match=r"finished training of the segm.*segment\.lr was"):
+        run_single("segment", config, copy)
+    assert weights.stat().st_mtime_ns == before
+    assert run_single("segment", config, copy, force=True)
     assert weights.stat().st_mtime_ns != before
 
 
@@ -424,6 +428,9 @@ def test_numbers_of_files_that_become_others_are_gone(finished, scenes, tmp_path
     config = replace_settings(settings(scenes), {"label.bg_score": 0.6})
     assert run(config, copy, resume=True, stages=["label"], progress=False) == {}
     assert not (copy / "metrics.json").exists() and not (copy / "report.html").exists()
+    with pytest.raises(DscnetError, match=r"segmentation network.*'label' makes other files"):
+        run(config, copy, resume=True, progress=False)
+    assert run_single("segment", config, copy, force=True)
     assert run(config, copy, resume=True, progress=False)["pseudo_label"]["bg_score"] == 0.6
 
 
@@ -676,7 +683,7 @@ def retrained(finished, tmp_path_factory) -> Path:
         RunFolder(out).read_config(), {f"segment.{name}": value for name, value in changes.items()}
     )
     for stage in ("segment", "evaluate"):
-        assert run_single(stage, config, out)
+        assert run_single(stage, config, out, force=stage == "segment")
     return out
 
 
@@ -812,7 +819,8 @@ def test_bad_data_is_refused_before_training(scenes, tmp_path, fault):
 
 
 def test_stage_names_are_checked(scenes, tmp_path):
-    assert list(STAGES) == ["train", "cam", "refine", "label", "segment", "evaluate", "report"]
+    names = [stage.name for stage in list_stages()]
+    assert names == ["train", "cam", "refine", "label", "segment", "evaluate", "report"]
     with pytest.raises(ValueError, match="stages must be among"):
         run(settings(scenes), tmp_path, stages=["fly"])
 

@@ -15,7 +15,8 @@ from dscnet.config import Config, ModelConfig, SegmentConfig
 from dscnet.data import open_photos
 from dscnet.data.scale import PhotoScale
 from dscnet.files.label_images import read_labels, write_label
-from dscnet.predictor import TEST_CRF, Predictor, refuse_failures, restore, store
+from dscnet.models.checkpoint import restore, store
+from dscnet.predictor import TEST_CRF, Predictor, refuse_failures
 from dscnet.refine.crf import dense_crf
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import DscnetError, ModelOutput

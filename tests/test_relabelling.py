@@ -13,7 +13,7 @@ from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.cam_files import write_cam
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
-from dscnet.refine.steps import trusted_labels
+from dscnet.refine.probabilities import trusted_labels
 from dscnet.run_folder import RunFolder
 from test_stages import photos
 

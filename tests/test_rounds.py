@@ -32,14 +32,16 @@ from dscnet.data.scenes import write_scenes
 from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.thresholds import suggested_score
-from dscnet.pipeline.label import load_map, score_counts
+from dscnet.models.checkpoint import restore
+from dscnet.pipeline.maps import load_map, score_counts
 from dscnet.pipeline.needs import bytes_of_maps
-from dscnet.pipeline.runner import open_run, run, stage_fingerprint
+from dscnet.pipeline.registry import find_stage
+from dscnet.pipeline.runner import open_run, run
 from dscnet.pipeline.self_training import relabel, trusted_evidence
-from dscnet.predictor import Predictor, restore
+from dscnet.predictor import Predictor
 from dscnet.refine.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.run_folder import RunFolder
-from dscnet.types import DataError
+from dscnet.types import DataError, DscnetError
 
 
 def settings(data: Path, **changes) -> Config:
@@ -213,9 +215,8 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
     )
     assert folder.fingerprint_of("train") == before, "how the branch is tested at last is not asked"
     segment = replace(segment, flip_test=True)
-    assert (
-        stage_fingerprint("train", replace(job, config=replace(config, segment=segment))) != before
-    )
+    changed = replace(job, config=replace(config, segment=segment))
+    assert find_stage("train").fingerprint(changed) != before
 
 
 def test_saliency_begins_with_the_given_maps_and_stays_a_probability(finished, scenes):
@@ -260,7 +261,7 @@ def test_a_round_begins_with_the_network_of_the_one_before(scenes, finished, tmp
 def test_the_last_rounds_maps_are_the_runs_unless_other_maps_are_asked_for(
     finished, scenes, tmp_path, monkeypatch
 ):
-    import dscnet.pipeline.cam_network as stages
+    import dscnet.pipeline.cam as stage
 
     class MadeAnew(Exception):
         pass
@@ -268,7 +269,7 @@ def test_the_last_rounds_maps_are_the_runs_unless_other_maps_are_asked_for(
     def refuse(*arguments):
         raise MadeAnew
 
-    monkeypatch.setattr(stages, "cam", refuse)
+    monkeypatch.setattr(stage, "write_cams", refuse)
     config, out = settings(scenes), tmp_path / "run"
     config.auxseg.rounds, config.train.epochs = 1, 1
     config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
@@ -370,7 +371,7 @@ def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
                 assert path.read_bytes() == (two / kind / path.name).read_bytes()
 
 
-def test_an_unchanged_run_does_nothing_and_a_changed_setting_begins_anew(
+def test_an_unchanged_run_does_nothing_and_a_changed_setting_is_refused(
     finished, scenes, tmp_path, caplog
 ):
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
@@ -381,9 +382,10 @@ def test_an_unchanged_run_does_nothing_and_a_changed_setting_begins_anew(
     run(replace(config, auxseg=replace(config.auxseg, rows=7)), copy, resume=True, progress=False)
     assert kept.stat().st_mtime_ns == before
     changed = replace(config, auxseg=replace(config.auxseg, rounds=1, cam_score=0.3))
-    run(changed, copy, stages=["train"], resume=True, progress=False)
-    assert kept.stat().st_mtime_ns != before
-    assert not (copy / "rounds" / "2").exists()
+    with pytest.raises(DscnetError, match=r"round 0 of AuxSegNet.*auxseg\.cam_score was 0\.2, is 0\.3"):
+        run(changed, copy, stages=["train"], resume=True, progress=False)
+    assert kept.stat().st_mtime_ns == before
+    assert (copy / "rounds" / "2").exists()
 
 
 def test_prediction_needs_no_tags_and_no_segmenter(finished, scenes, tmp_path):
@@ -593,5 +595,7 @@ def test_maps_asked_for_later_are_missed_by_name(scenes, tmp_path):
     config.train.epochs = 1
     run(config, tmp_path / "run", stages=["train"], progress=False)
     config.auxseg.saliency = "maps"
-    with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
+    with pytest.raises(DscnetError, match=r"auxseg\.saliency was from_cam, is maps"):
         run(config, tmp_path / "run", stages=["train"], resume=True, progress=False)
+    with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
+        run(config, tmp_path / "run", stages=["train"], force=True, progress=False)

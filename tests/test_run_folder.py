@@ -89,10 +89,9 @@ def test_stage_records(tmp_path):
     assert folder.fingerprint_of("cam") is None
 
 
-def test_fingerprint_depends_on_settings_and_code():
+def test_fingerprint_depends_on_its_parts():
     assert fingerprint({"a": 1}) == fingerprint({"a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-    assert fingerprint(1, code=("training.py",)) != fingerprint(1, code=("metrics/evaluation.py",))
 
 
 def save_with_time(image: Image.Image, path: Path, seconds: int) -> list[object]:

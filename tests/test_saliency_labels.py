@@ -10,7 +10,7 @@ import torch
 
 from dscnet.data.io import read_saliency
 from dscnet.files.label_images import write_saliency
-from dscnet.labels import saliency as saliency_labels
+from dscnet.refine import saliency as saliency_labels
 from dscnet.refine.crf import crf_features, mean_field
 from dscnet.refine.saliency import (
     fill_undecided,

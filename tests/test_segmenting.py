@@ -22,10 +22,11 @@ from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.files.label_images import read_labels
 from dscnet.pipeline import segment as segmenting
-from dscnet.pipeline.runner import open_run, run
+from dscnet.pipeline.runner import open_run, run, run_single
 from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
+from dscnet.types import DscnetError
 
 
 def settings(data: Path, rounds: int = 2, **segment) -> Config:
@@ -89,7 +90,9 @@ def test_a_further_round_goes_on_from_the_network_that_is_there(single, double):
 
 def test_fewer_rounds_take_the_network_that_was_the_last_of_so_many(scenes, single, copy):
     changed = (copy / "self_training" / "1" / "segmenter" / "weights.safetensors").stat().st_mtime
-    run(settings(scenes, rounds=1), copy, resume=True, progress=False)
+    with pytest.raises(DscnetError, match=r"segment\.rounds was 2, is 1"):
+        run(settings(scenes, rounds=1), copy, resume=True, progress=False)
+    assert run_single("segment", settings(scenes, rounds=1), copy, force=True)
     assert weights(copy) == weights(single)
     assert pictures(copy / "masks") == pictures(single / "masks")
     there = (copy / "segmenter" / "weights.safetensors").stat().st_mtime
@@ -137,7 +140,10 @@ def test_an_unchanged_run_does_nothing_again(copy, scenes):
 def test_testing_otherwise_makes_labels_anew_where_they_depend_on_it(copy, scenes, change):
     first, made = weights(copy / "self_training" / "1"), copy / "self_training" / "2" / "labels"
     labels, last = pictures(made), weights(copy)
-    run(settings(scenes, **change), copy, resume=True, progress=False)
+    if "crf" not in change:
+        with pytest.raises(DscnetError, match=r"round 2 of self-training.*segment\.test_scales"):
+            run(settings(scenes, **change), copy, resume=True, progress=False)
+    assert run_single("segment", settings(scenes, **change), copy, force=True)
     assert weights(copy / "self_training" / "1") == first
     assert (pictures(made) == labels) == ("crf" in change)
     assert (weights(copy) == last) == ("crf" in change)

@@ -24,14 +24,11 @@ from dscnet.data.scale import PhotoScale
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.thresholds import otsu_score
 from dscnet.models import PlainCam
-from dscnet.pipeline import cam_network as stages
-from dscnet.pipeline.cam_network import (
-    fit_discriminant,
-    photo_batches,
-    same_size_batches,
-    write_cams,
-    write_card,
-)
+from dscnet.pipeline import fitting
+from dscnet.pipeline.cam_maps import write_cams
+from dscnet.pipeline.cam_network import fit_discriminant
+from dscnet.pipeline.fitting import write_card
+from dscnet.pipeline.full_images import photo_batches, same_size_batches
 from dscnet.pipeline.job import Job
 from dscnet.run_folder import RunFolder, fresh_folder
 
@@ -60,17 +57,15 @@ def test_photos_of_one_shape_are_seen_together_whatever_their_size(tmp_path):
 def optimise(folder: Path, settings: TrainConfig) -> None:
     """A training on five photos."""
     made = photos(folder, [(4, 4)] * 5)
-    stages.optimise(
-        Job(Config(), RunFolder(folder / "run"), made, None),
+    training = fitting.Training(
         nn.Conv2d(3, 2, 1),
         lambda output, batch, progress: None,
         PhotoDataset(made, EvalTransform((0.5,) * 3, (0.5,) * 3)),
         settings,
         folder / "checkpoints",
         folder / "metrics.csv",
-        False,
-        [],
     )
+    fitting.optimise(Job(Config(), RunFolder(folder / "run"), made, None), training, resume=False)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ def test_iterations_take_the_place_of_epochs(tmp_path, monkeypatch, iterations, 
     """Five photos in batches of two are two steps an epoch."""
     taken = []
     monkeypatch.setattr(
-        stages,
+        fitting,
         "fit",
         lambda module, loader, *, epochs, **rest: taken.append((epochs, module.total_steps)),
     )
@@ -95,9 +90,9 @@ def test_iterations_take_the_place_of_epochs(tmp_path, monkeypatch, iterations, 
 )
 def test_a_gpu_repeats_exactly_where_it_is_asked_to(tmp_path, monkeypatch, device, asked, exact):
     taken = []
-    monkeypatch.setattr(stages, "device_of", lambda accelerator: torch.device(device))
+    monkeypatch.setattr(fitting, "device_of", lambda accelerator: torch.device(device))
     monkeypatch.setattr(
-        stages, "fit", lambda *arguments, deterministic, **rest: taken.append(deterministic)
+        fitting, "fit", lambda *arguments, deterministic, **rest: taken.append(deterministic)
     )
     optimise(tmp_path, TrainConfig(batch_size=2, deterministic=asked))
     assert taken == [exact]

@@ -9,8 +9,9 @@ from PIL import Image
 from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample
 from dscnet.losses.tags import mean_average_precision, tag_loss
+from dscnet.pipeline.full_images import tag_matrix
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.tag_validation import tag_criterion, tag_matrix
+from dscnet.pipeline.tag_validation import tag_criterion
 from dscnet.run_folder import RunFolder
 
 

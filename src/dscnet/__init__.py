@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from dscnet.moved import hand_on_moved_modules
+
 if TYPE_CHECKING:
     from dscnet.context import DualStreamContext as DualStreamContext
     from dscnet.data import open_dataset as open_dataset
@@ -44,6 +46,8 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
+
+hand_on_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

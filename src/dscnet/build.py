@@ -27,6 +27,7 @@ from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
 from dscnet.models.irn import BoundaryNet
 from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.segmenter import Segmenter, create_segmenter
+from dscnet.models.weights import names_file, tagged_name
 from dscnet.objective import CamObjective, ContrastObjective
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
@@ -312,3 +313,15 @@ def check_hardware(name: str, settings: OptimiserConfig) -> None:
         )
     except Exception as error:  # Lightning's own families, and ValueError
         raise ValueError(f"{name}.accelerator or {name}.precision: {error}") from error
+
+
+def weights_are_here(backbone: str, weights: str) -> bool:
+    """Whether pretrained weights are a file, or come with the package.
+
+    Raises:
+        DscnetError: If they are neither, and timm offers none of that name.
+    """
+    if names_file(weights) or backbone == RESNET38:
+        return weights != "none"
+    tagged_name(backbone, weights)
+    return False

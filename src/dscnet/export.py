@@ -20,9 +20,10 @@ from dscnet.files.label_images import read_labels
 from dscnet.labels.coco import coco_annotations
 from dscnet.labels.contours import fill
 from dscnet.models import SegmentationPath
+from dscnet.models.checkpoint import store
 from dscnet.models.deeplab import DeepLab
 from dscnet.models.segmenter import Segmenter
-from dscnet.predictor import Predictor, store
+from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DscnetError
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,11 +20,11 @@ from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos, unwrit
 from dscnet.data.io import image_size, read_image
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
-from dscnet.files.atomic import whole_file
 from dscnet.files.label_images import write_label
 from dscnet.labels.enlarge import label_at
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
+from dscnet.models.checkpoint import restore
 from dscnet.refine.crf import dense_crf
 from dscnet.report.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
@@ -277,25 +275,6 @@ def predict(
     # First, for it tells whose masks these are.
     write_text(Path(out) / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
     return predictor.write(photo_set, masks, overlays=overlays)
-
-
-def store(model: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors, whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with whole_file(path) as file:
-        file.write(save(state))
-
-
-def restore(model: nn.Module, path: Path) -> None:
-    """Load weights that ``store`` wrote.
-
-    Raises:
-        DscnetError: If the file is unreadable or holds another network's weights.
-    """
-    try:
-        model.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise DscnetError(f"{path} does not fit this network: {error}") from error
 
 
 def _refuse_data_set(out: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -228,22 +228,50 @@ class RunFolder:
         value = self._records().get(stage, {}).get("fingerprint")
         return None if value is None else str(value)
 
-    def start(self, stage: str, fingerprint: str, *, stale: Iterable[str] = ()) -> bool:
-        """Note that a stage starts; the ``stale`` ones, which read its files, must run again.
+    def record_of(self, stage: str) -> dict[str, Any]:
+        """What ``stages.json`` holds of a stage, finished or started; empty if nothing.
+
+        ``inputs`` says what it was made from, which earlier versions did not record.
+        """
+        return self._records().get(stage, {})
+
+    def start(
+        self,
+        stage: str,
+        fingerprint: str,
+        *,
+        stale: Iterable[str] = (),
+        inputs: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Record that a stage starts; the ``stale`` ones, which read its files, must run again.
+
+        Args:
+            stage: Its name.
+            fingerprint: Of what it is made from.
+            stale: Stages whose records are dropped.
+            inputs: What it is made from.
 
         Returns:
             Whether an interrupted try with the same fingerprint can go on.
         """
         records = {name: record for name, record in self._records().items() if name not in stale}
         resumable = records.get(stage, {}).get("started") == fingerprint
-        records[stage] = {"started": fingerprint}
+        records[stage] = {"started": fingerprint, "inputs": inputs}
         write_text(self.stages, json.dumps(records, indent=2) + "\n")
         return bool(resumable)
 
-    def finish(self, stage: str, fingerprint: str, seconds: float) -> None:
-        """Note that the stage has finished."""
+    def finish(
+        self,
+        stage: str,
+        fingerprint: str,
+        seconds: float,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record that the stage has finished."""
         records = self._records()
-        records[stage] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
+        done = {"fingerprint": fingerprint, "seconds": round(seconds, 1), "inputs": inputs}
+        records[stage] = done
         write_text(self.stages, json.dumps(records, indent=2) + "\n")
 
     def seconds(self) -> dict[str, float]:
@@ -260,19 +288,9 @@ class RunFolder:
         return read_record(self.stages)
 
 
-def fingerprint(*parts: Any, code: tuple[str, ...] = ()) -> str:
-    """A hash of a stage's inputs and settings, and of the code that runs it.
-
-    Args:
-        parts: Anything ``json`` can write.
-        code: Modules and rooms of the package, e.g. ``("training.py", "models")``.
-    """
+def fingerprint(*parts: Any) -> str:
+    """A hash of anything that ``json`` can write."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    for name in code:
-        place = PACKAGE / name
-        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-        for file in files:
-            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

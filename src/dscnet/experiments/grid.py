@@ -26,9 +26,13 @@ from dscnet.experiments.comparison import (
 )
 from dscnet.experiments.workers import start_pool
 from dscnet.metrics import evaluation
+from dscnet.pipeline.cam_network import training_settings
 from dscnet.pipeline.job import Job, located
-from dscnet.pipeline.label import background_score, load_map
-from dscnet.pipeline.runner import STAGES, open_run, run, stage_fingerprint
+from dscnet.pipeline.maps import background_score, load_map
+from dscnet.pipeline.registry import find_stage
+from dscnet.pipeline.resume import refuse_losses
+from dscnet.pipeline.runner import open_run, run
+from dscnet.pipeline.stage import flat_settings
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.types import DscnetError
 
@@ -106,8 +110,7 @@ def refuse_to_train_over(one: GridRun, stages: Sequence[str]) -> None:
         DscnetError: If its settings, its photos or the code were others.
     """
     folder = RunFolder(one.folder)
-    mark = folder.fingerprint_of("train")
-    if mark is None:
+    if folder.fingerprint_of("train") is None:
         return
     there, here = folder.read_config(), located(one.config)
     if _of_training(there) != _of_training(here):
@@ -118,19 +121,14 @@ def refuse_to_train_over(one: GridRun, stages: Sequence[str]) -> None:
         )
     if "train" not in stages:
         return
-    job = open_run(replace(there, data=here.data), folder)
-    if mark != stage_fingerprint("train", job):
-        raise DscnetError(
-            f"{folder.root} holds a training on other photos, tags or maps than {here.data} has"
-            " now, or by another version of dscnet: name another --out, or delete it"
-        )
+    refuse_losses(open_run(replace(there, data=here.data), folder), [find_stage("train")])
 
 
-def _of_training(config: Config) -> list[Any]:
+def _of_training(config: Config) -> dict[str, Any]:
     """What the training of a run depends on; rounds may be added to those that are there."""
     config = replace_settings(config, {"auxseg.rounds": 1})
-    data = Path(config.data).name
-    return [config.seed, data, config.train_split, *STAGES["train"].settings(config)]
+    photos = {"data": Path(config.data).name, "train_split": config.train_split}
+    return {"seed": config.seed, **photos, **flat_settings(training_settings(config))}
 
 
 def run_all(

@@ -1,4 +1,4 @@
-"""What a run reached, against the true masks where there are any, and its report."""
+"""Stage ``evaluate``: what every stage reached, where the data set has ground-truth masks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dscnet.config import Config
-from dscnet.data import PhotoSet, read_mask
+from dscnet.data import read_mask
 from dscnet.files.label_images import read_labels
 from dscnet.metrics import evaluation
 from dscnet.metrics.tag_agreement import tag_agreement
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.label import background_score, load_map, refined_labels
-from dscnet.pipeline.report import write_run_report
+from dscnet.pipeline.maps import background_score, load_map, scored_by_saliency
+from dscnet.pipeline.measuring import label_pairs, measure_rounds, measure_segmenters, truth
+from dscnet.pipeline.refine import own_background, refined_labels
+from dscnet.pipeline.stage import Stage
 from dscnet.run_folder import read_record
+
+
+def evaluate(job: Job, resume: bool) -> None:
+    """Write ``metrics.json``."""
+    sections = measure(job)
+    if job.config.has_rounds and job.folder.fingerprint_of("train"):
+        sections["rounds"] = measure_rounds(job)
+    elif job.config.segment.rounds > 1 and job.folder.fingerprint_of("segment"):
+        sections["rounds"] = measure_segmenters(job)
+    evaluation.write_metrics(job.folder.metrics, sections)
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -52,7 +63,7 @@ def measure(job: Job) -> dict[str, Any]:
             pairs,
             classes,
             split=config.train_split,
-            bg_score=bg_score if _uses_bg_score(config) else None,
+            bg_score=None if own_background(config) else bg_score,
         )
     if train_masks and config.refine.steps and folder.fingerprint_of("refine"):
         sections["refine"] = refinement_section(job, train_masks)
@@ -72,12 +83,6 @@ def measure(job: Job) -> dict[str, Any]:
     if folder.fingerprint_of("train"):
         sections["tags"]["map"] = read_record(folder.tag_scores)["map"]
     return sections
-
-
-def _uses_bg_score(config: Config) -> bool:
-    """Whether the labels' background is that of ``label.bg_score``, and not of a refinement."""
-    refine = config.refine
-    return not refine.steps or (refine.bg_power is None and "irn" not in refine.steps)
 
 
 def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
@@ -106,25 +111,16 @@ def _refined_pairs(
         yield refined_labels(folder, image_id, (true.shape[0], true.shape[1]))[step], true
 
 
-def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
-    """Ids and true masks of the photos that have one."""
-    if photos is None:
-        return []
-    return [
-        (sample.image_id, sample.mask_path)
-        for sample in photos.samples
-        if sample.mask_path is not None
-    ]
-
-
-def label_pairs(
-    folder: Path, masks: list[tuple[str, Path]]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Written labels beside the true masks."""
-    for image_id, path in masks:
-        yield read_labels(folder / f"{image_id}.png"), read_mask(path).numpy()
-
-
-def report(job: Job, resume: bool) -> None:
-    """Write ``report.html``."""
-    write_run_report(job.config, job.folder, job.train, job.val)
+STAGE = Stage(
+    "evaluate",
+    evaluate,
+    makes=lambda job: (job.folder.metrics,),
+    settings=lambda config: {
+        "refine": config.refine,
+        "label": config.label,
+        "segment": config.segment,
+    },
+    reads=("train", "cam", "refine", "label", "segment"),
+    masks=lambda config: True,
+    saliency=scored_by_saliency,
+)

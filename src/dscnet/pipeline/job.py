@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from dscnet.config import Config
 from dscnet.data import PhotoSet
@@ -14,13 +16,22 @@ from dscnet.run_folder import RunFolder, file_mark, fingerprint
 
 @dataclass
 class Job:
-    """Settings, folder and photos of a run; ``val`` is None without validation photos."""
+    """Settings, folder and photos of a run; ``val`` is None without validation photos.
+
+    ``planned`` holds the fingerprints of stages that are about to run; ``data_marks`` is a cache.
+    """
 
     config: Config
     folder: RunFolder
     train: PhotoSet
     val: PhotoSet | None
     progress: bool = True
+    planned: Mapping[str, str] = field(default_factory=dict)
+    data_marks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def mark_of(self, stage: str) -> str | None:
+        """Fingerprint of an earlier stage: the planned one, or that which it finished with."""
+        return self.planned.get(stage) or self.folder.fingerprint_of(stage)
 
     @property
     def stuff(self) -> list[int]:
@@ -43,6 +54,19 @@ def located(config: Config) -> Config:
         if value and (name in _PLACES or names_file(value)):
             setattr(owner, key, os.path.abspath(value))
     return config
+
+
+def data_marks(job: Job, *, masks: bool, saliency: bool) -> dict[str, str]:
+    """Fingerprints of the training and validation photos, taken once per job."""
+    marks = {}
+    for name, photos in (("train", job.train), ("val", job.val)):
+        key = (id(photos), masks, saliency)
+        if key not in job.data_marks:
+            mark = data_fingerprint(photos, masks=masks, saliency=saliency)
+            # With the photos, so that no others can get their id.
+            job.data_marks[key] = (photos, mark)
+        marks[name] = job.data_marks[key][1]
+    return marks
 
 
 def data_fingerprint(

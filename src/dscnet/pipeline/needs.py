@@ -17,9 +17,10 @@ from dscnet.config import Config
 from dscnet.data import Sample, image_size
 from dscnet.data.datasets import some_samples
 from dscnet.data.scale import Size
-from dscnet.pipeline.checks import check_trainings, size_notes
+from dscnet.pipeline.check_photos import size_notes
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.machine import free_memory, memory_taken
+from dscnet.pipeline.registry import list_stages
 from dscnet.pipeline.trials import StageNeed, try_stages
 from dscnet.types import DscnetError
 
@@ -64,10 +65,11 @@ def needs_of(job: Job) -> str:
     """Which things are too small for a run, and what it needs: a line each.
 
     Raises:
-        ValueError: As for :func:`dscnet.pipeline.checks.check_trainings`.
-        DscnetError: As for that and :func:`refuse_what_cannot_fit`.
+        ValueError: If a training would stop before its first step.
+        DscnetError: Likewise, and as for :func:`refuse_what_cannot_fit`.
     """
-    check_trainings(job, ["train", "segment"])
+    for stage in list_stages():
+        stage.check_training(job)
     needs = measure_needs(job)
     refuse_what_cannot_fit(job, needs)
     return "\n".join([*size_notes(job), needs.text()])

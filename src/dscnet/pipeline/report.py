@@ -18,6 +18,8 @@ from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import resize_map
 from dscnet.labels.thresholds import CRITERIA
 from dscnet.metrics.evaluation import read_metrics
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.stage import Stage
 from dscnet.predictor import Predictor
 from dscnet.report.page import ReportRow, write_report
 from dscnet.run_folder import RunFolder, read_record
@@ -26,6 +28,11 @@ NUM_TRAIN_ROWS, NUM_VAL_ROWS = 12, 12
 
 SHOWN_SIDE = 640
 """Longer side of the pictures of larger photos, pixels."""
+
+
+def report(job: Job, resume: bool) -> None:
+    """Write ``report.html``."""
+    write_run_report(job.config, job.folder, job.train, job.val)
 
 
 def write_run_report(
@@ -151,3 +158,12 @@ def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
     )
     note = f"Background score {record['used']:g} by criterion '{criterion}', without masks"
     return [f"{note}; others suggest: {others}." if others else f"{note}."]
+
+
+STAGE = Stage(
+    "report",
+    report,
+    makes=lambda job: (job.folder.report,),
+    needs=lambda config: ("evaluate",),
+    masks=lambda config: True,
+)

@@ -11,10 +11,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -29,20 +27,31 @@ from dscnet.build import (
     device_of,
 )
 from dscnet.config import Config
-from dscnet.data import Sample, image_size, read_image, read_mask, read_saliency
+from dscnet.config.settings import replace_settings
+from dscnet.data import Sample, image_size, read_image, read_saliency
+from dscnet.data.tag_files import first_few
 from dscnet.data.transforms import resize_labels
 from dscnet.files.label_images import write_label, write_saliency
 from dscnet.labels.cam import resize_photos
 from dscnet.labels.pseudo_label import best_label, resize_map
-from dscnet.metrics import evaluation
 from dscnet.models import AuxSegNet, PlainCam
+from dscnet.models.checkpoint import restore
 from dscnet.objective import AuxSegObjective
-from dscnet.pipeline.cam_network import learn, write_cams
-from dscnet.pipeline.evaluate import label_pairs, truth
+from dscnet.pipeline.cam_maps import write_cams
+from dscnet.pipeline.cam_network import learn, training_settings
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.label import background_score, load_map, load_work_map, work_photo, work_size
+from dscnet.pipeline.maps import (
+    FALLBACK,
+    check_made_elsewhere,
+    estimated_score,
+    load_work_map,
+    score_counts,
+    work_photo,
+    work_size,
+)
 from dscnet.pipeline.self_training import relabel, trusted_evidence
-from dscnet.predictor import Predictor, refuse_failures, restore
+from dscnet.pipeline.stage import Inputs, Trained, collect_inputs
+from dscnet.predictor import Predictor, refuse_failures
 from dscnet.refine.saliency import (
     fill_undecided,
     fit_to_photo,
@@ -50,8 +59,8 @@ from dscnet.refine.saliency import (
     refresh_saliency,
     saliency_from_cam,
 )
-from dscnet.run_folder import RunFolder, fresh_folder
-from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
+from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
+from dscnet.types import IGNORE_INDEX, DataError
 
 log = logging.getLogger("dscnet")
 
@@ -62,32 +71,88 @@ HARDLY_SALIENT = 0.2
 """Share of a class's first maps below which its name is said."""
 
 
-def train_rounds(job: Job, fingerprint: str) -> None:
-    """Run all rounds; what the last one leaves is the CAM network of the run.
-
-    Args:
-        job: The run.
-        fingerprint: Of all that a round depends on. How many there are is not part of it, so that
-            more of them go on from those that are there.
-    """
+def train_rounds(job: Job) -> None:
+    """Run all rounds; what the last one leaves is the CAM network of the run."""
     folder, last = job.folder, job.config.auxseg.rounds
+    inputs = round_inputs(job)
+    mark = fingerprint(inputs)
     for index in range(last + 1):
         one = _job_of_round(job, index)
-        if one.folder.is_done("round", fingerprint):
+        if one.folder.is_done("round", mark):
             log.info("round %d: up to date", index)
             continue
         log.info("round %d of %d ...", index, last)
-        if not one.folder.start("round", fingerprint):
+        if not one.folder.start("round", mark, inputs=inputs):
             _forget_from(folder, index)
-            one.folder.start("round", fingerprint)
+            one.folder.start("round", mark, inputs=inputs)
         started = time.monotonic()
         if index == 0:
             _first_labels(one)
         else:
             _one_round(one, job.folder, index)
-        one.folder.finish("round", fingerprint, time.monotonic() - started)
+        one.folder.finish("round", mark, time.monotonic() - started, inputs=inputs)
     for kept in ("weights", "tag_scores", "losses", "model_card"):
         _copy(getattr(folder.round(last), kept), getattr(folder, kept))
+
+
+def round_inputs(job: Job) -> Inputs:
+    """What a round is made from: however many follow it, it is the same."""
+    config = replace_settings(job.config, {"auxseg.rounds": 1})
+    return collect_inputs(
+        job,
+        settings=training_settings(config),
+        code=(__name__,),
+        saliency=config.needs_saliency,
+    )
+
+
+def round_mark(job: Job) -> str:
+    """Fingerprint of a finished round."""
+    return fingerprint(round_inputs(job))
+
+
+def trained_rounds(job: Job) -> list[Trained]:
+    """The trainings of all rounds."""
+    inputs = round_inputs(job)
+    folders = [job.folder.round(index) for index in range(job.config.auxseg.rounds + 1)]
+    return [
+        Trained(
+            f"round {index} of AuxSegNet",
+            folder,
+            "round",
+            inputs,
+            folder.weights,
+            folder.checkpoints / "last.ckpt",
+        )
+        for index, folder in enumerate(folders)
+    ]
+
+
+def check_rounds(job: Job) -> None:
+    """Refuse settings of the rounds that cannot work.
+
+    Raises:
+        ValueError: The message names the settings and what to do.
+        DataError: If CAMs made elsewhere are not there.
+    """
+    config, auxseg = job.config, job.config.auxseg
+    if config.keeps_labels and config.refine.steps:
+        raise ValueError(
+            "auxseg.keep_labels: labels of a round are not refined: leave refine.steps empty"
+        )
+    if auxseg.rounds < 1:
+        raise ValueError(f"auxseg.rounds must be at least 1, got {auxseg.rounds}")
+    dilations = auxseg.dilations
+    if dilations is not None and (len(dilations) != 3 or min(dilations) < 1):
+        raise ValueError(f"auxseg.dilations must be three numbers of at least 1, got {dilations}")
+    for name in ("cam_score", "saliency_score"):
+        score = getattr(auxseg, name)
+        if score != "auto" and not 0 <= score <= 1:
+            raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
+    check_made_elsewhere(job, "auxseg.cams", auxseg.cams, ".npz")
+    # No error: a recipe names the classes of the data that it was written for.
+    if unknown := [name for name in auxseg.stuff if name not in job.train.classes]:
+        log.warning("auxseg.stuff: the data set has no class %s", first_few(unknown))
 
 
 def _forget_from(run: RunFolder, index: int) -> None:
@@ -236,12 +301,11 @@ def _branch(config: Config, folder: RunFolder) -> Predictor:
 
 
 def _cam_score(job: Job, cams: Path) -> float:
-    """The score above which a map shows its class: the setting, or what the maps suggest."""
+    """The score above which a CAM shows its class: the setting, or estimated from the CAMs."""
     score = job.config.auxseg.cam_score
     if score != "auto":
-        return score
-    label = replace(job.config.label, bg_score="auto", cams=str(cams))
-    return background_score(replace(job, config=replace(job.config, label=label)))
+        return float(score)
+    return estimated_score(score_counts(job.train, cams), FALLBACK, cams)
 
 
 def _labels_of_maps(
@@ -266,48 +330,6 @@ def _labels_of_maps(
         photo = work_photo(job.config, sample.image_path)
         labels = fill_undecided(labels, classes, photo.to(device))
     return labels
-
-
-def measure_rounds(job: Job) -> list[dict[str, Any]]:
-    """What each finished round reached: ``round``, ``cam``, ``pseudo_label``, ``segmenter``.
-
-    The three are sections as those of the run; undecided pixels of the labels count as background,
-    and ``undecided`` says how many they are. Parts that do not exist, or lack true masks, are None.
-    """
-    rounds = range(job.config.auxseg.rounds + 1)
-    return [_measure_round(job, index, job.folder.round(index)) for index in rounds]
-
-
-def _measure_round(job: Job, index: int, folder: RunFolder) -> dict[str, Any]:
-    config, classes = job.config, job.train.classes
-    row: dict[str, Any] = dict.fromkeys(("cam", "pseudo_label", "undecided", "segmenter"))
-    train_masks, val_masks = truth(job.train), truth(job.val)
-    if train_masks and folder.cams.exists():
-        items = ((*load_map(folder.cams, name), read_mask(p).numpy()) for name, p in train_masks)
-        row["cam"] = evaluation.evaluate_cams(
-            items,
-            classes,
-            split=config.train_split,
-            bg_score=background_score(replace(job, folder=folder)),
-        )
-    if train_masks:
-        row["pseudo_label"] = evaluation.evaluate_pairs(
-            _decided(label_pairs(folder.labels, train_masks)), classes, split=config.train_split
-        )
-        shares = [(x == IGNORE_INDEX).mean() for x, _ in label_pairs(folder.labels, train_masks)]
-        row["undecided"] = float(np.mean(shares))
-    if val_masks and folder.masks.exists():
-        row["segmenter"] = evaluation.evaluate_pairs(
-            label_pairs(folder.masks, val_masks), classes, split=config.val_split
-        )
-    return {"round": index, **row}
-
-
-def _decided(
-    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]],
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    for labels, true in pairs:
-        yield np.where(labels == IGNORE_INDEX, BACKGROUND, labels), true
 
 
 def _read_map(job: Job, sample: Sample, path: Path) -> NDArray[np.floating]:

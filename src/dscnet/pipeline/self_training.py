@@ -16,10 +16,10 @@ from dscnet.data.transforms import resize_labels
 from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.cam_files import read_cam
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.label import background_score, load_pair, work_photo, work_size
+from dscnet.pipeline.maps import background_score, load_pair, work_photo, work_size
 from dscnet.predictor import Predictor
 from dscnet.refine.crf import dense_crf
-from dscnet.refine.steps import (
+from dscnet.refine.probabilities import (
     as_probabilities,
     label_probabilities,
     probable_label,

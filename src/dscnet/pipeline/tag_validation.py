@@ -13,15 +13,8 @@ from dscnet.data.scale import windows
 from dscnet.labels.cam import resize_photos
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam
+from dscnet.pipeline.full_images import tag_matrix
 from dscnet.pipeline.job import Job
-
-
-def tag_matrix(photos: PhotoSet) -> torch.Tensor:
-    """Tags of a photo set, ``(N, C)`` float in {0, 1}."""
-    matrix = torch.zeros(len(photos.samples), photos.num_classes)
-    for row, sample in zip(matrix, photos.samples, strict=True):
-        row[list(sample.tags or ())] = 1
-    return matrix
 
 
 def tag_criterion(job: Job) -> tuple[str, Callable[[Job, PlainCam], float]]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dscnet.refine.crf import dense_crf
-from dscnet.refine.steps import label_probabilities, label_scores, probable_label
+from dscnet.refine.probabilities import label_probabilities, label_scores, probable_label
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 NO_SCORE = 1e-5

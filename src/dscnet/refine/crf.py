@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dscnet.refine.permutohedral import LatticeKernel
+from dscnet.refine.steps import RefinementStep, Step
 
 Backend = Literal["lattice", "exact", "pydensecrf"]
 BACKENDS = ("lattice", "exact", "pydensecrf")
@@ -197,3 +198,10 @@ def _check(probabilities: Tensor, photos: Tensor, stds: tuple[float, ...], backe
         raise ValueError(f"standard deviations must be > 0, got {stds}")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _open(job: Any) -> Callable[[Any], Step]:
+    return lambda sample: dense_crf
+
+
+STEP = RefinementStep("crf", _open)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dscnet.refine.neighbours import grid_neighbours, weighted_rows
+from dscnet.refine.steps import RefinementStep, Step
 
 WIDTH = 0.1
 """Width of the kernel of colours, in local standard deviations (the published code's)."""
@@ -89,3 +91,10 @@ def _color_weights(own: Tensor, indices: Tensor, color: Tensor, around: Tensor) 
     deviation = neighbours.std(1, keepdim=True)
     distance = (own[:, None] - neighbours[:, around]).abs() / (EPS + WIDTH * deviation)
     return (-distance.mean(-1)).softmax(1)
+
+
+def _open(job: Any) -> Callable[[Any], Step]:
+    return lambda sample: pamr
+
+
+STEP = RefinementStep("pamr", _open)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dscnet.labels.pseudo_label import best_label
 from dscnet.refine.crf import dense_crf
-from dscnet.refine.steps import probable_label, trusted_labels
+from dscnet.refine.probabilities import probable_label, trusted_labels
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 Map = NDArray[np.floating]

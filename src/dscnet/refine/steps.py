@@ -1,182 +1,112 @@
-"""From pseudo labels to better ones: refinement steps in any order, over label probabilities."""
+"""Refinement steps by name, and how they follow one another.
+
+A step is a :class:`RefinementStep`, at the end of the file that holds it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dscnet.labels.enlarge import label_at
-from dscnet.labels.pseudo_label import best_label
-from dscnet.refine.crf import dense_crf
-from dscnet.refine.mask_proposals import Mask, merge_masks
-from dscnet.refine.pamr import pamr
-from dscnet.refine.random_walk import random_walk
-from dscnet.types import BACKGROUND
+from dscnet.plugins import load_plugins
 
 Step = Callable[[Tensor, Tensor], Tensor]
 """Maps label probabilities ``(B, L, H, W)`` and uint8 photos ``(B, 3, H, W)`` to probabilities."""
 
-LEARNED = ("affinity", "irn")
-"""Steps along affinities that a network has learned."""
 
-STEPS = ("pamr", "crf", "walk", "masks", *LEARNED)
-"""Names of the refinement steps."""
+@dataclass(frozen=True)
+class RefinementStep:
+    """A refinement step and what it depends on. ``job`` is the run: settings, folder, photos.
+
+    Attributes:
+        name: Its name in ``refine.steps``.
+        open: Called with the job, once a run; returns what gives the :data:`Step` of a photo.
+        needs: Stages whose files it reads beside the CAMs, given the settings.
+        settings: Settings beyond ``refine`` that change what it makes, by name.
+        check: Called with the job before anything is trained; refuses settings and files that it
+            cannot work with.
+        check_photos: Called with the job where the photos are checked one by one.
+        trained: Called with the job; the trainings that it keeps, as a stage's.
+        from_scores: Whether it starts from scores as they are where it is the first step, instead
+            of from labels trusted in part.
+        own_background: Whether it decides what is background itself.
+        saliency: Whether it reads saliency maps.
+    """
+
+    name: str
+    open: Callable[[Any], Callable[[Any], Step]]
+    needs: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    settings: Callable[[Any], Mapping[str, Any]] = lambda config: {}
+    check: Callable[[Any], None] = lambda job: None
+    check_photos: Callable[[Any], None] = lambda job: None
+    trained: Callable[[Any], Iterable[Any]] = lambda job: ()
+    from_scores: bool = False
+    own_background: bool = False
+    saliency: bool = False
 
 
-def refinement_steps(
-    names: Iterable[str],
-    features: Callable[[Tensor], Tensor] | None = None,
-    masks: Callable[[], Iterable[Mask]] | None = None,
-    *,
-    mask_overlap: float = 0.5,
-    learned: Mapping[str, Step] | None = None,
-) -> dict[str, Step]:
+_HOMES = {
+    "pamr": "dscnet.refine.pamr",
+    "crf": "dscnet.refine.crf",
+    "walk": "dscnet.pipeline.refinement.walk",
+    "masks": "dscnet.pipeline.refinement.masks",
+    "affinity": "dscnet.pipeline.refinement.affinity",
+    "irn": "dscnet.pipeline.refinement.irn",
+}
+"""Modules whose ``STEP`` is the step of that name; each is imported when it is asked for."""
+
+_REGISTERED: dict[str, RefinementStep] = {}
+
+
+def list_steps() -> list[str]:
+    """Names of the refinement steps."""
+    return [*_HOMES, *_REGISTERED]
+
+
+def register_step(step: RefinementStep) -> None:
+    """Add a refinement step.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if step.name in list_steps():
+        raise ValueError(f"name must be new, got {step.name!r}; taken: {', '.join(list_steps())}")
+    _REGISTERED[step.name] = step
+
+
+def find_steps(names: Iterable[str]) -> list[RefinementStep]:
     """The steps by name, in the order asked for.
 
-    Args:
-        names: Among ``STEPS``, none twice.
-        features: Maps uint8 photos ``(B, 3, H, W)`` to ``(B, D, h, w)``; for ``walk`` only.
-        masks: Gives the masks ``(H, W)`` of the one photo that these steps are for; for ``masks``
-            only.
-        mask_overlap: As :func:`merge_masks` has it.
-        learned: The steps of ``LEARNED`` that have a trained network.
-
     Raises:
-        ValueError: If a name is unknown or comes twice; when a step runs that lacks what it needs.
+        ValueError: If a name is unknown or comes twice.
     """
     chosen = list(names)
-    if set(chosen) - {*STEPS} or len(set(chosen)) < len(chosen):
-        raise ValueError(f"steps must be among {', '.join(STEPS)}, none twice, got {chosen}")
-
-    def walk(probabilities: Tensor, photos: Tensor) -> Tensor:
-        if features is None:
-            raise ValueError("step 'walk' needs a function from photos to features")
-        return random_walk(probabilities, features(photos))
-
-    def merge(probabilities: Tensor, photos: Tensor) -> Tensor:
-        if masks is None:
-            raise ValueError("step 'masks' needs a function that gives the photo's masks")
-        return merge_masks(probabilities[0], masks(), overlap=mask_overlap)[None]
-
-    def untrained(probabilities: Tensor, photos: Tensor) -> Tensor:
-        raise ValueError(f"steps {', '.join(LEARNED)} need a trained network each")
-
-    steps: dict[str, Step] = {"pamr": pamr, "crf": dense_crf, "walk": walk, "masks": merge}
-    steps |= dict.fromkeys(LEARNED, untrained) | dict(learned or {})
-    return {name: steps[name] for name in chosen}
+    if set(chosen) - {*list_steps()}:
+        load_plugins()
+    if set(chosen) - {*list_steps()} or len(set(chosen)) < len(chosen):
+        known = ", ".join(list_steps())
+        raise ValueError(f"steps must be among {known}, none twice, got {chosen}")
+    return [_REGISTERED.get(name) or import_module(_HOMES[name]).STEP for name in chosen]
 
 
-def label_scores(
-    cam: NDArray[np.floating], *, bg_score: float = 0.0, bg_power: float | None = None
-) -> Tensor:
-    """Scores of background and classes, as they are.
-
-    Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bg_score: Score of the background, in [0, 1]. Not read with a power.
-        bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
-
-    Returns:
-        ``(C' + 1, H, W)`` float32, background first.
-
-    Raises:
-        ValueError: If ``bg_score`` or ``bg_power`` is out of range.
-    """
-    if not 0 <= bg_score <= 1:
-        raise ValueError(f"bg_score must be in [0, 1], got {bg_score}")
-    if bg_power is not None and bg_power <= 0:
-        raise ValueError(f"bg_power must be > 0, got {bg_power}")
-    foreground = torch.from_numpy(np.ascontiguousarray(cam, dtype=np.float32))
-    background = torch.full((1, *cam.shape[1:]), bg_score)
-    if bg_power is not None:
-        strongest = foreground.amax(0, keepdim=True) if len(cam) else background.new_zeros(1, 1, 1)
-        background = (1 - strongest).pow(bg_power).expand_as(background)
-    return torch.cat([background, foreground])
-
-
-def as_probabilities(scores: Tensor) -> Tensor:
-    """Scores ``(L', H, W)``, background first, scaled to sum to 1 over the labels.
-
-    Where no score is left, a background score of 0 included, all is background.
-    """
-    total = scores.sum(0)
-    background = scores[:1].where(total > 0, 1.0)
-    return torch.cat([background, scores[1:]]) / total.where(total > 0, 1.0)
-
-
-def label_probabilities(
-    cam: NDArray[np.floating],
-    *,
-    bg_score: float,
-    bg_power: float | None = None,
-    certainty: float | None = 0.7,
-) -> Tensor:
-    """Probabilities of background and classes that refinement starts from.
-
-    IRNet (Ahn, Cho, Kwak, CVPR 2019) and later code trust the labels at a fixed background score
-    with 0.7; AffinityNet takes the scores themselves with ``(1 - max score)^bg_power`` as
-    background (``certainty=None``).
-
-    Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bg_score: Score of the background, in [0, 1]. Not read with a power.
-        bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
-        certainty: Probability of the strongest label, in (0.5, 1]; the others share the rest.
-            None = the scores, scaled to sum to 1.
-
-    Returns:
-        ``(C' + 1, H, W)`` float32, background first, sums to 1.
-
-    Raises:
-        ValueError: If ``bg_score``, ``bg_power`` or ``certainty`` is out of range.
-    """
-    if certainty is not None and not 0.5 < certainty <= 1:
-        raise ValueError(f"certainty must be above 0.5 and at most 1, got {certainty}")
-    scores = label_scores(cam, bg_score=bg_score, bg_power=bg_power)
-    if certainty is None:
-        return as_probabilities(scores)
-    if len(scores) == 1:
-        return torch.ones_like(scores)
-    labels = torch.arange(len(scores))
-    return trusted_labels(scores.argmax(0).numpy(), labels.numpy(), certainty=certainty)
-
-
-def trusted_labels(
-    labels: NDArray[np.integer], present: NDArray[np.integer], *, certainty: float = 0.7
-) -> Tensor:
-    """Probabilities that say what labels say, with some doubt.
-
-    Args:
-        labels: ``(H, W)``.
-        present: The labels that can be, ``(L',)``.
-        certainty: Probability of a pixel's label, the others share the rest; a pixel whose label
-            is not present (255) has them all alike.
-
-    Returns:
-        ``(L', H, W)`` float32, sums to 1.
-    """
-    own = torch.from_numpy(labels == present[:, None, None])
-    if len(present) == 1:
-        return torch.ones(own.shape)
-    others = (1 - certainty) / (len(present) - 1)
-    known = torch.where(own, certainty, others)
-    return torch.where(own.any(0), known, 1 / len(present))
+def code_of_steps(names: Iterable[str]) -> tuple[str, ...]:
+    """Modules that hold the steps."""
+    return tuple(_HOMES.get(step.name, step.open.__module__) for step in find_steps(names))
 
 
 def refine_labels(
-    probabilities: Tensor, photo: Tensor, steps: dict[str, Step]
-) -> Iterable[tuple[str, Tensor]]:
+    probabilities: Tensor, photo: Tensor, steps: Mapping[str, Step]
+) -> Iterator[tuple[str, Tensor]]:
     """Run the steps one after the other on one photo.
 
     Args:
         probabilities: ``(L', H, W)``.
         photo: ``(3, H, W)`` uint8.
-        steps: As :func:`refinement_steps` gives them.
+        steps: By name, in their order.
 
     Yields:
         Each step's name and the probabilities after it, ``(L', H, W)``; as they were for a photo
@@ -186,28 +116,3 @@ def refine_labels(
         if len(probabilities) > 1:
             probabilities = step(probabilities[None], photo[None])[0]
         yield name, probabilities
-
-
-def probable_label(
-    foreground: NDArray[np.floating],
-    classes: Sequence[int] | NDArray[np.integer],
-    size: tuple[int, int] | None = None,
-) -> NDArray[np.uint8]:
-    """The most probable label of each pixel; background, which has what is left, wins ties.
-
-    Args:
-        foreground: Probabilities of the present classes, ``(C', H, W)``.
-        classes: Index of each, 0-based.
-        size: Probabilities are resized to this height and width, as :func:`label_at` does; None =
-            their own.
-
-    Returns:
-        ``(H, W)`` uint8: 0 background, c + 1 for class c. Without classes all is background.
-    """
-    background: NDArray[Any] = 1 - foreground.sum(axis=0)
-    if size is not None and size != foreground.shape[1:]:
-        scores = torch.from_numpy(np.concatenate([background[None], foreground]))
-        labels = np.array([BACKGROUND, *(np.asarray(classes, dtype=np.int64) + 1)], dtype=np.uint8)
-        return labels[label_at(scores, size)]
-    best, winner = best_label(foreground, classes)
-    return np.where(best > background, winner, np.uint8(BACKGROUND))

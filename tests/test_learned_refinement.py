@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-import dscnet.pipeline.learned_refinement as affinities
 import dscnet.training as training
 from dscnet.build import build_affinity_net, build_boundary_net, build_model
 from dscnet.cli import main
@@ -29,18 +28,18 @@ from dscnet.data import open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.data.transforms import TrainTransform
 from dscnet.labels.cam_files import read_cam, write_cam
-from dscnet.pipeline.checks import check_affinities
+from dscnet.models.checkpoint import store
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.label import refinement_start
+from dscnet.pipeline.refine import STAGE, photo_steps, refinement_start
+from dscnet.pipeline.refinement import affinity, irn, learning
 from dscnet.pipeline.runner import run, run_single
-from dscnet.predictor import store
 from dscnet.refine.pair_walk import affinity_walk, boundary_walk
 from dscnet.refine.pairs import pair_affinity
 from dscnet.refine.steps import refine_labels
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
 
-STAGES = ["refine", "label", "evaluate"]
+STAGE_NAMES = ["refine", "label", "evaluate"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def settings(scenes: Path, cams: Path, *steps: str) -> Config:
 @pytest.fixture(scope="module")
 def finished(scenes, cams, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    run(settings(scenes, cams, "affinity", "irn"), out, stages=STAGES, progress=False)
+    run(settings(scenes, cams, "affinity", "irn"), out, stages=STAGE_NAMES, progress=False)
     return out
 
 
@@ -153,8 +152,10 @@ def test_training_starts_from_the_trunk_of_the_cam_network(scenes, cams, tmp_pat
     trained = build_model(config, job.train.num_classes, pretrained=False)
     store(trained, job.folder.weights)
     seen = []
-    monkeypatch.setattr(affinities, "optimise", lambda job, net, *rest: seen.append(net))
-    affinities.learned_steps(job, False)
+    monkeypatch.setattr(
+        learning, "optimise", lambda job, training, resume: seen.append(training.model)
+    )
+    photo_steps(job)
     state = trained.backbone.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in seen[0].backbone.state_dict().items())
 
@@ -177,7 +178,7 @@ def test_the_step_is_the_published_walk_on_the_padded_photo(scenes, cams, genera
         settings(scenes, cams, "affinity"), {"affinity.beta": 0.2, "affinity.log_steps": 2}
     )
     net = build_affinity_net(config)
-    step = affinities._affinity_step(config, net)
+    step = affinity._affinity_step(config, net)
     photo = torch.randint(0, 256, (1, 3, 61, 75), dtype=torch.uint8, generator=generator)
     scores = torch.rand(1, 3, 61, 75, generator=generator)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (net.backbone.mean, net.backbone.std))
@@ -191,7 +192,7 @@ def test_the_step_is_the_published_walk_on_the_padded_photo(scenes, cams, genera
 def test_irnets_step_is_the_published_one_for_photo_and_mirror_image(scenes, cams, generator):
     config = settings(scenes, cams, "irn")
     net = build_boundary_net(config, pretrained=False)
-    step = affinities._boundary_step(config, net)
+    step = irn._boundary_step(config, net)
     photo = torch.randint(0, 256, (1, 3, 40, 50), dtype=torch.uint8, generator=generator)
     scores = torch.rand(1, 3, 40, 50, generator=generator)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (net.backbone.mean, net.backbone.std))
@@ -217,8 +218,8 @@ def test_irnets_step_is_the_published_one_for_photo_and_mirror_image(scenes, cam
 def test_odd_photos_go_through_both_steps(scenes, cams, size, classes):
     config = settings(scenes, cams, "affinity", "irn")
     steps = {
-        "affinity": affinities._affinity_step(config, build_affinity_net(config, pretrained=False)),
-        "irn": affinities._boundary_step(config, build_boundary_net(config, pretrained=False)),
+        "affinity": affinity._affinity_step(config, build_affinity_net(config, pretrained=False)),
+        "irn": irn._boundary_step(config, build_boundary_net(config, pretrained=False)),
     }
     photo = torch.zeros(3, *size, dtype=torch.uint8)
     for cam in (np.zeros((classes, *size)), np.ones((classes, *size))):
@@ -240,7 +241,7 @@ def test_labels_of_cells_are_merged_from_averaged_scores(scenes, tmp_path, gener
         80, long_side=(64, 64), jitter=0, flip=False, mean=(0.5,) * 3, std=(1.0,) * 3
     )
     torch.manual_seed(0)
-    dataset = affinities.ScoredPhotos(photos, transform, scores=tmp_path, stride=8)
+    dataset = affinity.ScoredPhotos(photos, transform, scores=tmp_path, stride=8)
     item = dataset[0]
     # Where the photo lies in the crop is told by its zeros: the mean colour is not black.
     inside = (item.image != 0).any(0).nonzero()
@@ -281,13 +282,46 @@ def test_labels_of_cells_are_merged_from_averaged_scores(scenes, tmp_path, gener
 )
 def test_settings_that_cannot_work_are_refused(scenes, cams, change, message):
     config = replace_settings(settings(scenes, cams, "affinity", "irn"), change)
+    job = Job(config, RunFolder(Path("run")), open_dataset(scenes, "train"), None)
     with pytest.raises((ValueError, DscnetError), match=message):
-        check_affinities(config)
+        STAGE.check(job)
     config.refine.steps = ["pamr"]
-    check_affinities(config)
+    STAGE.check(job)
 
 
-def test_other_steps_leave_nothing_of_a_network(finished, scenes, cams, tmp_path):
+def test_other_steps_leave_trained_networks_alone(finished, scenes, cams, tmp_path):
+    """Going back to them trains nothing again."""
     out = Path(shutil.copytree(finished, tmp_path / "run"))
-    run(settings(scenes, cams, "pamr"), out, stages=["refine"], resume=True, progress=False)
-    assert not (out / "affinity").exists()
+    weights = out / "affinity" / "affinity" / "weights.safetensors"
+    trained = weights.stat().st_mtime_ns
+    for steps in (["pamr"], ["affinity", "irn"], ["affinity", "crf"]):
+        run(settings(scenes, cams, *steps), out, stages=["refine"], resume=True, progress=False)
+    assert weights.stat().st_mtime_ns == trained
+
+
+def test_a_trained_network_is_not_trained_over(finished, scenes, cams, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    config = replace_settings(settings(scenes, cams, "affinity"), {"affinity.lr": 0.5})
+    with pytest.raises(DscnetError, match=r"finished training of 'affinity'.*affinity\.lr was"):
+        run(config, out, stages=["refine"], resume=True, progress=False)
+    config = replace_settings(config, {"affinity.start": "weights", "affinity.lr": 0.1})
+    weights = out / "affinity" / "affinity" / "weights.safetensors"
+    trained = weights.stat().st_mtime_ns
+    assert run_single("refine", config, out, force=True, progress=False)
+    assert weights.stat().st_mtime_ns != trained
+
+
+def test_only_the_refinement_steps_asked_for_count():
+    config = Config(label=LabelConfig(cams="cams"))
+    config.affinity.start = config.irn.start = "weights"
+    assert STAGE.settings(config) == {}
+    config.refine.steps = ["pamr"]
+    names = {"refine", "scale", "label.bg_score", "label.cams"}
+    assert set(STAGE.settings(config)) == names
+    assert STAGE.needs(config) == ()
+    config.refine.steps = ["affinity"]
+    assert "affinity" in STAGE.settings(config)
+    assert "irn" not in STAGE.settings(config)
+    assert STAGE.needs(config) == ()
+    config.affinity.start = "cam"
+    assert STAGE.needs(config) == ("train",)

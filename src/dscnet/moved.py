@@ -1,0 +1,95 @@
+"""Modules that have moved: their old paths still import, with a deprecation warning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+MOVED = {
+    "affinities": "pipeline.refinement",
+    "checks": "pipeline.check_photos",
+    "comparison": "experiments.comparison",
+    "confusion": "metrics.confusion",
+    "context.numerics": "numerics",
+    "dependencies": "pipeline.stage",
+    "evaluation": "metrics.evaluation",
+    "job": "pipeline.job",
+    "label_folders": "files.label_folders",
+    "labelling": "pipeline.label",
+    "labels.affinity": "refine.random_walk",
+    "labels.confident": "refine.affinity_labels",
+    "labels.crf": "refine.crf",
+    "labels.external_masks": "refine.mask_proposals",
+    "labels.files": "files.atomic",
+    "labels.mask_files": "refine.mask_files",
+    "labels.neighbours": "refine.neighbours",
+    "labels.pair_walk": "refine.pair_walk",
+    "labels.pairs": "refine.pairs",
+    "labels.pamr": "refine.pamr",
+    "labels.permutohedral": "refine.permutohedral",
+    "labels.refine": "refine.steps",
+    "labels.saliency": "refine.saliency",
+    "machine": "pipeline.machine",
+    "measuring": "pipeline.evaluate",
+    "models.affinity": "models.cross_task",
+    "models.heads": "models.pcm",
+    "needs": "pipeline.needs",
+    "overlay": "report.overlay",
+    "pair_objective": "refine.objectives",
+    "palette": "files.label_images",
+    "pictures": "files.pictures",
+    "recipes": "config.recipes",
+    "relabelling": "pipeline.self_training",
+    "rounds": "pipeline.rounds",
+    "run_report": "pipeline.report",
+    "saliency_maps": "prepare.saliency",
+    "segmenting": "pipeline.segment",
+    "settings": "config.settings",
+    "stages": "pipeline.cam_network",
+    "tag_agreement": "metrics.tag_agreement",
+    "tag_scoring": "pipeline.tag_validation",
+    "trials": "pipeline.trials",
+    "walking": "files.walking",
+    "workers": "experiments.workers",
+}
+"""Old path -> new path, both below ``dscnet``."""
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds a moved module by its old path, and gives the module that took its place."""
+
+    def __init__(self) -> None:
+        self._own_specs: dict[str, ModuleSpec | None] = {}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for old paths; None for any other name."""
+        package, _, module = name.partition(".")
+        if package != "dscnet" or module not in MOVED:
+            return None
+        return spec_from_loader(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module at the new path, which it warns of."""
+        new = f"dscnet.{MOVED[spec.name.removeprefix('dscnet.')]}"
+        warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
+        module = import_module(new)
+        self._own_specs[new] = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """The module has run already; it gets back the spec that importing by another path took."""
+        module.__spec__ = self._own_specs[module.__name__]
+
+
+def hand_on_moved_modules() -> None:
+    """Let old paths import from now on."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(MovedModules())

@@ -1,0 +1,61 @@
+"""Stage ``cam``: class activation maps of the training photos."""
+
+from __future__ import annotations
+
+import shutil
+
+from dscnet.build import build_model
+from dscnet.config import Config
+from dscnet.models.checkpoint import restore
+from dscnet.pipeline.cam_maps import write_cams
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.stage import Stage
+from dscnet.predictor import check_scales
+from dscnet.run_folder import fresh_folder
+
+
+def cam(job: Job, resume: bool) -> None:
+    """Write the CAMs of every training photo: ``cams/ID.npz``."""
+    if job.config.has_rounds and _copy_last_round(job):
+        return
+    model = build_model(job.config, job.train.num_classes, pretrained=False)
+    restore(model, job.folder.weights)
+    write_cams(job, model)
+
+
+def _copy_last_round(job: Job) -> bool:
+    """Take the CAMs of the last round, where it is finished: they are of the same network."""
+    from dscnet.pipeline.rounds import round_mark
+
+    last = job.folder.round(job.config.auxseg.rounds)
+    if not last.is_done("round", round_mark(job)):
+        return False
+    fresh_folder(job.folder.cams)
+    shutil.copytree(last.cams, job.folder.cams, dirs_exist_ok=True)
+    return True
+
+
+def _code(config: Config) -> tuple[str, ...]:
+    return ("dscnet.pipeline.rounds",) if config.has_rounds else ()
+
+
+def _check(job: Job) -> None:
+    settings = job.config.cam
+    check_scales(settings.scales, "cam.scales")
+    if settings.batch_size < 1:
+        raise ValueError(f"cam.batch_size must be at least 1, got {settings.batch_size}")
+
+
+STAGE = Stage(
+    "cam",
+    cam,
+    makes=lambda job: (job.folder.cams,),
+    needs=lambda config: ("train",),
+    settings=lambda config: {
+        "cam": config.cam,
+        "scale": config.scale,
+        "method.likeness": config.method.likeness,
+    },
+    code=_code,
+    check=_check,
+)

@@ -1,0 +1,63 @@
+"""The CAMs of the training photos by a trained network, written to files."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dscnet.build import build_eval_transform, build_scale, device_of
+from dscnet.data.scale import PhotoScale, windows
+from dscnet.labels.cam import Score, multi_scale_cam
+from dscnet.labels.cam_files import coarse_maps, write_cam
+from dscnet.labels.windows import score_windows
+from dscnet.models import PlainCam
+from dscnet.pipeline.full_images import photo_batches
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.maps import map_name
+from dscnet.run_folder import fresh_folder
+
+
+def write_cams(job: Job, model: PlainCam) -> None:
+    """Write a trained network's maps of every training photo into the job's folder."""
+    config, folder = job.config, job.folder
+    card = folder.read_card()
+    device = device_of(config.train.accelerator)
+    model.to(device).eval()
+    transform = build_eval_transform(card["mean"], card["std"])
+    fresh_folder(folder.cams)
+    unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
+    # Groups start at random: the same maps whatever ran before in this process.
+    torch.manual_seed(config.seed)
+    for batch in photo_batches(job, transform, scales=config.cam.scales):
+        of_scales: list[dict[str, torch.Tensor]] = []
+        with torch.inference_mode():
+            maps = multi_scale_cam(
+                _by_windows(model.score_maps, build_scale(config)),
+                None,
+                batch.tags.to(device),
+                flip=config.cam.flip,
+                views=[view.to(device) for view in batch.views],
+                size=batch.size,
+                unstretched=unstretched,
+                published_resize=config.cam.published_resize_quirk,
+                each_scale=of_scales.append if config.cam.keep_scales else None,
+            )
+        coarse = [coarse_maps(one[map_name(one)]) for one in of_scales]
+        for row, sample in enumerate(batch.samples):
+            present = np.asarray(sample.tags or (), dtype=np.int64)
+            write_cam(
+                folder.cams / f"{sample.image_id}.npz",
+                {name: value[row, present].cpu().numpy() for name, value in maps.items()},
+                present,
+                scales=torch.stack([x[row, present] for x in coarse]).cpu() if coarse else None,
+            )
+
+
+def _by_windows(score: Score, scale: PhotoScale) -> Score:
+    """Score photos through the windows that their tiles are."""
+
+    def scored(view: torch.Tensor, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+        size = (view.shape[-2], view.shape[-1])
+        return score_windows(score, view, tags, windows(size, scale.tiles, scale.tile_overlap))
+
+    return scored

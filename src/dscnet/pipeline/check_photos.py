@@ -1,0 +1,43 @@
+"""Photos that training or labelling cannot use, found before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+
+from dscnet.build import build_scale
+from dscnet.data import available_splits, check_dataset
+from dscnet.data.overlap import compare_splits
+from dscnet.data.small_objects import small_object_notes
+from dscnet.data.split_lists import missing_split_notes
+from dscnet.pipeline.job import Job
+from dscnet.refine.steps import find_steps
+from dscnet.types import DataError
+
+log = logging.getLogger("dscnet")
+
+
+def check_photos(job: Job) -> None:
+    """Refuse photos that training or labelling would stumble over, all of them at once."""
+    config = job.config
+    stride = config.model.output_stride
+    report = check_dataset(job.train, min_size=stride, need_saliency=config.needs_saliency)
+    if job.val is None:
+        report.info += missing_split_notes(
+            job.train.name, config.val_split, available_splits(config.data)
+        )
+    else:
+        report.add(check_dataset(job.val, min_size=stride))
+        compare_splits(job.train, job.val, report)
+    for line in (*report.info, *report.warnings):
+        log.info("data: %s", line)
+    if not report.ok:
+        raise DataError("the data set cannot be used as it is:\n  " + "\n  ".join(report.errors))
+    for line in size_notes(job):
+        log.info("data: %s", line)
+    for step in find_steps(config.refine.steps):
+        step.check_photos(job)
+
+
+def size_notes(job: Job) -> list[str]:
+    """Which things are too small for the network, at the size that it sees photos at."""
+    return small_object_notes(job.train, build_scale(job.config), job.config.model.output_stride)

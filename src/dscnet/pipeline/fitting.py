@@ -1,0 +1,112 @@
+"""One training of a network by Lightning, into a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dscnet.build import device_of, optimiser_settings
+from dscnet.config import OptimiserConfig
+from dscnet.data import PhotoDataset, make_loader
+from dscnet.pipeline.job import Job
+from dscnet.run_folder import write_text
+from dscnet.training import TrainingModule, fit
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what, and where it goes.
+
+    Attributes:
+        model: The network.
+        objective: Called as ``objective(output, batch, progress)``; returns ``LossTerms``.
+        dataset: Photos and whatever the objective compares with.
+        settings: Of the optimiser.
+        folder: Takes the resumable state, ``last.ckpt``.
+        losses: CSV of the losses, a row per step.
+        callbacks: Lightning's.
+    """
+
+    model: nn.Module
+    objective: nn.Module
+    dataset: PhotoDataset
+    settings: OptimiserConfig
+    folder: Path
+    losses: Path
+    callbacks: Sequence[Any] = ()
+
+
+def optimise(job: Job, training: Training, *, resume: bool) -> None:
+    """Train; ``resume`` says whether the checkpoint in the folder is one of this training."""
+    config, settings, dataset = job.config, training.settings, training.dataset
+    if not resume:
+        (training.folder / "last.ckpt").unlink(missing_ok=True)
+    loader = make_loader(
+        dataset,
+        batch_size=min(settings.batch_size, len(dataset)),
+        seed=config.seed,
+        shuffle=True,
+        num_workers=config.augment.num_workers,
+        drop_last=True,
+    )
+    total_steps = settings.steps(len(loader))
+    module = TrainingModule(
+        training.model,
+        training.objective,
+        total_steps=total_steps,
+        seed=config.seed,
+        **optimiser_settings(settings),
+    )
+    fit(
+        module,
+        loader,
+        epochs=math.ceil(total_steps / len(loader)),
+        folder=training.folder,
+        log_path=training.losses,
+        clip=settings.clip,
+        precision=settings.precision,
+        accelerator=settings.accelerator,
+        # It costs nothing on a CPU, and much on a GPU.
+        deterministic=settings.deterministic or device_of(settings.accelerator).type == "cpu",
+        resume=resume,
+        callbacks=list(training.callbacks),
+        progress=job.progress,
+    )
+
+
+def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """What prediction needs beside weights and settings."""
+    photos = job.train
+    card = {
+        "data": photos.name,
+        "classes": list(photos.classes),
+        "mean": list(mean),
+        "std": list(std),
+    }
+    write_text(path, json.dumps(card, indent=2) + "\n")
+
+
+def check_optimiser(name: str, settings: OptimiserConfig) -> None:
+    """Refuse numbers that would stop a training at its first step.
+
+    Args:
+        name: Section of the settings, for the message.
+        settings: The section.
+
+    Raises:
+        ValueError: The message names the setting and its bounds.
+    """
+    counts = {"epochs": settings.epochs, "iterations": settings.iterations}
+    for key, count in {**counts, "batch_size": settings.batch_size}.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}.{key} must be at least 1, got {count}")
+    if not 0 <= settings.lr_warmup < 1:
+        raise ValueError(f"{name}.lr_warmup must be in [0, 1), got {settings.lr_warmup}")
+    if settings.poly_power < 0:
+        raise ValueError(f"{name}.poly_power must be at least 0, got {settings.poly_power}")

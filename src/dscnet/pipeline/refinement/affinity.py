@@ -1,0 +1,147 @@
+"""Step ``affinity``: a random walk along affinities that AffinityNet has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscnet.build import build_affinity_net, build_affinity_transform, device_of
+from dscnet.config import Config
+from dscnet.data import PhotoDataset, PhotoSet
+from dscnet.data.transforms import TrainTransform
+from dscnet.labels.cam_files import read_cam, write_cam
+from dscnet.models.backbones import pad_to_multiple
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.maps import load_pair
+from dscnet.pipeline.refinement.learning import (
+    Learned,
+    PairNet,
+    check_crop,
+    check_learned,
+    photo_views,
+)
+from dscnet.refine.affinity_labels import merge_scores, power_marginals
+from dscnet.refine.objectives import AffinityObjective
+from dscnet.refine.pair_walk import affinity_walk
+from dscnet.refine.pairs import pair_affinity
+from dscnet.refine.probabilities import as_probabilities
+from dscnet.refine.steps import RefinementStep, Step
+
+
+class ScoredPhotos(PhotoDataset):
+    """Photos with AffinityNet's labels of their cells, merged anew for each crop.
+
+    The scores, kept at the size that maps are refined at, are varied with the photo and averaged
+    over the cells before labels are made of them.
+
+    Deviation: photos are scaled as the CAM network's are; published ones keep their size.
+
+    Args:
+        photo_set: The photos.
+        transform: How they are varied.
+        scores: Folder of ``ID.npz`` with ``low`` and ``high``, as :func:`_write_scores` makes them.
+        stride: Pixels a cell.
+    """
+
+    def __init__(
+        self, photo_set: PhotoSet, transform: TrainTransform, *, scores: Path, stride: int
+    ) -> None:
+        super().__init__(photo_set, transform, long_side=transform.read_side)
+        self.scores, self.stride = scores, stride
+
+    def _read_saliency(self, index: int, size: tuple[int, int]) -> Tensor:
+        """Both scores of background and classes, ``(2 (C' + 1), h, w)``."""
+        maps, _ = read_cam(self.scores / f"{self.photo_set.samples[index].image_id}.npz")
+        both = [torch.from_numpy(maps[name]) for name in ("low", "high")]
+        return torch.cat([torch.cat([1 - part.sum(0, keepdim=True), part]) for part in both])
+
+    def _transform(
+        self, image: Tensor, mask: Tensor | None, scores: Tensor | None
+    ) -> tuple[Tensor, Tensor, None]:
+        crop, _, varied = self.transform.joint(image, None, scores)  # type: ignore[attr-defined]
+        cells = F.avg_pool2d(varied[None], self.stride, ceil_mode=True)[0]
+        low, high = cells.chunk(2)
+        return crop, merge_scores(low, high), None
+
+
+def _build(config: Config, pretrained: bool) -> PairNet:
+    return build_affinity_net(config, pretrained=pretrained)
+
+
+def _objective(config: Config) -> nn.Module:
+    return AffinityObjective(config.affinity.radius)
+
+
+def _write_scores(job: Job, target: Path) -> None:
+    """AffinityNet's refined maps at both powers, without background; those there are stay."""
+    device = device_of(job.config.affinity.accelerator)
+    for sample in job.train.samples:
+        path = target / f"{sample.image_id}.npz"
+        if path.exists():
+            continue
+        cam, classes, photo = load_pair(job, sample)
+        maps = {
+            name: power_marginals(cam, photo.to(device), power=power)[1:].cpu()
+            for name, power in zip(("low", "high"), job.config.affinity.powers, strict=True)
+        }
+        write_cam(path, maps, classes)
+
+
+def _dataset(job: Job, net: PairNet, labels: Path) -> PhotoDataset:
+    return ScoredPhotos(
+        job.train,
+        build_affinity_transform(job.config, net.backbone.mean, net.backbone.std),
+        scores=labels,
+        stride=job.config.affinity.output_stride,
+    )
+
+
+def _affinity_step(config: Config, net: PairNet) -> Step:
+    settings = config.affinity
+    views = photo_views(net)
+    net.to(device_of(settings.accelerator)).eval()
+
+    @torch.inference_mode()
+    def step(scores: Tensor, photos: Tensor) -> Tensor:
+        padded = pad_to_multiple(views(photos), settings.output_stride)
+        affinity = pair_affinity(net(padded).features, radius=settings.radius)
+        spread = [
+            affinity_walk(
+                one,
+                pairs,
+                stride=settings.output_stride,
+                radius=settings.radius,
+                beta=settings.beta,
+                log_steps=settings.log_steps,
+            )
+            for one, pairs in zip(scores, affinity, strict=True)
+        ]
+        return torch.stack([as_probabilities(one) for one in spread])
+
+    return step
+
+
+def _check(job: Job) -> None:
+    config, affinity = job.config, job.config.affinity
+    check_learned("affinity", affinity, "powers", affinity.powers)
+    check_crop(config, "affinity.radius", affinity.radius, affinity.output_stride)
+    build_affinity_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
+    build_affinity_net(config, pretrained=False)
+
+
+_LEARNED = Learned(
+    "affinity", __name__, _build, _objective, _write_scores, _dataset, _affinity_step
+)
+
+STEP = RefinementStep(
+    "affinity",
+    _LEARNED.open,
+    needs=_LEARNED.needs,
+    settings=_LEARNED.settings,
+    check=_check,
+    trained=_LEARNED.trained,
+    from_scores=True,
+)

@@ -1,0 +1,170 @@
+"""What refinement steps share that train a network first.
+
+Each leaves a folder ``affinity/STEP`` in the run: the labels it learned from, its checkpoint and
+losses, its weights, and the time its training took.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dscnet.build import build_eval_transform, build_model, build_scale
+from dscnet.config import AffinityConfig, Config, IrnConfig
+from dscnet.data import PhotoDataset, Sample
+from dscnet.data.scale import PhotoScale
+from dscnet.data.transforms import resize_photo
+from dscnet.models.affinitynet import AffinityNet
+from dscnet.models.checkpoint import restore, store
+from dscnet.models.irn import BoundaryNet
+from dscnet.pipeline.fitting import Training, optimise
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.maps import maps_needs
+from dscnet.pipeline.stage import Trained, collect_inputs, learning_settings
+from dscnet.refine.pairs import pair_offsets
+from dscnet.refine.steps import Step
+from dscnet.run_folder import RunFolder, fingerprint, write_text
+
+PairNet = AffinityNet | BoundaryNet
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A refinement step that trains a network; its settings have the step's name.
+
+    Attributes:
+        name: Of the step.
+        code: The module that holds it.
+        build: The network; its argument says whether with pretrained weights.
+        objective: What it is trained by.
+        write_labels: Writes what it learns from into a folder; what is there stays.
+        dataset: Photos with these labels, given the network and the folder.
+        step: The refinement by the trained network.
+    """
+
+    name: str
+    code: str
+    build: Callable[[Config, bool], PairNet]
+    objective: Callable[[Config], nn.Module]
+    write_labels: Callable[[Job, Path], None]
+    dataset: Callable[[Job, PairNet, Path], PhotoDataset]
+    step: Callable[[Config, PairNet], Step]
+
+    def settings_of(self, config: Config) -> AffinityConfig | IrnConfig:
+        """Its section of the settings."""
+        settings: AffinityConfig | IrnConfig = getattr(config, self.name)
+        return settings
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """The trained CAM network, where it starts from its backbone."""
+        return ("train",) if self.settings_of(config).start == "cam" else ()
+
+    def settings(self, config: Config) -> Mapping[str, Any]:
+        """Everything that its training depends on."""
+        return {self.name: self.settings_of(config), **learning_settings(config)}
+
+    def trained(self, job: Job) -> list[Trained]:
+        """Its training, for the stage's record."""
+        folder = RunFolder(job.folder.learned / self.name)
+        inputs = collect_inputs(
+            job,
+            settings={**self.settings(job.config), "label.cams": job.config.label.cams},
+            stages=(*maps_needs(job.config), *self.needs(job.config)),
+            code=(self.code,),
+        )
+        weights, checkpoint = (folder.root / n for n in ("weights.safetensors", "last.ckpt"))
+        return [Trained(f"'{self.name}'", folder, "network", inputs, weights, checkpoint)]
+
+    def open(self, job: Job) -> Callable[[Sample], Step]:
+        """Train the network unless it is there, and give its step."""
+        L.seed_everything(job.config.seed, workers=True, verbose=False)
+        net = self.build(job.config, self.settings_of(job.config).start == "weights")
+        (plan,) = self.trained(job)
+        mark = fingerprint(plan.inputs)
+        if not (plan.folder.is_done(plan.record, mark) and plan.weights.exists()):
+            if not plan.folder.start(plan.record, mark, inputs=plan.inputs):
+                shutil.rmtree(plan.folder.root)
+                plan.folder.start(plan.record, mark, inputs=plan.inputs)
+            started = time.monotonic()
+            self._train(job, net, plan.folder.root)
+            plan.folder.finish(plan.record, mark, time.monotonic() - started, inputs=plan.inputs)
+        restore(net, plan.weights)
+        step = at_scale_one(self.step(job.config, net), build_scale(job.config))
+        return lambda sample: step
+
+    def _train(self, job: Job, net: PairNet, folder: Path) -> None:
+        """Train into its folder; an interrupted training goes on from its last epoch."""
+        settings = self.settings_of(job.config)
+        self.write_labels(job, folder / "labels")
+        dataset = self.dataset(job, net, folder / "labels")
+        started = time.monotonic()
+        if settings.start == "cam":
+            trained = build_model(job.config, job.train.num_classes, pretrained=False)
+            restore(trained, job.folder.weights)
+            net.backbone.load_state_dict(trained.backbone.state_dict())
+        objective, losses = self.objective(job.config), folder / "metrics.csv"
+        training = Training(net, objective, dataset, settings, folder, losses)
+        # A folder of other settings was deleted before.
+        optimise(job, training, resume=True)
+        seconds = round(time.monotonic() - started, 1)
+        write_text(folder / "training.json", json.dumps({"training_seconds": seconds}) + "\n")
+        store(net, folder / "weights.safetensors")
+
+
+def at_scale_one(step: Step, scale: PhotoScale) -> Step:
+    """The same step on photos as large as its network was trained on."""
+
+    def resized(scores: Tensor, photos: Tensor) -> Tensor:
+        size = (photos.shape[-2], photos.shape[-1])
+        seen = scale.view_size(size, 1.0)
+        if seen == size:
+            return step(scores, photos)
+        there = F.interpolate(scores, seen, mode="bilinear", align_corners=False)
+        spread = step(there, resize_photo(photos, seen))
+        return F.interpolate(spread, size, mode="bilinear", align_corners=False)
+
+    return resized
+
+
+def photo_views(net: PairNet) -> Callable[[Tensor], Tensor]:
+    """From uint8 photos to the backbone's input."""
+    transform = build_eval_transform(net.backbone.mean, net.backbone.std)
+
+    def images(photos: Tensor) -> Tensor:
+        return torch.stack([transform(photo.cpu(), None)[0] for photo in photos]).to(photos.device)
+
+    return images
+
+
+def check_learned(
+    step: str, settings: AffinityConfig | IrnConfig, name: str, pair: list[float]
+) -> None:
+    """Refuse numbers that training or walk cannot work with."""
+    if len(pair) != 2 or not 0 < pair[0] < pair[1]:
+        raise ValueError(f"{step}.{name} must be two ascending numbers above 0, got {pair}")
+    if settings.beta <= 0 or settings.log_steps < 0:
+        raise ValueError(
+            f"{step}.beta must be > 0 and {step}.log_steps >= 0, got {settings.beta} and"
+            f" {settings.log_steps}"
+        )
+
+
+def check_crop(config: Config, name: str, radius: int, stride: int) -> None:
+    """Refuse crops that hold no pair of cells."""
+    pair_offsets(radius)
+    least = 2 * (radius - 1) * stride
+    if config.augment.crop_size <= least:
+        raise ValueError(
+            f"augment.crop_size must be above {least}, or {name} lower: no pair of cells within"
+            f" {radius} at stride {stride} fits into {config.augment.crop_size} pixels"
+        )

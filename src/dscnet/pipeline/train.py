@@ -1,0 +1,89 @@
+"""Stage ``train``: the CAM network on photos and tags, in rounds where the baseline has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+
+from dscnet.build import (
+    build_model,
+    build_objective,
+    build_scale,
+    build_train_transform,
+    check_hardware,
+    weights_are_here,
+)
+from dscnet.config import Config
+from dscnet.pipeline.cam_network import learn, training_settings
+from dscnet.pipeline.fitting import check_optimiser
+from dscnet.pipeline.job import Job
+from dscnet.pipeline.stage import Stage, Trained
+
+
+def train(job: Job, resume: bool) -> None:
+    """Train the CAM network."""
+    if job.config.has_rounds:
+        from dscnet.pipeline.rounds import train_rounds
+
+        train_rounds(job)
+        return
+    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    model = build_model(job.config, job.train.num_classes)
+    objective = build_objective(job.config.method, job.train.num_labels)
+    learn(job, model, objective, resume)
+
+
+def _code(config: Config) -> tuple[str, ...]:
+    return ("dscnet.pipeline.rounds",) if config.has_rounds else ()
+
+
+def _check(job: Job) -> None:
+    config = job.config
+    check_optimiser("train", config.train)
+    if config.model.classifier_gain < 0:
+        raise ValueError(
+            f"model.classifier_gain must be at least 0, got {config.model.classifier_gain}"
+        )
+    if config.has_rounds:
+        from dscnet.pipeline.rounds import check_rounds
+
+        check_rounds(job)
+    build_scale(config)
+    build_train_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
+    build_objective(config.method, job.train.num_labels)
+    with torch.device("meta"):
+        build_model(config, job.train.num_classes, pretrained=False)
+
+
+def _check_training(job: Job) -> None:
+    """Refuse hardware that is not there, and weights that do not exist or do not fit."""
+    model = job.config.model
+    check_hardware("train", job.config.train)
+    if weights_are_here(model.backbone, model.weights):
+        build_model(job.config, 1)
+
+
+def _trained(job: Job) -> Iterator[Trained]:
+    if job.config.has_rounds:
+        from dscnet.pipeline.rounds import trained_rounds
+
+        yield from trained_rounds(job)
+        return
+    folder = job.folder
+    checkpoint = folder.checkpoints / "last.ckpt"
+    yield Trained("the CAM network", folder, "train", STAGE.inputs(job), folder.weights, checkpoint)
+
+
+STAGE = Stage(
+    "train",
+    train,
+    makes=lambda job: (job.folder.weights, job.folder.tag_scores),
+    settings=training_settings,
+    code=_code,
+    saliency=lambda config: config.needs_saliency,
+    check=_check,
+    check_training=_check_training,
+    trained=_trained,
+)
