@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from dscnet.data.coco_files import find_photos, photo_id
+from dscnet.data.formats.coco_files import find_photos, photo_id
 from dscnet.types import DataError
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dscnet.data import open_dataset
-from dscnet.data.coco_json import read_coco
+from dscnet.data.formats.coco_json import read_coco
 from dscnet.types import DataError
 
 

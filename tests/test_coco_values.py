@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.data.coco_values import flag, key, polygons, run_lengths, text, whole
+from dscnet.data.formats.coco_values import flag, key, polygons, run_lengths, text, whole
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coco_instances import BRUSH, CATEGORIES, HEIGHT, PERSON, WIDTH, annotation, box, runs
-from dscnet.data.coco_json import read_coco
+from dscnet.data.formats.coco_json import read_coco
 from dscnet.prepare.outlines import check_outlines, coco_mask
 from dscnet.types import DataError
 

@@ -3,12 +3,9 @@ from __future__ import annotations
 import pytest
 
 from dscnet.data import open_dataset
-from dscnet.data.split_lists import (
-    missing_split_notes,
-    split_home,
-    unread_list_notes,
-    voc_split_files,
-)
+from dscnet.data.formats import split_home
+from dscnet.data.formats.voc import voc_split_files
+from dscnet.data.split_lists import missing_split_notes, unread_list_notes
 from dscnet.types import DataError
 
 
@@ -78,7 +75,8 @@ def test_the_place_named_for_a_missing_list_is_read(tmp_path, layout):
 
 
 def test_the_place_of_lists_in_a_yaml_file_is_its_key(tmp_path):
-    assert split_home(tmp_path / "own.yaml") == f"the key 'splits' of {tmp_path / 'own.yaml'}"
+    path = write(tmp_path / "own.yaml")
+    assert split_home(path) == f"the key 'splits' of {path}"
 
 
 def test_a_list_to_measure_on_that_is_missing():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dscnet.data.yaml_parts import read_parts
+from dscnet.data.formats.yaml_parts import read_parts
 from dscnet.types import DataError
 
 

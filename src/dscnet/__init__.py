@@ -14,6 +14,7 @@ from dscnet.moved import hand_on_moved_modules
 if TYPE_CHECKING:
     from dscnet.context import DualStreamContext as DualStreamContext
     from dscnet.data import open_dataset as open_dataset
+    from dscnet.data import register_format as register_format
     from dscnet.data.scenes import write_scenes as write_scenes
     from dscnet.labels.cam import multi_scale_cam as multi_scale_cam
     from dscnet.models import create_model as create_model
@@ -41,6 +42,7 @@ _HOMES = {
     "create_segmenter": "dscnet.models.segmenter",
     "multi_scale_cam": "dscnet.labels.cam",
     "open_dataset": "dscnet.data",
+    "register_format": "dscnet.data",
     "run": "dscnet.pipeline.runner",
     "write_scenes": "dscnet.data.scenes",
 }

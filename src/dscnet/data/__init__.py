@@ -11,20 +11,24 @@ from dscnet.data.datasets import (
     open_photos,
     unwritten,
 )
+from dscnet.data.formats import Format, Layout, register_format
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
-from dscnet.data.tag_files import TAG_SUFFIXES, read_classes
+from dscnet.data.tag_files import TAG_SUFFIXES, TagEntry, read_classes
 from dscnet.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [
     "TAG_SUFFIXES",
     "CheckReport",
     "EvalTransform",
+    "Format",
     "Item",
+    "Layout",
     "PhotoDataset",
     "PhotoSet",
     "Sample",
     "SeededSampler",
+    "TagEntry",
     "TrainTransform",
     "available_splits",
     "check_dataset",
@@ -39,5 +43,6 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_saliency",
+    "register_format",
     "unwritten",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from dscnet.data.agreement import compare_masks
 from dscnet.data.check_report import CheckReport, PhotoFacts
 from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, place_of
+from dscnet.data.formats import split_home
 from dscnet.data.io import (
     LOSSES,
     image_size,
@@ -23,7 +24,7 @@ from dscnet.data.io import (
     read_saliency,
 )
 from dscnet.data.overlap import compare_splits
-from dscnet.data.split_lists import missing_split_notes, split_home
+from dscnet.data.split_lists import missing_split_notes
 from dscnet.data.tag_files import first_few
 from dscnet.data.tag_text import is_background, name_warnings
 from dscnet.types import IGNORE_INDEX, DataError, check_class_count

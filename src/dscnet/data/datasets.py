@@ -19,8 +19,9 @@ from dscnet.data.formats import (
     match_id,
     photos_by_id,
     same_id,
+    split_home,
 )
-from dscnet.data.split_lists import split_home, unread_list_notes
+from dscnet.data.split_lists import unread_list_notes
 from dscnet.data.tag_files import (
     TagEntry,
     class_indices,
@@ -87,8 +88,9 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
 
     Known layouts: the VOC folders; ``images/`` beside ``tags.csv`` (``.json``, ``.jsonl``); one
     sub-folder per class (``background``, ``negatives`` or ``none`` for photos of none); a COCO
-    instances file beside its photos; a YAML file naming the parts. Without a list of classes, the
-    sorted tags are the classes. A photo that no tag entry names is a negative, which a note says.
+    instances file beside its photos; a YAML file naming the parts; those of ``register_format``.
+    Without a list of classes, the sorted tags are the classes. A photo that no tag entry names is a
+    negative, which a note says.
 
     Args:
         path: Folder, COCO instances file or YAML file.

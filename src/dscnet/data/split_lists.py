@@ -1,50 +1,17 @@
-"""The lists of a data set's splits: where they lie, and which of them nobody reads."""
+"""Notes on lists of splits: those that nobody reads, and one to measure on that is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from dscnet.data.tag_files import files_ending, first_few, read_text
+from dscnet.data.formats import split_home
+from dscnet.data.tag_files import files_ending, first_few
 
 _ENDINGS = (".txt", ".lst", ".csv")
 _USUAL_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "trainval"}
 )
-
-
-def split_files(folder: Path) -> dict[str, Path]:
-    """List file by split name; empty if there is no such folder."""
-    return {path.stem: path for path in files_ending(folder, ".txt")}
-
-
-def voc_split_files(image_sets: Path) -> dict[str, Path]:
-    """List file by split name: of ``Segmentation/``, or of ``Main/`` if it holds none.
-
-    VOC's lists of one class, with 1, 0 or -1 behind each id, are no splits.
-
-    Args:
-        image_sets: The folder ``ImageSets``.
-    """
-    for folder in (image_sets / "Segmentation", image_sets / "Main"):
-        found = split_files(folder)
-        if splits := {name: path for name, path in found.items() if not _is_of_one_class(path)}:
-            return splits
-    return {}
-
-
-def split_home(data_set: Path) -> str:
-    """Say where the lists of a data set's splits belong, for messages.
-
-    Args:
-        data_set: Folder, COCO instances file or YAML file.
-    """
-    if data_set.suffix.lower() in (".yaml", ".yml"):
-        return f"the key 'splits' of {data_set}"
-    root = data_set if data_set.is_dir() else data_set.parent
-    if (root / "JPEGImages").is_dir() and data_set.is_dir():
-        return str(root / "ImageSets" / "Segmentation")
-    return str(root / "splits")
 
 
 def unread_list_notes(data_set: Path, splits: Collection[Path]) -> list[str]:
@@ -80,11 +47,6 @@ def missing_split_notes(name: str, split: str, splits: Sequence[str]) -> list[st
         f"{name}: there is no split {split!r} (its splits are {', '.join(splits)}), so nothing is"
         " measured on photos that were not trained on; name another by --val_split"
     ]
-
-
-def _is_of_one_class(path: Path) -> bool:
-    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-    return bool(lines) and all(len(words) == 2 and words[1] in ("-1", "0", "1") for words in lines)
 
 
 def _sub_folders(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from dscnet.data import open_dataset
-from dscnet.data.coco_json import CocoFile, CocoPhoto, read_coco
 from dscnet.data.formats import photos_in
+from dscnet.data.formats.coco_json import CocoFile, CocoPhoto, read_coco
 from dscnet.data.tag_files import read_text
 from dscnet.metrics.confusion import Labels
 from dscnet.prepare.download import (

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dscnet.data import coco_values as values
-from dscnet.data.coco_json import CocoPhoto, Instance
+from dscnet.data.formats import coco_values as values
+from dscnet.data.formats.coco_json import CocoPhoto, Instance
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, DscnetError
 
 _FEWEST = 6

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dscnet.data.tag_files import clean_classes, read_classes, read_text, suggestion
+from dscnet.data.formats.layout import Format, Layout, photos_by_id, photos_in, pngs_in
+from dscnet.data.tag_files import (
+    clean_classes,
+    read_classes,
+    read_tag_file,
+    read_text,
+    suggestion,
+)
 from dscnet.data.tag_text import clean_name
 from dscnet.types import DataError
 
@@ -85,3 +93,41 @@ def read_parts(path: Path) -> YamlParts:
         if key not in parts:
             raise DataError(f"{path}: the key {key!r} is missing; add '{key}: PATH'")
     return YamlParts(path, parts)
+
+
+def _recognises(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
+def _read(path: Path) -> Layout:
+    parts = read_parts(path)
+    values, part = parts.values, parts.place
+    splits = values.get("splits", {})
+    if not isinstance(splits, dict):
+        raise DataError(f"{path}: splits must map names to files, got {splits!r}")
+    named = values["images"] if isinstance(values["images"], list) else [values["images"]]
+    folders = tuple(part("images", name) for name in named)
+    photos = (item for folder in folders for item in photos_in(folder).items())
+    maps = {key: part(key, values[key]) for key in ("masks", "saliency") if key in values}
+    return Layout(
+        name=str(values.get("name", path.stem)),
+        photos=photos_by_id(photos),
+        read_tags=partial(read_tag_file, part("tags", values["tags"])),
+        classes=parts.classes(),
+        masks=pngs_in(maps["masks"]) if "masks" in maps else {},
+        saliency=pngs_in(maps["saliency"]) if "saliency" in maps else {},
+        splits={str(name): part(f"splits.{name}", file) for name, file in splits.items()},
+        photo_folders=folders,
+        map_folders=tuple(maps.values()),
+    )
+
+
+FORMAT = Format(
+    "yaml",
+    _recognises,
+    _read,
+    looked_for="a YAML file",
+    is_file=True,
+    advice=lambda root: f"or give a YAML file that names the parts ({', '.join(YAML_KEYS)})",
+    split_home=lambda path: f"the key 'splits' of {path}",
+)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dscnet.data import coco_values as values
-from dscnet.data.coco_crowds import CrowdFlags, crowd_notes
-from dscnet.data.coco_files import photo_id
+from dscnet.data.formats import coco_values as values
+from dscnet.data.formats.coco_crowds import CrowdFlags, crowd_notes
+from dscnet.data.formats.coco_files import photo_id
 from dscnet.data.tag_files import TagEntry, class_indices, clean_classes, read_text
 from dscnet.data.tag_text import clean_name, foreground, is_background
 from dscnet.types import DataError
