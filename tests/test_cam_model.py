@@ -146,6 +146,7 @@ def test_registry_refuses_unknown_and_taken_names(monkeypatch: pytest.MonkeyPatc
         create_model("sean", TinyTrunk(), 2)
     with pytest.raises(ValueError, match="must be new, got 'seam'"):
         register_model("seam", PlainCam)
-    monkeypatch.setattr(models, "MODELS", dict(MODELS))
+    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
     register_model("other", PlainCam)
+    assert MODELS["other"] is PlainCam
     assert isinstance(create_model("other", TinyTrunk(), 2), PlainCam)

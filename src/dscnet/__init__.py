@@ -10,6 +10,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dscnet.config.baselines import Baseline as Baseline
+    from dscnet.config.baselines import register_baseline as register_baseline
     from dscnet.context import DualStreamContext as DualStreamContext
     from dscnet.data import open_dataset as open_dataset
     from dscnet.data.scenes import write_scenes as write_scenes
@@ -29,6 +31,7 @@ except metadata.PackageNotFoundError:  # a source tree on the path, never instal
     __version__ = "0+unknown"
 
 _HOMES = {
+    "Baseline": "dscnet.config.baselines",
     "Batch": "dscnet.types",
     "DualStreamContext": "dscnet.context",
     "LossTerms": "dscnet.types",
@@ -39,6 +42,7 @@ _HOMES = {
     "create_segmenter": "dscnet.models.segmenter",
     "multi_scale_cam": "dscnet.labels.cam",
     "open_dataset": "dscnet.data",
+    "register_baseline": "dscnet.config.baselines",
     "run": "dscnet.pipeline.runner",
     "write_scenes": "dscnet.data.scenes",
 }

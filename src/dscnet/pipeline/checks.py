@@ -278,7 +278,7 @@ def _check_rounds(config: Config) -> None:
         )
     if rounds > 1 and config.has_rounds:
         raise ValueError(
-            f"segment.rounds: {rounds} is not for model.name: auxsegnet, whose rounds are"
+            f"segment.rounds: {rounds} is not for model.name: {config.model.name}, whose rounds are"
             " auxseg.rounds: leave it at 1"
         )
 
