@@ -37,6 +37,7 @@ SMALL = {
     "segment.decoder_channels": "16",
     "segment.test_scales": "[1.0]",
     "segment.flip_test": "false",
+    "segment.crf": "false",
     **{f"{name}.batch_size": "4" for name in ("train", "segment")},
     **{f"{name}.accelerator": "cpu" for name in ("train", "segment")},
 }
