@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dscnet import models
+from dscnet.config import baselines
 from dscnet.context import DualStreamContext
 from dscnet.losses import pooled_logits
 from dscnet.models import MODELS, PlainCam, create_model, list_models, register_model
@@ -146,6 +146,7 @@ def test_registry_refuses_unknown_and_taken_names(monkeypatch: pytest.MonkeyPatc
         create_model("sean", TinyTrunk(), 2)
     with pytest.raises(ValueError, match="must be new, got 'seam'"):
         register_model("seam", PlainCam)
-    monkeypatch.setattr(models, "MODELS", dict(MODELS))
+    monkeypatch.setattr(baselines, "_BASELINES", dict(baselines._BASELINES))
     register_model("other", PlainCam)
+    assert MODELS["other"] is PlainCam
     assert isinstance(create_model("other", TinyTrunk(), 2), PlainCam)

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "context": {"types", "numerics"},
     "labels": {"types", "numerics", "files"},
     "data": {"types", "files", "plugins"},
-    "models": {"types", "numerics", "files", "context"},
+    "models": {"types", "numerics", "files", "context", "config.baselines"},
     "objective": {"types", "numerics", "losses", "context"},
     "refine": {"types", "numerics", "files", "plugins", "labels", "losses"},
     "training": {"types", "data"},

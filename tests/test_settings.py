@@ -91,3 +91,22 @@ def test_readers_elsewhere_see_no_places_of_this_machine():
     assert values["segment"]["labels"] == "runs/labels"
     assert config.data == "/home/me/photos"
     assert shown(Config())["data"] == ""
+
+
+def test_settings_of_plugins_are_kept_as_they_are():
+    config = from_dict(Config, {"extensions": {"toy": {"gain": 2, "sizes": [1, 2], "on": None}}})
+    values = to_dict(config)
+    assert from_dict(Config, values) == config
+    assert dotted_settings(values)["extensions.toy.gain"] == 2
+    assert replace_settings(Config(), dotted_settings(values)) == config
+    assert from_dict(Config, {name: v for name, v in values.items() if name != "extensions"}) == (
+        Config()
+    )
+
+
+def test_settings_of_plugins_can_be_varied():
+    config = replace_settings(Config(), {"extensions.toy.gain": 2})
+    other = replace_settings(config, {"extensions.toy.gain": 3, "extensions.more.on": True})
+    assert config.extensions == {"toy": {"gain": 2}}
+    assert other.extensions == {"toy": {"gain": 3}, "more": {"on": True}}
+    assert replace_settings(other, {"extensions": {}}) == Config()

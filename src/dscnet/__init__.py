@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dscnet.moved import hand_on_moved_modules
 
 if TYPE_CHECKING:
+    from dscnet.config.baselines import Baseline as Baseline
+    from dscnet.config.baselines import register_baseline as register_baseline
     from dscnet.context import DualStreamContext as DualStreamContext
     from dscnet.data import open_dataset as open_dataset
     from dscnet.data import register_format as register_format
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
     from dscnet.models.backbones import create_backbone as create_backbone
     from dscnet.models.deeplab import create_deeplab as create_deeplab
     from dscnet.models.segmenter import create_segmenter as create_segmenter
+    from dscnet.pipeline.registry import register_stage as register_stage
     from dscnet.pipeline.runner import run as run
+    from dscnet.pipeline.stage import Stage as Stage
+    from dscnet.refine.steps import RefinementStep as RefinementStep
+    from dscnet.refine.steps import register_step as register_step
     from dscnet.types import Batch as Batch
     from dscnet.types import LossTerms as LossTerms
     from dscnet.types import ModelOutput as ModelOutput
@@ -32,6 +38,7 @@ except metadata.PackageNotFoundError:  # a source tree on the path, never instal
     __version__ = "0+unknown"
 
 _HOMES = {
+    "Baseline": "dscnet.config.baselines",
     "Batch": "dscnet.types",
     "DualStreamContext": "dscnet.context",
     "LossTerms": "dscnet.types",
@@ -43,6 +50,11 @@ _HOMES = {
     "multi_scale_cam": "dscnet.labels.cam",
     "open_dataset": "dscnet.data",
     "register_format": "dscnet.data",
+    "register_baseline": "dscnet.config.baselines",
+    "RefinementStep": "dscnet.refine.steps",
+    "Stage": "dscnet.pipeline.stage",
+    "register_stage": "dscnet.pipeline.registry",
+    "register_step": "dscnet.refine.steps",
     "run": "dscnet.pipeline.runner",
     "write_scenes": "dscnet.data.scenes",
 }

@@ -20,7 +20,6 @@ from dscnet.data.transforms import check_scale_range
 from dscnet.labels.cam import resize_photos
 from dscnet.models import PlainCam, create_model
 from dscnet.models.affinitynet import AffinityNet
-from dscnet.models.auxsegnet import dilations_at
 from dscnet.models.backbones import create_backbone
 from dscnet.models.cam import TAPS
 from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
@@ -100,18 +99,8 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         "smooth": method.smooth,
         # Without the contrast the embeddings are what they were drawn as.
         "likeness": method.likeness if method.pgcl else 0.0,
+        **config.baseline.options(config),
     }
-    if model.name == "seam":
-        options["view_scale"] = model.view_scale
-    if model.name == "auxsegnet":
-        options |= {
-            "branch_channels": config.auxseg.branch_channels,
-            "dilations": config.auxseg.dilations or dilations_at(model.output_stride),
-            "branch_norm": config.auxseg.branch_norm,
-            "rows": config.auxseg.rows,
-            "published_row_quirk": config.auxseg.published_row_quirk,
-            "grid_pooling": config.auxseg.grid_pooling,
-        }
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
     with torch.no_grad():
         network.classifier.weight.mul_(model.classifier_gain)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from dscnet.config.baselines import Baseline, find_baseline
 from dscnet.config.labels import (
     AffinityConfig,
     CamConfig,
@@ -20,6 +22,7 @@ __all__ = [
     "AffinityConfig",
     "AugmentConfig",
     "AuxSegConfig",
+    "Baseline",
     "CamConfig",
     "Config",
     "Criterion",
@@ -45,6 +48,7 @@ class Config:
         seed: Seed of every random choice.
         train_split: Photos to learn from and to label.
         val_split: Photos to measure the segmentation network on.
+        extensions: Settings of plugins, ``NAME: {SETTING: VALUE}``; names are text without dots.
     """
 
     data: str = ""
@@ -63,6 +67,7 @@ class Config:
     irn: IrnConfig = field(default_factory=IrnConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    extensions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def side(self) -> int | None:
@@ -75,14 +80,23 @@ class Config:
         return round((low + high) / 2)
 
     @property
+    def baseline(self) -> Baseline:
+        """What the CAM network declares.
+
+        Raises:
+            ValueError: If no baseline is called ``model.name``.
+        """
+        return find_baseline(self.model.name)
+
+    @property
     def has_rounds(self) -> bool:
         """Whether the CAM network is trained in rounds and has a segmentation branch."""
-        return self.model.name == "auxsegnet"
+        return self.baseline.has_rounds
 
     @property
     def needs_saliency(self) -> bool:
         """Whether the data set's saliency maps are learned from."""
-        return self.has_rounds and self.auxseg.saliency == "maps"
+        return self.baseline.uses_saliency and self.auxseg.saliency == "maps"
 
     @property
     def supervision(self) -> str:
@@ -96,25 +110,30 @@ class Config:
 
     @property
     def refines_cam(self) -> bool:
-        """Whether the CAM network gives a refined map beside the plain one."""
+        """Whether the CAM network gives a refined map that can be compared with the plain one.
+
+        What AuxSegNet's affinity makes of the plain map does not count: it moves whole regions.
+        """
         method = self.method
+        own = self.baseline.refines_cam and not self.has_rounds
         smoothed, weighed = method.dscl and method.smooth > 0, method.pgcl and method.likeness > 0
-        return self.model.name == "seam" or smoothed or weighed
+        return own or smoothed or weighed
 
     @property
     def criterion(self) -> str | None:
         """What reads the background score off the maps; None where it is a number.
 
-        ``auto`` compares the maps before and after they are refined, which lost least in the worst
-        case (docs/labels.md). AuxSegNet's affinity moves more than edges, and other maps, or those
-        made elsewhere, need not have a second one to compare.
+        For ``auto`` the baseline names it. ``agreement``, which compares the maps before and after
+        they are refined, lost least in the worst case (docs/labels.md); other maps, or those made
+        elsewhere, need not have a second one to compare.
         """
         if not isinstance(self.label.bg_score, str):
             return None
         if self.label.bg_score != "auto":
             return self.label.bg_score
-        compares = self.refines_cam and not self.has_rounds and not self.label.cams
-        return "agreement" if compares else "class_otsu"
+        criterion = self.baseline.criterion
+        lacks_refined = criterion == "agreement" and not self.refines_cam
+        return "class_otsu" if self.label.cams or lacks_refined else criterion
 
     @property
     def own_branch(self) -> bool:

@@ -50,9 +50,7 @@ class RefineConfig:
         mask_overlap: A mask takes a label that at least this part of its pixels has, in (0, 1].
     """
 
-    steps: list[Literal["pamr", "crf", "walk", "masks", "affinity", "irn"]] = field(
-        default_factory=list
-    )
+    steps: list[str] = field(default_factory=list)
     certainty: float | None = 0.7
     bg_power: float | None = None
     masks: str | None = None

@@ -55,6 +55,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     for key, value in values.items():
         if key not in names:
             raise ValueError(unknown_setting(key, names))
+        if key == "extensions":
+            _check_extensions(key, value, depth=2)
         nested = is_dataclass(hints[key]) and isinstance(value, Mapping)
         arguments[key] = (
             from_dict(hints[key], value) if nested else _numbers(key, hints[key], value)
@@ -82,6 +84,27 @@ def _numbers(key: str, hint: Any, value: Any) -> Any:
     return value
 
 
+def _check_extensions(name: str, value: Any, *, depth: int = 0) -> None:
+    """Refuse settings of plugins that dotted names such as ``extensions.toy.gain`` cannot express.
+
+    Args:
+        name: Dotted name of the value, for messages.
+        value: What it is; every mapping in it is checked.
+        depth: Levels that have to be mappings, this one included.
+
+    Raises:
+        ValueError: If one of these is none, or a key is not text without dots.
+    """
+    if not isinstance(value, Mapping):
+        if depth > 0:
+            raise ValueError(f"setting '{name}' needs 'NAME: VALUE' pairs, got {value!r}")
+        return
+    for key, inner in value.items():
+        if not isinstance(key, str) or "." in key:
+            raise ValueError(f"setting '{name}': names must be text without dots, got {key!r}")
+        _check_extensions(f"{name}.{key}", inner, depth=depth - 1)
+
+
 def unknown_setting(key: str, names: list[str]) -> str:
     """Error text for a setting that does not exist, with the nearest that does."""
     from difflib import get_close_matches
@@ -97,9 +120,10 @@ def replace_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     for dotted, value in settings.items():
         *path, last = dotted.split(".")
         section = values
+        of_plugin = path[:1] == ["extensions"]  # its names are not known here
         for part in path:
-            section = section.get(part, {})
-        if last not in section:
+            section = section.setdefault(part, {}) if of_plugin else section.get(part, {})
+        if last not in section and not of_plugin:
             raise ValueError(unknown_setting(dotted, dotted_names(values)))
         section[last] = value
     return from_dict(Config, values)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import nn
 
+from dscnet.config.baselines import Baseline, find_baseline, list_baselines, register_baseline
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
@@ -36,21 +37,33 @@ __all__ = [
     "write_published",
 ]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "auxsegnet": AuxSegNet,
-    "cam": PlainCam,
-    "seam": Seam,
-}
+
+class _Networks(Mapping[str, Callable[..., nn.Module]]):
+    """The networks of the declared baselines, a view of them as they are now."""
+
+    def __getitem__(self, name: str) -> Callable[..., nn.Module]:
+        if name not in list_baselines():
+            raise KeyError(name)
+        return find_baseline(name).factory()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list_baselines())
+
+    def __len__(self) -> int:
+        return len(list_baselines())
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = _Networks()
 """CAM networks by name; each is called as ``factory(backbone, num_classes, **options)``."""
 
 
 def list_models() -> list[str]:
-    """Return the registered names in alphabetical order."""
-    return sorted(MODELS)
+    """Return the registered names in alphabetical order, those of plugins included."""
+    return list_baselines()
 
 
 def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Add a network.
+    """Add a network as a baseline without capabilities; ``register_baseline`` declares some.
 
     Args:
         name: A name that is not registered yet.
@@ -59,9 +72,7 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
     Raises:
         ValueError: If the name is taken.
     """
-    if name in MODELS:
-        raise ValueError(f"name must be new, got {name!r}; registered: {', '.join(list_models())}")
-    MODELS[name] = factory
+    register_baseline(Baseline(name, factory))
 
 
 def create_model(name: str, backbone: nn.Module, num_classes: int, **options: object) -> nn.Module:
@@ -76,6 +87,5 @@ def create_model(name: str, backbone: nn.Module, num_classes: int, **options: ob
     Raises:
         ValueError: If the name is not registered.
     """
-    if name not in MODELS:
-        raise ValueError(f"name must be one of {', '.join(list_models())}, got {name!r}")
-    return MODELS[name](backbone, num_classes, **options)
+    network: nn.Module = find_baseline(name).factory()(backbone, num_classes, **options)
+    return network

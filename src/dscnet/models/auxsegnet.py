@@ -70,7 +70,8 @@ class AuxSegNet(PlainCam):
         backbone: As for :class:`PlainCam`.
         num_classes: Foreground classes C, >= 1.
         branch_channels: Channels of the two branches.
-        dilations: Of their three 3x3 convolutions (published: 6, 12 and 18 at stride 8).
+        dilations: Of their three 3x3 convolutions (published: 6, 12 and 18 at stride 8); None =
+            the published ones at the backbone's stride, :func:`dilations_at`.
         branch_norm: Batch normalisation follows each of these.
         rows: As for :class:`CrossTaskAffinity`.
         published_row_quirk: As for :class:`CrossTaskAffinity`.
@@ -91,7 +92,7 @@ class AuxSegNet(PlainCam):
         num_classes: int,
         *,
         branch_channels: int = 128,
-        dilations: Sequence[int] = (6, 12, 18),
+        dilations: Sequence[int] | None = (6, 12, 18),
         branch_norm: bool = False,
         rows: int = 512,
         published_row_quirk: bool = False,
@@ -111,6 +112,8 @@ class AuxSegNet(PlainCam):
             likeness=likeness,
             dropout=dropout,
         )
+        if not dilations:
+            dilations = dilations_at(self.backbone.output_stride)
         self.segmentation, self.saliency = (
             TaskBranch(
                 self.channels[2],

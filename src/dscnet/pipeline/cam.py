@@ -9,7 +9,7 @@ from dscnet.config import Config
 from dscnet.models.checkpoint import restore
 from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.stage import Stage
+from dscnet.pipeline.stage import Stage, extension, network_code
 from dscnet.predictor import check_scales
 from dscnet.run_folder import fresh_folder
 
@@ -36,7 +36,8 @@ def _copy_last_round(job: Job) -> bool:
 
 
 def _code(config: Config) -> tuple[str, ...]:
-    return ("dscnet.pipeline.rounds",) if config.has_rounds else ()
+    rounds = ("dscnet.pipeline.rounds",) if config.has_rounds else ()
+    return (*network_code(config), *rounds)
 
 
 def _check(job: Job) -> None:
@@ -55,6 +56,7 @@ STAGE = Stage(
         "cam": config.cam,
         "scale": config.scale,
         "method.likeness": config.method.likeness,
+        **extension(config, config.model.name),
     },
     code=_code,
     check=_check,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from dscnet.run_folder import PACKAGE
@@ -95,7 +95,8 @@ def _exists(module: str) -> bool:
 
 def _file_of(module: str) -> Path:
     if module.split(".")[0] != "dscnet":
-        return Path(str(sys.modules[module].__file__))
+        # A plugin's; what is typed into an interpreter has no file and raises.
+        return Path(str(import_module(module).__file__))
     base = PACKAGE.joinpath(*module.split(".")[1:])
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 

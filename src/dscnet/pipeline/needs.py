@@ -175,7 +175,7 @@ def bytes_of_labels(job: Job, sizes: Sequence[Size]) -> float:
 
 def _maps_a_tag(config: Config) -> int:
     """Maps that are kept of each photo and tag: raw, refined, after each step of refinement."""
-    refines = config.model.name != "cam" or config.method.variant != "baseline"
+    refines = config.baseline.refines_cam or config.method.variant != "baseline"
     count = 1 + refines
     if config.has_rounds:
         # Each round has its own, the first of a plain CAM.

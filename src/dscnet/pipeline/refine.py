@@ -22,7 +22,7 @@ from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import background_score, load_pair, maps_needs, scored_by_saliency
-from dscnet.pipeline.stage import Stage, Trained
+from dscnet.pipeline.stage import Stage, Trained, extension
 from dscnet.refine.probabilities import label_probabilities, label_scores, probable_label
 from dscnet.refine.steps import RefinementStep, Step, code_of_steps, find_steps, refine_labels
 from dscnet.run_folder import write_text
@@ -110,7 +110,7 @@ def _settings(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = {"refine": config.refine, "scale": config.scale}
     settings |= {"label.bg_score": config.label.bg_score, "label.cams": config.label.cams}
     for step in steps:
-        settings |= step.settings(config)
+        settings |= {**step.settings(config), **extension(config, step.name)}
     return settings
 
 

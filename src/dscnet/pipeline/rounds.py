@@ -50,7 +50,7 @@ from dscnet.pipeline.maps import (
     work_size,
 )
 from dscnet.pipeline.self_training import relabel, trusted_evidence
-from dscnet.pipeline.stage import Inputs, Trained, collect_inputs
+from dscnet.pipeline.stage import Inputs, Trained, collect_inputs, network_code
 from dscnet.predictor import Predictor, refuse_failures
 from dscnet.refine.saliency import (
     fill_undecided,
@@ -101,7 +101,7 @@ def round_inputs(job: Job) -> Inputs:
     return collect_inputs(
         job,
         settings=training_settings(config),
-        code=(__name__,),
+        code=(__name__, *network_code(config)),
         saliency=config.needs_saliency,
     )
 

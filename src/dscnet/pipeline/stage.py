@@ -75,7 +75,7 @@ class Stage:
         config = job.config
         return collect_inputs(
             job,
-            settings=self.settings(config),
+            settings={**self.settings(config), **extension(config, self.name)},
             stages=(*self.needs(config), *self.reads),
             code=(self.work.__module__, *self.code(config)),
             masks=self.masks(config),
@@ -117,9 +117,22 @@ def collect_inputs(
     return as_recorded
 
 
+def extension(config: Config, name: str) -> dict[str, Any]:
+    """Settings of the plugin of that name, where there are any."""
+    found = config.extensions.get(name)
+    return {} if found is None else {f"extensions.{name}": found}
+
+
+def network_code(config: Config) -> tuple[str, ...]:
+    """The module that holds the CAM network."""
+    network = config.baseline.network
+    return (network.partition(":")[0] if isinstance(network, str) else network.__module__,)
+
+
 def learning_settings(config: Config) -> dict[str, Any]:
     """Network and augmentation, which every training depends on."""
     settings = {"model": config.model, "augment": config.augment, "scale": config.scale}
+    settings |= extension(config, config.model.name)
     return {name: value for name, value in flat_settings(settings).items() if name != _NO_EFFECT}
 
 

@@ -19,7 +19,7 @@ from dscnet.config import Config
 from dscnet.pipeline.cam_network import learn, training_settings
 from dscnet.pipeline.fitting import check_optimiser
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.stage import Stage, Trained
+from dscnet.pipeline.stage import Stage, Trained, network_code
 
 
 def train(job: Job, resume: bool) -> None:
@@ -36,7 +36,8 @@ def train(job: Job, resume: bool) -> None:
 
 
 def _code(config: Config) -> tuple[str, ...]:
-    return ("dscnet.pipeline.rounds",) if config.has_rounds else ()
+    rounds = ("dscnet.pipeline.rounds",) if config.has_rounds else ()
+    return (*network_code(config), *rounds)
 
 
 def _check(job: Job) -> None:

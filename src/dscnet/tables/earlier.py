@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dscnet.config import Config
+from dscnet.config.baselines import find_baseline
 from dscnet.config.settings import dotted_names, from_dict, replace_settings, to_dict
 from dscnet.tables.runs import identity
 from dscnet.types import DscnetError
@@ -50,11 +51,12 @@ def _read(path: Path) -> dict[str, Any]:
     defaults = to_dict(Config())
     here = set(dotted_names(defaults))
     for settings in content["settings"].values():
-        if settings["model"]["name"] != "auxsegnet":
+        if not find_baseline(settings["model"]["name"]).has_rounds:
             # Runs of other networks do not read these, whatever they were then.
             settings["auxseg"] = defaults["auxseg"]
         # A run without a setting that exists now may have done otherwise than its default.
-        if other := sorted(here.symmetric_difference(dotted_names(settings))):
+        names = set(dotted_names({**settings, "extensions": {}}))  # any plugin may add some
+        if other := sorted(here.symmetric_difference(names)):
             raise DscnetError(
                 f"{path}: made by another version of dscnet, whose settings differ in"
                 f" {', '.join(other[:5])}: run these cells anew"
