@@ -45,6 +45,7 @@ SELF_TRAINING = ("msrc_maps_self_training",)
 SWEEPS = {
     ("MSRC", "SEAM"): SEAM,
     ("MSRC", "plain CAM"): ("msrc_plain_cam_agreement", "msrc_plain_cam_discriminant"),
+    ("MSRC", "plain CAM, both by `class_otsu`"): ("msrc_plain_cam_discriminant",),
     ("MSRC", "AuxSegNet"): AUXSEGNET,
     ("coco20mini", "SEAM"): ("coco20mini_discriminant", "coco20mini_variants"),
     ("scenes", "SEAM"): ("scenes_discriminant", "scenes_m1_m3", "scenes_pgcl"),
