@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional as F
 
+from dscnet.cli import VERBS
 from dscnet.config import MethodConfig, ModelConfig
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +83,56 @@ def test_gains_quoted_in_the_text_are_on_the_results_page():
     quoted = {gain for path in REFERENCE for gain in GAIN.findall("\n".join(prose(path)))}
     assert quoted
     assert quoted <= known
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_readme_snippet_runs_on_a_network_of_your_own():
+    snippet = next(code for code in python_blocks(ROOT / "README.md") if "network(image)" in code)
+    torch.manual_seed(0)
+    middle, features = torch.randn(2, 3, 6, 6), torch.randn(2, 8, 6, 6)
+    cam_logits = torch.randn(2, 3, 6, 6, requires_grad=True)
+    names = {
+        "channels": 8,
+        "num_labels": 3,
+        "network": lambda image: (middle, features, cam_logits),
+        "image": None,
+        "tags": torch.tensor([[1.0, 0.0], [1.0, 1.0]]),
+        "step": 3,
+        "steps": 4,
+        "your_loss": F.multilabel_soft_margin_loss,
+    }
+    exec(snippet, names)
+    names["loss"].backward()
+    assert cam_logits.grad.abs().sum() > 0
+    assert names["terms"].total > 0
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs" / "published.md"], ids=name_of)
+def test_imports_of_python_blocks_resolve(path):
+    body = [node for code in python_blocks(path) for node in ast.parse(code).body]
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports
+    exec(compile(ast.Module(imports, []), str(path), "exec"), {})
+
+
+def test_verbs_in_code_blocks_exist():
+    named = set()
+    for path in REFERENCE:
+        for block in re.findall(r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
+            named |= set(re.findall(r"^dscnet (\w+)", block, re.MULTILINE))
+    assert {"check", "run", "predict"} <= named
+    assert named <= {*VERBS, "tables"}
+
+
+def test_tests_named_in_the_method_exist():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+    modules = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_*.py"))
+    assert named
+    assert [name for name in sorted(named) if f"def {name}(" not in modules] == []
 
 
 def of_present_form(settings: dict, variant: str) -> bool:
