@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from markdown import paragraph
+from page_markdown import paragraph
 from results_tables import (
     auxsegnet_table,
     label_table,

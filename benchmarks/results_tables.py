@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from markdown import gain_of, paragraph, percent, row_of, table_head
+from page_markdown import gain_of, paragraph, percent, row_of, table_head
 
 from dscnet.comparison import (
     by_round,
