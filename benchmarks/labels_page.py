@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from page_markdown import paragraph
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "labels"
 PAGE = ROOT / "docs" / "labels.md"
@@ -13,20 +15,25 @@ PHOTOS = ("coco20mini", "msrc")
 
 
 def main() -> None:
-    """Each part of the page between its marks is made anew."""
-    text = PAGE.read_text()
+    """Rewrite the parts of the page between its marks."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The page with its tables as the result files have them."""
+    text = PAGE.read_text(encoding="utf-8")
     for name, make in PARTS.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, rest = text.split(begin)
         path = RESULTS / f"{name}.json"
         lines = make(json.loads(path.read_text())) if path.exists() else ["Not measured yet."]
         text = before + "\n".join([begin, *lines, end]) + rest.split(end)[1]
-    PAGE.write_text(text)
+    return text
 
 
 def refinement(content: dict[str, Any]) -> list[str]:
     """A row a refinement."""
-    lines = ["| run | start | refinement | mIoU | CPU seconds a photo | photos |", "|" + "---|" * 6]
+    lines = ["| run | start | refinement | mIoU | CPU s per photo | photos |", "|" + "---|" * 6]
     for row in content["rows"]:
         trusted = row["refine.certainty"]
         start = "scores" if trusted is None else f"labels, certainty {trusted}"
@@ -35,7 +42,9 @@ def refinement(content: dict[str, Any]) -> list[str]:
         steps = row["cpu_seconds_per_photo"].items()
         seconds = ", ".join(f"{name} {value:.2f}" for name, value in steps) or "-"
         settings = "".join(f", `{key}: {value}`" for key, value in row.get("settings", {}).items())
-        name = f"{content['data']} {row['run']} | {start} | {row['refinement']}{settings}"
+        run, seed = row["run"].rsplit("-s", 1)
+        name = f"{content['data']}, {network(run)}, seed {seed} | {start}"
+        name += f" | {row['refinement']}{settings}"
         lines.append(f"| {name} | {100 * row['miou']:.1f} | {seconds} | {row['num_images']} |")
     return [*lines, "", made_by(content)]
 
@@ -44,14 +53,14 @@ def thresholds(content: dict[str, Any]) -> list[str]:
     """The most that each criterion loses, a row a data set and form of the network."""
     names = list(dict.fromkeys(name for row in content["rows"] for name in row["lost"]))
     lines = [
-        f"| data | networks | seeds | best score | {' | '.join(names)} |",
+        f"| data | network | runs | best threshold | {' | '.join(names)} |",
         "|" + "---|" * (len(names) + 4),
     ]
     for (data, form), rows in grouped(content["rows"]).items():
         best = "to ".join(f"{value:.2f} " for value in edges(rows)).strip()
         cells = " | ".join(largest_loss(rows, name) for name in names)
         lines.append(f"| {data} | {form} | {len(rows)} | {best} | {cells} |")
-    for kind, own in {"photos": PHOTOS, "drawn scenes": ("scenes",)}.items():
+    for kind, own in {"photos": PHOTOS, "scenes": ("scenes",)}.items():
         # AuxSegNet's maps have a criterion of their own.
         rows = [r for r in content["rows"] if r["data"] in own and not r["run"].startswith("aux")]
         cells = " | ".join(f"**{largest_loss(rows, name)}**" for name in names)
@@ -63,7 +72,7 @@ def few_photos(content: dict[str, Any]) -> list[str]:
     """What each criterion loses on parts of the photos, mean and most over the draws."""
     names = list(dict.fromkeys(name for row in content["rows"] for name in row["lost"]))
     lines = [
-        f"| data | networks | runs | photos | draws | {' | '.join(names)} |",
+        f"| data | network | runs | photos | draws | {' | '.join(names)} |",
         "|" + "---|" * (len(names) + 5),
     ]
     for (data, form), rows in grouped(content["rows"]).items():
@@ -76,11 +85,22 @@ def few_photos(content: dict[str, Any]) -> list[str]:
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Rows by data and by the name of their run without its seed."""
+    """Rows by data and by the network that made their CAMs."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["data"], row["run"].rsplit("-s", 1)[0]), []).append(row)
+        groups.setdefault((row["data"], network(row["run"].rsplit("-s", 1)[0])), []).append(row)
     return dict(sorted(groups.items()))
+
+
+def network(run: str) -> str:
+    """What made the CAMs of a run; "held out" where the run had no part in choosing the default."""
+    name = run.removeprefix("present-").removeprefix("fresh-").removesuffix("-small-start")
+    name = name.replace("-scales", ", single scales kept")
+    name += ", held out" if run.startswith("fresh-") else ""
+    for prefix, base in {"auxsegnet-": "AuxSegNet", "plain-cam-": "plain CAM"}.items():
+        if name.startswith(prefix):
+            return f"{base}, {name.removeprefix(prefix)}"
+    return f"SEAM, {name}"
 
 
 def edges(rows: list[dict[str, Any]]) -> list[float]:
@@ -105,25 +125,25 @@ def crf(content: dict[str, Any]) -> list[str]:
     """Agreement with the compiled package, error against exact kernels, times."""
     lines = [
         f"{content['iterations']} iterations on photos of {content['data']}; start:"
-        f" {content['start']}.",
+        f" {content['start'].replace('true masks', 'ground-truth masks')}.",
         "",
     ]
     for name, found in content["agreement"].items():
         if not found:
             lines.append(f"- Kernel of {name}: pydensecrf2 was not installed.")
             continue
-        lines.append(
+        lines += paragraph(
             f"- Kernel of {name}: {100 * found['mean']:.4f} % of the pixels of {found['photos']}"
             f" photos get the same label from both ({100 * found['worst_photo']:.3f} % in the worst"
             f" photo); pydensecrf2 changes {100 * found['changed_by_pydensecrf']:.1f} % of the"
-            " start's labels."
+            " initial labels."
         )
     for name, found in content["exact"].items():
         errors = ", ".join(
             f"{backend} {value['largest']:.4f} (mean {value['mean']:.5f})"
             for backend, value in found.items()
         )
-        lines.append(
+        lines += paragraph(
             f"- Kernel of {name}, photos of 40 x 50 pixels, largest error of a marginal against"
             f" exact kernels: {errors}."
         )
@@ -147,7 +167,7 @@ def crf_on_gpu() -> list[str]:
     lines = ["", f"The same photo on {content['environment']['device']}, and one thread beside it:"]
     lines += ["", "| | CPU seconds | GPU seconds | times faster |", "|---|---|---|---|", *rows, ""]
     for name, found in content["gpu_against_cpu"].items():
-        lines.append(
+        lines += paragraph(
             f"- Kernel of {name}: {100 * found['mean']:.4f} % of the pixels of {found['photos']}"
             f" photos get the same label on both; largest difference of a marginal"
             f" {found['largest_difference_of_marginals']:.1e}."

@@ -14,10 +14,15 @@ BEGIN, END = "<!-- memory -->", "<!-- /memory -->"
 
 
 def main() -> None:
-    """The part of the page between its marks is made anew."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    lines = table(json.loads(RESULT.read_text()))
-    PAGE.write_text("\n".join([before + BEGIN, *lines, END]) + rest.split(END)[1])
+    """Rewrite the part of the page between its marks."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The page with its table as the result file has it."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    lines = table(json.loads(RESULT.read_text(encoding="utf-8")))
+    return "\n".join([before + BEGIN, *lines, END]) + rest.split(END)[1]
 
 
 def table(content: dict[str, Any]) -> list[str]:
@@ -26,9 +31,9 @@ def table(content: dict[str, Any]) -> list[str]:
     sizes = sorted({(row["height"], row["width"]) for row in rows})
     heads = [f"{width} x {height}" for height, width in sizes]
     lines = [
-        "| step | photo pixels a cell | "
+        "| step | photo pixels per cell | "
         + " | ".join(f"MiB at {head}" for head in heads)
-        + f" | bytes a photo pixel at {heads[-1]} |",
+        + f" | bytes per photo pixel at {heads[-1]} |",
         "|" + "---|" * (len(sizes) + 3),
     ]
     for name, group in groupby(rows, key=lambda row: row["piece"]):

@@ -146,8 +146,8 @@ def maps_of(model: Path, place: Path) -> Callable[[Sample], None]:
     return maps
 
 
-def page() -> None:
-    """Write the tables of ``docs/scale.md`` from the results."""
+def page() -> str:
+    """``docs/scale.md`` with its tables as the result files have them."""
     collected, timed = (
         json.loads((RESULTS / name).read_text()) for name in ("scale.json", "scale_time.json")
     )
@@ -158,7 +158,7 @@ def page() -> None:
     for name, row in collected["rows"].items():
         labels, best = 100 * row["labels_miou"], 100 * row["cam_miou_best_bg"]
         lines.append(f"| {name} | {row['photos']} | {labels:.1f} | {best:.1f} |")
-    lines += ["", "| one photo of | `cam`, seconds, median | `predict` |", "|---|---|---|"]
+    lines += ["", "| one photo of | `cam`, median seconds | `predict` |", "|---|---|---|"]
     for row in timed["rows"].values():
         width, height = row["size"]
         cam, predict = row["cam_median_seconds"], row["predict_median_seconds"]
@@ -166,7 +166,7 @@ def page() -> None:
     text = PAGE.read_text()
     head, _, rest = text.partition(START)
     tail = rest.partition(END)[2]
-    write_text(PAGE, "\n".join([f"{head}{START}", *lines, f"{END}{tail}"]))
+    return "\n".join([f"{head}{START}", *lines, f"{END}{tail}"])
 
 
 def main() -> None:
@@ -190,7 +190,7 @@ def main() -> None:
     verbs.add_parser("page")
     options = parser.parse_args()
     if options.verb == "page":
-        page()
+        write_text(PAGE, page())
         return
     if options.verb == "enlarge":
         enlarge(options.source, options.target, options.times, options.photos)

@@ -80,6 +80,8 @@ def test_what_the_step_gives_is_what_it_says(plugins, command, tmp_path):
 
 def test_the_code_and_settings_of_plugins_count(plugins, command, tmp_path, capsys):
     assert main(command) == 0
+    records = json.loads((tmp_path / "run" / "stages.json").read_text(encoding="utf-8"))
+    assert "toy_stage" in records["coverage"]["inputs"]["code"]
     changed = [word.replace("window: 5", "window: 3") for word in command]
     refined = tmp_path / "run" / "refined"
     before = {path: path.read_bytes() for path in refined.glob("*.npz")}
@@ -90,8 +92,6 @@ def test_the_code_and_settings_of_plugins_count(plugins, command, tmp_path, caps
         == 0
     )
     assert any(path.read_bytes() != data for path, data in before.items())
-    records = json.loads((tmp_path / "run" / "stages.json").read_text(encoding="utf-8"))
-    assert "toy_stage" in records["coverage"]["inputs"]["code"]
 
 
 def test_its_own_check_comes_before_training(plugins, command, tmp_path, capsys):

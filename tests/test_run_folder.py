@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from dscnet import run_folder
 from dscnet.config import Config
-from dscnet.run_folder import RunFolder, file_mark, fingerprint
+from dscnet.run_folder import RunFolder, environment, file_mark, fingerprint
 from dscnet.types import DscnetError
 
 
@@ -132,3 +135,15 @@ def test_a_photo_that_is_turned_in_place_has_another_mark(tmp_path):
 def test_a_file_without_bytes_has_a_mark(tmp_path):
     (tmp_path / "empty.png").touch()
     assert file_mark(tmp_path / "empty.png")[0] == 0
+
+
+def test_the_revision_is_a_hash_whatever_tags_there_are(tmp_path, monkeypatch):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (
+        ["init", "-q"],
+        ["commit", "-q", "--allow-empty", "-m", "first"],
+        ["tag", "-a", "archive", "-m", "what was"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    monkeypatch.setattr(run_folder, "PACKAGE", tmp_path)
+    assert re.fullmatch(r"[0-9a-f]{12}", environment(0)["git_revision"])

@@ -379,7 +379,9 @@ def _version(name: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+    # A commit's hash, whatever tags there are.
+    options = ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "-C", str(PACKAGE), "describe", *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:
