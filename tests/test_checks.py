@@ -11,7 +11,11 @@ from dscnet.types import DscnetError
     ("stride", "error", "said"),
     [
         (None, ValueError, r"output_stride must be one of \(8, 16\), got 32"),
-        (16, DscnetError, "does not offer output stride 16.*Choose a backbone that can be dilated"),
+        (
+            16,
+            DscnetError,
+            "does not support output stride 16.*Choose a backbone that can be dilated",
+        ),
     ],
 )
 def test_what_the_segmentation_network_cannot_have_names_its_settings(stride, error, said):

@@ -91,7 +91,7 @@ def test_steps_run_in_the_order_asked_for(names):
 
 @pytest.mark.parametrize("names", [["magic"], ["crf", "crf"]])
 def test_unknown_or_repeated_steps_are_refused(names):
-    with pytest.raises(ValueError, match="among pamr, crf, walk, masks, affinity, irn, none twice"):
+    with pytest.raises(ValueError, match="among pamr, crf, walk, masks, affinity, irn, without"):
         refinement_steps(names)
 
 
@@ -102,7 +102,7 @@ def test_a_walk_without_features_is_refused():
 
 
 def test_a_step_masks_without_masks_is_refused():
-    with pytest.raises(ValueError, match="needs a function that gives the photo's masks"):
+    with pytest.raises(ValueError, match="needs a function that returns the photo's masks"):
         refinement_steps(["masks"])["masks"](torch.ones(1, 2, 4, 4), torch.zeros(1, 3, 4, 4))
 
 

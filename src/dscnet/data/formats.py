@@ -1,4 +1,4 @@
-"""The ways a data set may lie on disk, each turned into one ``Layout``."""
+"""Supported data set layouts, each parsed into a ``Layout``."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ VOC_CLASSES = (
 )
 
 MAP_FOLDERS = ("masks", "saliency", "SegmentationClass", "SegmentationClassAug")
-"""Folders beside photos, by whose names they hold maps of these."""
+"""Names of folders next to photos that contain masks or saliency maps."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a data set lie; tags are read on demand.
+    """Locations of the parts of a data set; tags are read on demand.
 
     Attributes:
         name: Name of the data set.
         photos: Photo by image id.
-        read_tags: Gives all tag entries; takes class names that may contain spaces.
-        classes: Foreground class names, or None to take them from the tags.
-        usual_classes: Class names to use when ``classes`` is None and every tag is among them.
-        masks: Mask by image id, as far as there are any.
-        saliency: Saliency map by image id, as far as there are any.
+        read_tags: Returns all tag entries; takes class names that may contain spaces.
+        classes: Foreground class names, or None to derive them from the tags.
+        usual_classes: Class names to use if ``classes`` is None and every tag is among them.
+        masks: Available masks by image id.
+        saliency: Available saliency maps by image id.
         splits: List file by split name; empty if the data set is not split.
-        photo_folders: Folders whose photos are all read, but for those in sub-folders.
-        map_folders: Folders of masks and saliency maps; they need not be there.
-        notes: Things to tell the user.
+        photo_folders: Folders whose photos are read, without subfolders.
+        map_folders: Folders of masks and saliency maps; need not exist.
+        notes: Notes for the user.
     """
 
     name: str
@@ -78,7 +78,7 @@ def find_layout(path: Path) -> Layout:
         path: A folder, a COCO instances file, or a YAML file that names the parts.
 
     Raises:
-        DataError: If nothing known is found; the message says what was looked for.
+        DataError: If the layout is unknown; the message lists what was looked for.
     """
     if path.is_file():
         return _layout_of_file(path)
@@ -93,16 +93,16 @@ def find_layout(path: Path) -> Layout:
         _refuse_described(path)
         return _folders(path)
     inner = [x for x in folders if any(photos_in(folder) for folder in _class_folders(x))]
-    hint = f"give {inner[0]}, whose sub-folders hold photos; " if inner else ""
+    hint = f"give {inner[0]}, whose subfolders contain photos; " if inner else ""
     raise DataError(
         f"{path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv, .json "
-        f"or .jsonl, and for one sub-folder of photos per class; {hint}or give a YAML file that "
+        f"or .jsonl, and for one subfolder of photos per class; {hint}or give a YAML file that "
         f"names the parts ({', '.join(YAML_KEYS)})"
     )
 
 
 def is_photo(path: Path) -> bool:
-    """Tell a photo by its file ending; hidden files are none."""
+    """Whether a path is a photo by its ending, and not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -124,7 +124,7 @@ def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def photos_in(folder: Path) -> dict[str, Path]:
-    """Photos of a folder by id, the file's name without ending; sub-folders are not searched.
+    """Photos of a folder by id (file name without ending), without subfolders.
 
     Raises:
         DataError: If there is no such folder, or two photos share an id.
@@ -140,7 +140,7 @@ def pngs_in(folder: Path) -> dict[str, Path]:
 
 
 def match_id(name: str, photos: Collection[str]) -> str | None:
-    """Find the image id that a name means, with or without file ending or folder; None if absent.
+    """Find the image id for a name, with or without file ending or folder; None if absent.
 
     ``cat/a.jpg`` is the photo ``cat__a``.
     """
@@ -152,31 +152,31 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
 
 def same_id(name: str, known: Collection[str]) -> str | None:
-    """Find a name among known ones, whichever way its accents are written; None if absent."""
+    """Find a name among known ones in any Unicode normal form; None if absent."""
     return next((form for form in written_forms(name) if form in known), None)
 
 
 def listed_ids(path: Path, known: Collection[str]) -> list[str]:
-    """Image ids that a list file names, one a line, with or without file ending.
+    """Image ids in a list file, one per line, with or without file ending.
 
     Args:
         path: The list, UTF-8 text.
-        known: Ids that there are.
+        known: Existing ids.
 
     Returns:
-        Each id once, in the list's order; a name that means no known id is left as it is written.
+        Unique ids in list order; unknown names are returned unchanged.
 
     Raises:
         DataError: If the list is missing, unreadable or empty.
     """
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{path}: expected image ids, one a line, found none")
+        raise DataError(f"{path}: expected image ids, one per line, found none")
     return list(dict.fromkeys(match_id(name, known) or name for name in names))
 
 
 def join_id(*parts: str) -> str:
-    """Join parts of a path into an id that can be a file name: ``("a", "b")`` gives ``a__b``."""
+    """Join parts of a path into an id that is a valid file name: ``("a", "b")`` gives ``a__b``."""
     return "__".join(parts)
 
 
@@ -186,7 +186,7 @@ def _layout_of_file(path: Path) -> Layout:
     if path.suffix.lower() == ".json":
         return _coco(path)
     raise DataError(
-        f"{path}: not a data set; give a VOC folder, images/ with a tag file, one sub-folder per "
+        f"{path}: not a data set; give a VOC folder, images/ with a tag file, one subfolder per "
         "class, a COCO instances file (.json) or a YAML file"
     )
 
@@ -204,7 +204,7 @@ def _voc(root: Path) -> Layout:
         raise DataError(
             f"{root}: no tags. Looked for tags.csv, tags.json and tags.jsonl in ImageSets/ and in "
             "the folder itself, and for Annotations/*.xml; write ImageSets/tags.csv with the "
-            "header 'image_id,labels' and one line a photo"
+            "header 'image_id,labels' and one line per photo"
         )
     return Layout(
         name=root.resolve().name,
@@ -227,7 +227,7 @@ def _tag_file(root: Path) -> Layout:
     if tag_file is None:
         raise DataError(
             f"{root}: has images/ but no tags.csv, tags.json or tags.jsonl beside it; write "
-            "tags.csv with the header 'image_id,labels' and one line a photo"
+            "tags.csv with the header 'image_id,labels' and one line per photo"
         )
     return Layout(
         name=root.resolve().name,
@@ -243,13 +243,13 @@ def _tag_file(root: Path) -> Layout:
 
 
 def _refuse_described(root: Path) -> None:
-    """Refuse sub-folders of photos as classes where a file beside them says what they are."""
+    """Reject class folders next to a file that describes the data set."""
     yamls = [*files_ending(root, ".yaml"), *files_ending(root, ".yml")]
     if beside := next(filter(None, [*yamls, _find_tag_file(root)]), None):
         raise DataError(
-            f"{root}: its sub-folders hold photos, and {beside.name} lies beside them: give"
-            f" {beside} if it names the parts of the data set, or put the photos into images/ if it"
-            " holds their tags; move it away if each sub-folder is a class"
+            f"{root}: its subfolders contain photos, and {beside.name} lies next to them: give"
+            f" {beside} if it describes the data set, or put the photos into images/ if it contains"
+            " their tags; move it away if each subfolder is a class"
         )
 
 
@@ -278,22 +278,24 @@ def _folders(root: Path) -> Layout:
     notes = []
     if shared:
         notes.append(
-            f"{len(shared)} file names are in more than one class folder and count as separate "
-            f"photos of one tag each ({first_few(shared)}); for photos with several tags use "
+            f"{len(shared)} file names occur in more than one class folder and count as separate "
+            f"photos with one tag each ({first_few(shared)}); for photos with several tags use "
             "images/ and tags.csv"
         )
     if empty:
-        notes.append(f"{len(empty)} folders hold no photo and are no class: {first_few(empty)}")
+        notes.append(
+            f"{len(empty)} folders contain no photo and are not classes: {first_few(empty)}"
+        )
     beside = sorted(path for path in root.iterdir() if path.is_dir() and is_system(path.name))
     if system := [path.name for path in beside if _picture_stems(path)]:
         notes.append(
-            f"{len(system)} hidden folders and folders of systems hold photos and are no class:"
-            f" {first_few(system)}; rename each that is one"
+            f"{len(system)} hidden or system folders contain photos and are not classes:"
+            f" {first_few(system)}; rename those that are"
         )
     if loose := sorted(path.name for path in root.iterdir() if is_photo(path)):
         notes.append(
-            f"{len(loose)} photos beside the class folders are not read ({first_few(loose)}); "
-            "move each into the folder of its class, or into background/ if it shows none"
+            f"{len(loose)} photos next to the class folders are ignored ({first_few(loose)}); "
+            "move each into the folder of its class, or into background/ if it has none"
         )
     return Layout(
         name=root.resolve().name,
@@ -373,5 +375,5 @@ def _find_tag_file(*folders: Path) -> Path | None:
     paths = [folder / f"tags{suffix}" for folder in folders for suffix in TAG_SUFFIXES]
     found = [path for path in paths if path.is_file()]
     if len(found) > 1:
-        raise DataError(f"{found[0]} and {found[1]} both hold tags; keep one of them")
+        raise DataError(f"{found[0]} and {found[1]} both contain tags; keep one of them")
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""The lists of a data set's splits: where they lie, and which of them nobody reads."""
+"""Split lists of a data set: their locations, and notes on lists that are ignored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def split_files(folder: Path) -> dict[str, Path]:
 def voc_split_files(image_sets: Path) -> dict[str, Path]:
     """List file by split name: of ``Segmentation/``, or of ``Main/`` if it holds none.
 
-    VOC's lists of one class, with 1, 0 or -1 behind each id, are no splits.
+    VOC's per-class lists, with 1, 0 or -1 after each id, are not splits.
 
     Args:
         image_sets: The folder ``ImageSets``.
@@ -34,7 +34,7 @@ def voc_split_files(image_sets: Path) -> dict[str, Path]:
 
 
 def split_home(data_set: Path) -> str:
-    """Say where the lists of a data set's splits belong, for messages.
+    """Where the split lists of a data set belong, for messages.
 
     Args:
         data_set: Folder, COCO instances file or YAML file.
@@ -48,7 +48,7 @@ def split_home(data_set: Path) -> str:
 
 
 def unread_list_notes(data_set: Path, splits: Collection[Path]) -> list[str]:
-    """Say which files look like lists of splits and are not read.
+    """Note on files that look like split lists but are ignored.
 
     Args:
         data_set: Folder, COCO instances file or YAML file.
@@ -61,24 +61,24 @@ def unread_list_notes(data_set: Path, splits: Collection[Path]) -> list[str]:
         return []
     names = [path.relative_to(root).as_posix() for path in stray]
     return [
-        f"{len(names)} lists that look like splits are not read: {first_few(names)}; lists that are"
-        f" read belong into {split_home(data_set)}: one .txt a split, one image id a line"
+        f"{len(names)} lists that look like splits are ignored: {first_few(names)}; split lists"
+        f" belong into {split_home(data_set)}: one .txt per split, one image id per line"
     ]
 
 
 def missing_split_notes(name: str, split: str, splits: Sequence[str]) -> list[str]:
-    """Say that there are no photos to measure on where a split data set lacks their list.
+    """Note that a data set with splits lacks the split to evaluate on.
 
     Args:
-        name: Of the data set.
-        split: The list to measure on.
-        splits: Names of all lists; empty if the data set is not split.
+        name: Name of the data set.
+        split: The split to evaluate on.
+        splits: Names of all splits; empty if the data set has none.
     """
     if not splits or split in splits:
         return []
     return [
         f"{name}: there is no split {split!r} (its splits are {', '.join(splits)}), so nothing is"
-        " measured on photos that were not trained on; name another by --val_split"
+        " evaluated on held-out photos; choose another with --val_split"
     ]
 
 

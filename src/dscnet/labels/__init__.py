@@ -1,4 +1,4 @@
-"""From scores to masks: class activation maps, their files, and pseudo labels."""
+"""From scores to masks: CAMs, their files, and pseudo labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that score pixels, by name."""
+"""CAM networks and their registry."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from torch import nn
 
+from dscnet.deprecation import renamed_names, warn_renamed
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
 from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate
 from dscnet.models.published import load_published, published_state, write_published
-from dscnet.models.resnet38 import ResNet38, create_resnet38, resnet38_taps
+from dscnet.models.resnet38 import ResNet38, create_resnet38, resnet38_feature_maps
 from dscnet.models.seam import Seam, view_size
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "propagate",
     "published_state",
     "register_model",
-    "resnet38_taps",
+    "resnet38_feature_maps",
     "view_size",
     "write_published",
 ]
@@ -41,7 +42,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cam": PlainCam,
     "seam": Seam,
 }
-"""CAM networks by name; each is called as ``factory(backbone, num_classes, **options)``."""
+"""CAM networks by name, each called as ``factory(backbone, num_classes, **options)``."""
 
 
 def list_models() -> list[str]:
@@ -50,10 +51,10 @@ def list_models() -> list[str]:
 
 
 def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Add a network.
+    """Register a network.
 
     Args:
-        name: A name that is not registered yet.
+        name: A new name.
         factory: Called as ``factory(backbone, num_classes, **options)``.
 
     Raises:
@@ -65,7 +66,7 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
 
 
 def create_model(name: str, backbone: nn.Module, num_classes: int, **options: object) -> nn.Module:
-    """Build a CAM network on a trunk.
+    """Build a CAM network on a backbone.
 
     Args:
         name: One of :func:`list_models`.
@@ -78,4 +79,13 @@ def create_model(name: str, backbone: nn.Module, num_classes: int, **options: ob
     """
     if name not in MODELS:
         raise ValueError(f"name must be one of {', '.join(list_models())}, got {name!r}")
+    for old, new in _RENAMED_OPTIONS.items():
+        if old in options:
+            warn_renamed(f"option {old!r} of create_model", repr(new))
+            options[new] = options.pop(old)
     return MODELS[name](backbone, num_classes, **options)
+
+
+_RENAMED_OPTIONS = {"likeness": "class_similarity"}
+
+__getattr__ = renamed_names(__name__, {"resnet38_taps": "resnet38_feature_maps"}, globals())

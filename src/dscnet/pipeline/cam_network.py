@@ -27,7 +27,7 @@ from dscnet.build import (
     optimiser_settings,
 )
 from dscnet.config import OptimiserConfig
-from dscnet.context import DualStreamContext, LabelDiscriminant
+from dscnet.context import DualStreamContext, ShrinkageLDA
 from dscnet.data import (
     EvalTransform,
     PhotoDataset,
@@ -106,14 +106,14 @@ def learn(
     if best is not None:
         best.restore(model)
         chosen = {"criterion": criterion, "scores": best.scores, "kept_epoch": best.epoch}
-    fit_discriminant(job, model)
+    fit_lda(job, model)
     store(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model), **chosen}
     write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
 
 @torch.no_grad()
-def fit_discriminant(job: Job, model: PlainCam) -> None:
+def fit_lda(job: Job, model: PlainCam) -> None:
     """Teach a context with PGCL what each label looks like, by the network's own labels.
 
     Each training photo is seen once, at scale 1. Otsu's threshold on its maps parts the classes
@@ -122,9 +122,9 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
     context = model.context
     if not job.config.method.pgcl or not isinstance(context, DualStreamContext):
         return
-    learned = LabelDiscriminant(context.num_labels, context.embedding_dim).double()
+    learned = ShrinkageLDA(context.num_labels, context.embedding_dim).double()
     # One that an earlier training left would have a say in the labels that this one learns from.
-    context.discriminant.load_state_dict(learned.state_dict())
+    context.lda.load_state_dict(learned.state_dict())
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
@@ -143,7 +143,7 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
             embedded = context.embed(output.features).cpu()
             for photo, embeddings in zip(scores, embedded, strict=True):
                 learned.add(embeddings, _shown_labels(photo))
-    context.discriminant.load_state_dict(learned.state_dict())
+    context.lda.load_state_dict(learned.state_dict())
 
 
 def _shown_labels(scores: torch.Tensor) -> torch.Tensor:

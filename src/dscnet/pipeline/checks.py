@@ -349,7 +349,7 @@ def check_trainings(job: Job, stages: Collection[str]) -> None:
     model, segment = config.model, config.segment
     if "train" in stages:
         check_hardware("train", config.train)
-        if _held_here(model.backbone, model.weights):
+        if _weights_on_disk(model.backbone, model.weights):
             build_model(config, 1)
     if "segment" not in stages or config.own_branch:
         return
@@ -360,12 +360,12 @@ def check_trainings(job: Job, stages: Collection[str]) -> None:
             f"segment: DeepLabV3+ needs at least 2 photos a step, got {photos}: set"
             " segment.batch_size to 2 or more, on as many training photos"
         )
-    trunk = segment.backbone or model.backbone, segment.weights or model.weights
-    if _held_here(*trunk):
+    chosen = segment.backbone or model.backbone, segment.weights or model.weights
+    if _weights_on_disk(*chosen):
         build_segmenter(config, 2)
 
 
-def _held_here(backbone: str, weights: str) -> bool:
+def _weights_on_disk(backbone: str, weights: str) -> bool:
     """Whether weights are a file; a name that means none is refused."""
     if names_file(weights) or backbone == RESNET38:
         return weights != "none"

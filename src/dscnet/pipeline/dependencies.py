@@ -19,8 +19,8 @@ def maps_needs(config: Config) -> tuple[str, ...]:
 def refine_needs(config: Config) -> tuple[str, ...]:
     """The maps, and for a random walk the network whose features it compares or starts from."""
     starts = [getattr(config, name).start for name in _learned(config)]
-    trunk = "walk" in config.refine.steps or "cam" in starts
-    return (*maps_needs(config), "train") if trunk else maps_needs(config)
+    backbone = "walk" in config.refine.steps or "cam" in starts
+    return (*maps_needs(config), "train") if backbone else maps_needs(config)
 
 
 def _learned(config: Config) -> list[str]:

@@ -182,7 +182,7 @@ def photo_steps(
     """What gives the refinement steps of a photo; networks and masks are opened once, here.
 
     Args:
-        job: Settings, photos, and where the trained trunk lies.
+        job: Settings, photos, and where the trained backbone lies.
         learned: The steps that have a trained network.
     """
     settings = job.config.refine
@@ -280,7 +280,7 @@ def refinement_start(config: Config, scores: NDArray[Any], bg_score: float) -> t
 
 
 def walk_features(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The trained trunk's features of photos; None where no random walk needs them."""
+    """The trained backbone's features of photos; None where no random walk needs them."""
     config = job.config
     if "walk" not in config.refine.steps:
         return None

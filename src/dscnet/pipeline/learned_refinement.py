@@ -252,7 +252,7 @@ def _boundary_step(config: Config, net: BoundaryNet) -> Step:
 
 
 def _images(net: AffinityNet | BoundaryNet) -> Callable[[Tensor], Tensor]:
-    """From uint8 photos to the trunk's input."""
+    """From uint8 photos to the backbone's input."""
     transform = build_eval_transform(net.backbone.mean, net.backbone.std)
 
     def images(photos: Tensor) -> Tensor:

@@ -245,7 +245,7 @@ def _downstream(name: str, config: Config) -> set[str]:
 
 
 def _learned(config: Config) -> MethodConfig:
-    # The likeness is taken after training, except between rounds.
+    # The class similarity is computed after training, except between rounds.
     method = config.method
     return method if config.has_rounds else replace(method, likeness=MethodConfig.likeness)
 
@@ -289,10 +289,10 @@ def _segment(job: Job, resume: bool) -> None:
 
 def _segmenter_fingerprint(job: Job, index: int) -> str:
     # How it is tested makes no difference to a round, but for the sizes that make its labels.
-    test, untested = SegmentConfig(), ["crf", "branch_scores"]
+    test, inference_only = SegmentConfig(), ["crf", "branch_scores"]
     if index == 1:
-        untested += ["test_scales", "flip_test"]
-    neutral = {name: getattr(test, name) for name in untested}
+        inference_only += ["test_scales", "flip_test"]
+    neutral = {name: getattr(test, name) for name in inference_only}
     segment = replace(job.config.segment, rounds=index, **neutral)
     return stage_fingerprint("segment", replace(job, config=replace(job.config, segment=segment)))
 
@@ -317,16 +317,7 @@ STAGES: dict[str, Stage] = {
             round_settings(config),
         ],
         (
-            *(
-                "data",
-                "models",
-                "context",
-                "losses",
-                "objective.py",
-                "training.py",
-                "build.py",
-                "numerics.py",
-            ),
+            *("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
             *(
                 "pipeline/cam_network.py",
                 "pipeline/tag_validation.py",

@@ -1,4 +1,4 @@
-"""From pseudo labels to better ones: refinement steps in any order, over label probabilities."""
+"""Refinement of pseudo labels: steps on label probabilities, in any order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Step = Callable[[Tensor, Tensor], Tensor]
 """Maps label probabilities ``(B, L, H, W)`` and uint8 photos ``(B, 3, H, W)`` to probabilities."""
 
 LEARNED = ("affinity", "irn")
-"""Steps along affinities that a network has learned."""
+"""Steps with learned affinities."""
 
 STEPS = ("pamr", "crf", "walk", "masks", *LEARNED)
 """Names of the refinement steps."""
@@ -36,22 +36,24 @@ def refinement_steps(
     mask_overlap: float = 0.5,
     learned: Mapping[str, Step] | None = None,
 ) -> dict[str, Step]:
-    """The steps by name, in the order asked for.
+    """The steps by name, in the given order.
 
     Args:
-        names: Among ``STEPS``, none twice.
+        names: Unique names from ``STEPS``.
         features: Maps uint8 photos ``(B, 3, H, W)`` to ``(B, D, h, w)``; for ``walk`` only.
-        masks: Gives the masks ``(H, W)`` of the one photo that these steps are for; for ``masks``
+        masks: Returns the masks ``(H, W)`` of the photo that these steps are for; for ``masks``
             only.
-        mask_overlap: As :func:`merge_masks` has it.
-        learned: The steps of ``LEARNED`` that have a trained network.
+        mask_overlap: ``overlap`` of :func:`merge_masks`.
+        learned: The steps of ``LEARNED`` with a trained network.
 
     Raises:
-        ValueError: If a name is unknown or comes twice; when a step runs that lacks what it needs.
+        ValueError: If a name is unknown or repeated; at run time, if a step lacks an input.
     """
     chosen = list(names)
     if set(chosen) - {*STEPS} or len(set(chosen)) < len(chosen):
-        raise ValueError(f"steps must be among {', '.join(STEPS)}, none twice, got {chosen}")
+        raise ValueError(
+            f"steps must be among {', '.join(STEPS)}, without repetition, got {chosen}"
+        )
 
     def walk(probabilities: Tensor, photos: Tensor) -> Tensor:
         if features is None:
@@ -60,7 +62,7 @@ def refinement_steps(
 
     def merge(probabilities: Tensor, photos: Tensor) -> Tensor:
         if masks is None:
-            raise ValueError("step 'masks' needs a function that gives the photo's masks")
+            raise ValueError("step 'masks' needs a function that returns the photo's masks")
         return merge_masks(probabilities[0], masks(), overlap=mask_overlap)[None]
 
     def untrained(probabilities: Tensor, photos: Tensor) -> Tensor:
@@ -74,11 +76,11 @@ def refinement_steps(
 def label_scores(
     cam: NDArray[np.floating], *, bg_score: float = 0.0, bg_power: float | None = None
 ) -> Tensor:
-    """Scores of background and classes, as they are.
+    """Scores of background and classes.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bg_score: Score of the background, in [0, 1]. Not read with a power.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        bg_score: Constant score of the background, in [0, 1]. Ignored with a power.
         bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
 
     Returns:
@@ -100,9 +102,9 @@ def label_scores(
 
 
 def as_probabilities(scores: Tensor) -> Tensor:
-    """Scores ``(L', H, W)``, background first, scaled to sum to 1 over the labels.
+    """Normalise scores ``(L', H, W)``, background first, to sum to 1 over the labels.
 
-    Where no score is left, a background score of 0 included, all is background.
+    Pixels with all scores 0 become background.
     """
     total = scores.sum(0)
     background = scores[:1].where(total > 0, 1.0)
@@ -116,18 +118,18 @@ def label_probabilities(
     bg_power: float | None = None,
     certainty: float | None = 0.7,
 ) -> Tensor:
-    """Probabilities of background and classes that refinement starts from.
+    """Initial probabilities of background and classes for refinement.
 
-    IRNet (Ahn, Cho, Kwak, CVPR 2019) and later code trust the labels at a fixed background score
-    with 0.7; AffinityNet takes the scores themselves with ``(1 - max score)^bg_power`` as
-    background (``certainty=None``).
+    IRNet (Ahn, Cho, Kwak, CVPR 2019) and later code use labels at a fixed background threshold with
+    certainty 0.7; AffinityNet uses the scores with ``(1 - max score)^bg_power`` as background
+    (``certainty=None``).
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bg_score: Score of the background, in [0, 1]. Not read with a power.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        bg_score: Background threshold, in [0, 1]. Ignored with a power.
         bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
         certainty: Probability of the strongest label, in (0.5, 1]; the others share the rest.
-            None = the scores, scaled to sum to 1.
+            None = the normalised scores.
 
     Returns:
         ``(C' + 1, H, W)`` float32, background first, sums to 1.
@@ -149,13 +151,13 @@ def label_probabilities(
 def trusted_labels(
     labels: NDArray[np.integer], present: NDArray[np.integer], *, certainty: float = 0.7
 ) -> Tensor:
-    """Probabilities that say what labels say, with some doubt.
+    """Probabilities from labels with a fixed certainty.
 
     Args:
         labels: ``(H, W)``.
-        present: The labels that can be, ``(L',)``.
-        certainty: Probability of a pixel's label, the others share the rest; a pixel whose label
-            is not present (255) has them all alike.
+        present: Possible labels, ``(L',)``.
+        certainty: Probability of a pixel's label; the others share the rest. Uniform for pixels
+            with other labels (255).
 
     Returns:
         ``(L', H, W)`` float32, sums to 1.
@@ -171,16 +173,16 @@ def trusted_labels(
 def refine_labels(
     probabilities: Tensor, photo: Tensor, steps: dict[str, Step]
 ) -> Iterable[tuple[str, Tensor]]:
-    """Run the steps one after the other on one photo.
+    """Run the steps in sequence on one photo.
 
     Args:
         probabilities: ``(L', H, W)``.
         photo: ``(3, H, W)`` uint8.
-        steps: As :func:`refinement_steps` gives them.
+        steps: From :func:`refinement_steps`.
 
     Yields:
-        Each step's name and the probabilities after it, ``(L', H, W)``; as they were for a photo
-        that can only be background.
+        Each step's name and the probabilities after it, ``(L', H, W)``; unchanged for a photo with
+        background only.
     """
     for name, step in steps.items():
         if len(probabilities) > 1:
@@ -193,16 +195,16 @@ def probable_label(
     classes: Sequence[int] | NDArray[np.integer],
     size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """The most probable label of each pixel; background, which has what is left, wins ties.
+    """Most probable label of each pixel; background has the rest and wins ties.
 
     Args:
         foreground: Probabilities of the present classes, ``(C', H, W)``.
-        classes: Index of each, 0-based.
-        size: Probabilities are resized to this height and width, as :func:`label_at` does; None =
-            their own.
+        classes: Class indices, 0-based.
+        size: Resize probabilities to this height and width, see :func:`label_at`; None = no
+            resizing.
 
     Returns:
-        ``(H, W)`` uint8: 0 background, c + 1 for class c. Without classes all is background.
+        ``(H, W)`` uint8: 0 background, c + 1 for class c. All background without classes.
     """
     background: NDArray[Any] = 1 - foreground.sum(axis=0)
     if size is not None and size != foreground.shape[1:]:
