@@ -1,7 +1,7 @@
-"""Measure memory and time of AuxSegNet's training step, affinities in blocks and whole; one JSON.
+"""Measure memory and time of AuxSegNet's training step with affinities in blocks and as a whole.
 
-Each row is measured in a process of its own: its peak resident memory, on a GPU the peak that torch
-allocated there, and the CPU seconds of the fastest counted step.
+Each row is measured in a separate process: peak resident memory (on a GPU, torch's peak allocation)
+and CPU seconds of the fastest step. Writes one JSON.
 
 python benchmarks/affinity_memory.py --json benchmarks/results/affinity_memory.json
 """
@@ -26,13 +26,13 @@ from dscnet.run_folder import environment, write_text
 from dscnet.types import Batch
 
 WHOLE = 1 << 30
-"""More rows than any photo has: the affinities are built at once and kept for the gradient."""
+"""More rows than any photo has: affinities are computed at once and stored for the gradient."""
 
 GIB = 1 << 30
 
 
 def main() -> None:
-    """A row for blocks and whole affinities; ``--rows`` measures one of them, for itself."""
+    """Measure blocks and whole affinities, one row each; ``--rows`` measures a single one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,14 +100,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak(device: torch.device) -> int:
-    """Most bytes so far: of the process, or on a GPU of torch's allocations there."""
+    """Peak bytes so far: of the process, or of torch's allocations on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes on Linux
 
 
 def random_batch(size: int, crop: int, num_classes: int) -> Batch:
-    """Noise; what is in the photos does not change the memory."""
+    """Noise photos; the content does not affect memory."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(size, 3, crop, crop, generator=generator)
     return Batch(

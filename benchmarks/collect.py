@@ -1,4 +1,4 @@
-"""Write the trials of a search, run folders named NAME-sSEED, as one JSON: failures too.
+"""Collect the trials of a search (run folders NAME-sSEED) into one JSON, including failures.
 
 python benchmarks/collect.py --runs runs/search --json benchmarks/results/NAME.json
 """
@@ -20,14 +20,14 @@ from dscnet.experiments.comparison import summarise
 from dscnet.run_folder import RunFolder, write_text
 
 PLACE = ("data", "seed")
-"""Settings that say where a run lay and which it was: the row has the seed, the file the data."""
+"""Settings that identify a run; the row has the seed, the file the data."""
 
 SEGMENTER = ("segment.",)
-"""Settings that a run does not read that ends with its maps or labels."""
+"""Settings not used by runs that end with CAMs or labels."""
 
 
 def main() -> None:
-    """One row a run folder; a setting is told where it differs from the commonest value."""
+    """One row per run folder, with the settings that differ from the most common value."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,9 +56,9 @@ def main() -> None:
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Dotted settings of a run as it had them, and its numbers; an unfinished one has none."""
+    """Dotted settings of a run, and its metrics if finished."""
     folder = RunFolder(path)
-    # Not read_config: settings that came later would appear with values that the run never had.
+    # Not read_config: settings added later would appear with values that the run never had.
     values = yaml.safe_load(folder.config.read_text())
     settings = {name: look_up(values, name) for name in dotted_names(values)}
     numbers: dict[str, Any] = {"tag_loss": mean_tag_loss(folder.losses)}
@@ -69,14 +69,14 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def look_up(values: dict[str, Any], dotted: str) -> Any:
-    """The value of a dotted name."""
+    """Value of a dotted name."""
     for part in dotted.split("."):
         values = values[part]
     return values
 
 
 def commonest(settings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The value of each setting that most runs have; None in those from before the setting."""
+    """Most common value of each setting; None for runs older than the setting."""
     common = {}
     for name in dict.fromkeys(name for own in settings for name in own):
         values = [own.get(name) for own in settings]

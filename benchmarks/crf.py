@@ -2,8 +2,8 @@
 
 python benchmarks/crf.py --data ../shared/data/msrc --json benchmarks/results/labels/crf.json
 
-Start of the filters: the photos' true masks as coarse as a network sees them, and trusted as the
-labels of maps are. Masks give the start its shapes and nothing else; no score is computed.
+Filters start from the ground-truth masks at the resolution of a network, with the certainty of
+pseudo labels. Masks provide only shapes for the start; no score is computed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dscnet.refine.random_walk import random_walk
 from dscnet.run_folder import environment, write_text
 
 STRIDE = 16
-"""Photo pixels a cell of the maps that the starts imitate."""
+"""Stride of the imitated CAMs."""
 
 KERNELS: dict[str, dict[str, float]] = {
     "50 pixels, 5 grey values": {"bilateral_std": 50.0, "color_std": 5.0},
@@ -41,7 +41,7 @@ LABELS = 21
 
 
 def main() -> None:
-    """Write what was measured; without the package, its part is empty."""
+    """Write the measurements; empty where the package is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def read_starts(data: Path, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Label probabilities and photo of photos with objects, spread over the training photos."""
+    """Label probabilities and photos for evenly spaced training photos with objects."""
     samples = [s for s in open_dataset(data, "train").samples if s.tags and s.mask_path]
     chosen = samples[:: max(1, len(samples) // count)][:count]
     starts = []
@@ -86,7 +86,7 @@ def read_starts(data: Path, count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def coarsened(maps: Tensor) -> Tensor:
-    """Maps ``(C, H, W)`` by means of cells, resized back, with no sharp edge left."""
+    """Average-pool maps ``(C, H, W)`` and resize them back, without sharp edges."""
     height, width = maps.shape[-2:]
     cells = (max(1, height // STRIDE), max(1, width // STRIDE))
     coarse = F.interpolate(maps[None], cells, mode="area")
@@ -94,7 +94,7 @@ def coarsened(maps: Tensor) -> Tensor:
 
 
 def agreement(starts: list[tuple[Tensor, Tensor]], kernel: dict[str, float]) -> dict[str, Any]:
-    """Share of the pixels that both label alike: all photos, the worst, and beside the start."""
+    """Fraction of equally labelled pixels: mean, worst photo, and changes from the start."""
     if "pydensecrf" not in BACKENDS:
         return {}
     shares, changed, difference = [], [], 0.0
@@ -135,14 +135,14 @@ def run(start: Tensor, photo: Tensor, backend: Any, kernel: dict[str, float]) ->
 
 
 def share_alike(one: Tensor, other: Tensor) -> float:
-    """Share of the pixels with the same label in both."""
+    """Fraction of pixels with the same label in both."""
     return float((one.argmax(1) == other.argmax(1)).float().mean())
 
 
 def device_difference(
     starts: list[tuple[Tensor, Tensor]], kernel: dict[str, float], device: torch.device
 ) -> dict[str, float]:
-    """How far the marginals on a device are from those on the CPU."""
+    """Difference of the marginals on a device from those on the CPU."""
     shares, difference = [], 0.0
     for start, photo in starts:
         here = run(start, photo, "lattice", kernel)
@@ -184,7 +184,7 @@ def cpu_seconds(work: Work) -> float:
 
 
 def gpu_seconds(work: Work) -> float:
-    """Time from the call until the GPU is done with it."""
+    """Time from the call until the GPU has finished."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     work()

@@ -1,4 +1,4 @@
-"""What a trained run's groups, embeddings and losses are like; with masks, for diagnosis alone.
+"""Diagnose groups, embeddings and losses of a trained run; uses masks, for diagnosis only.
 
 python benchmarks/diagnose.py --run runs/x --json benchmarks/results/NAME.json
 """
@@ -26,7 +26,7 @@ from dscnet.context import (
 )
 from dscnet.data import PhotoDataset, PhotoSet, make_loader, open_dataset, read_image, read_mask
 from dscnet.models import PlainCam
-from dscnet.models.cam import TAPS
+from dscnet.models.cam import FEATURE_MAPS
 from dscnet.models.checkpoint import restore
 from dscnet.models.pcm import resize
 from dscnet.pipeline.full_images import tag_matrix
@@ -41,7 +41,7 @@ GROUPINGS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Measure on every n-th training photo that has tags and a mask."""
+    """Measure on every n-th training photo with tags and a mask."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,10 +71,10 @@ def main() -> None:
 def groups_and_embeddings(
     model: PlainCam, config: Config, photos: PhotoSet, every: int
 ) -> dict[str, Any]:
-    """Purity and right category by grouping and tap; how far the embeddings tell categories apart.
+    """Purity and category accuracy by grouping and feature map, and separation of the embeddings.
 
-    ``purity`` is the share of pixels in the commonest true label of their group, ``category`` the
-    share whose true label is the category that their group got.
+    ``purity`` is the fraction of pixels with the majority ground-truth label of their group,
+    ``category`` the fraction whose ground-truth label is the category of their group.
     """
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     all_tags = tag_matrix(photos)
@@ -86,17 +86,17 @@ def groups_and_embeddings(
         image = transform(read_image(sample.image_path), None)[0][None]
         tags = all_tags[index, None]
         present = present_labels(tags)
-        taps = model.backbone(image)
+        feature_maps = model.backbone(image)
         output = model.one_view(image, tags)
         size = output.final_logits.shape[-2:]
         truth = F.interpolate(read_mask(sample.mask_path)[None, None].float(), size).long()
         cam = normalise_cam(output.final_logits, present, config.label.bg_score)
-        for tap, features in zip(TAPS, taps, strict=True):
+        for place, features in zip(FEATURE_MAPS, feature_maps, strict=True):
             resized = resize(features, size)
             for name, settings in GROUPINGS.items():
                 groups = group_pixels(resized, cam, present, **settings)
                 categories = group_categories(cam, groups, present)
-                counts[f"{tap}, {name}"] += tally(groups, categories, truth, photos.num_labels)
+                counts[f"{place}, {name}"] += tally(groups, categories, truth, photos.num_labels)
         if output.context is not None:
             groups = output.context.groups
             votes = true_votes(groups, truth, photos.num_labels)[0]
@@ -114,7 +114,7 @@ def groups_and_embeddings(
 
 
 def true_votes(groups: PixelGroups, truth: Tensor, num_labels: int) -> Tensor:
-    """Pixels of each true label in each group, ``(B, K, L)``."""
+    """Pixels of each ground-truth label in each group, ``(B, K, L)``."""
     flat = truth.flatten(1)
     known = flat != IGNORE_INDEX
     votes = F.one_hot(flat.where(known, 0), num_labels).float() * known[..., None]
@@ -122,14 +122,14 @@ def true_votes(groups: PixelGroups, truth: Tensor, num_labels: int) -> Tensor:
 
 
 def tally(groups: PixelGroups, categories: Tensor, truth: Tensor, num_labels: int) -> Tensor:
-    """Pixels in their group's commonest label, in its category, and all."""
+    """Pixels with their group's majority label, with its category, and in total."""
     votes = true_votes(groups, truth, num_labels)
     right = votes.gather(2, categories.clamp_min(0)[..., None])[..., 0] * (categories >= 0)
     return torch.stack([votes.amax(-1).sum(), right.sum(), votes.sum()])
 
 
 def contrast_of(embeddings: Tensor, labels: Tensor, owners: Tensor) -> dict[str, float]:
-    """Mean cosine of groups of different photos, of one true label and of two."""
+    """Mean cosine of groups from different photos, with the same and with different labels."""
     cosines = embeddings @ embeddings.mT
     apart = owners[:, None] != owners
     same = labels[:, None] == labels
@@ -142,7 +142,7 @@ def contrast_of(embeddings: Tensor, labels: Tensor, owners: Tensor) -> dict[str,
 def gradient_sizes(
     model: PlainCam, config: Config, photos: PhotoSet, batches: int
 ) -> dict[str, float]:
-    """Norm of each weighted term's gradient at the features over that of the tag loss, mean."""
+    """Mean gradient norm of each weighted term at the features, relative to the tag loss."""
     objective = build_objective(config.method, photos.num_labels).train()
     transform = build_train_transform(config.augment, model.backbone.mean, model.backbone.std)
     loader = make_loader(
@@ -152,7 +152,7 @@ def gradient_sizes(
         shuffle=True,
     )
     sizes: dict[str, list[float]] = defaultdict(list)
-    # One batch more: the first fills the memory of the contrast.
+    # One extra batch: the first fills the memory bank.
     for step, batch in zip(range(batches + 1), loader, strict=False):
         output = model(batch.image, batch.tags)
         joined = objective(output, batch, 1.0)

@@ -1,8 +1,8 @@
-"""Measure what each step of inference and labelling takes in memory as photos grow; one JSON.
+"""Measure the memory of each step of inference and labelling by photo size; writes one JSON.
 
-Each row is a process of its own: the peak of its resident memory while the step runs once, less
-what it held before, its inputs. The result that the step returns is part of the peak. Linux only.
-Rows of other pieces that the JSON holds already stay.
+Each row is a separate process: peak resident memory while the step runs once, minus the memory in
+use before (the inputs). The result of the step is included. Linux only. Existing rows of other
+pieces are kept.
 
 python benchmarks/memory.py --json benchmarks/results/memory.json [--pieces pcm crf]
 """
@@ -41,10 +41,10 @@ from dscnet.refine.random_walk import random_walk
 from dscnet.run_folder import environment, write_text
 
 SIZES = ((342, 456), (684, 912), (1368, 1824))
-"""Height and width of photos, from the size that labels are made at to one of 2.5 megapixels."""
+"""Height and width of photos, from the working size of labels to 2.5 megapixels."""
 
 LABELS = 4
-"""Background and three classes: more than most photos have."""
+"""Background and three classes, more than in most photos."""
 
 MIB = 1 << 20
 
@@ -52,7 +52,7 @@ Step = Callable[[], Any]
 
 
 def main() -> None:
-    """A row a piece and size; ``--measure`` measures one of them, for itself."""
+    """Measure one row per piece and size; ``--measure`` measures a single one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,7 +88,7 @@ def measure(name: str, height: int, width: int) -> dict[str, Any]:
     make, stride = PIECES[name]
     with torch.inference_mode():
         torch.manual_seed(0)
-        make(64, 64)()  # what is loaded at the first call is not the step's
+        make(64, 64)()  # exclude what is loaded at the first call
         step = make(height, width)
         before = forget_peak()
         started = time.process_time()
@@ -106,14 +106,14 @@ def measure(name: str, height: int, width: int) -> dict[str, Any]:
 
 
 def forget_peak() -> int:
-    """Hand freed memory back, let the peak start anew from what is held, and return that."""
+    """Release freed memory, reset the peak, and return the memory in use."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def peak() -> int:
-    """Most bytes that were resident since the peak was last forgotten."""
+    """Peak resident bytes since the last reset."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(status["VmHWM"].split()[0])
 
@@ -124,13 +124,13 @@ def grid(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def probabilities(*size: int) -> Tensor:
-    """Of the labels, smooth as those of networks are."""
+    """Label probabilities, smooth like those of networks."""
     coarse = torch.randn(1, LABELS, *(max(2, side // 32) for side in size))
     return torch.nn.functional.interpolate(3 * coarse, size, mode="bilinear").softmax(1)
 
 
 def photo(*size: int) -> Tensor:
-    """Shapes with some noise: a photo of noise alone would fill the lattice of the CRF."""
+    """Shapes with some noise: pure noise would fill the lattice of the CRF."""
     coarse = torch.randint(0, 256, (1, 3, *(max(2, side // 64) for side in size))).float()
     shapes = torch.nn.functional.interpolate(coarse, size, mode="bicubic")
     return (shapes + 4 * torch.randn(1, 3, *size)).clamp(0, 255).to(torch.uint8)
@@ -217,25 +217,25 @@ def masks(height: int, width: int) -> Step:
 
 
 def thresholds(height: int, width: int) -> Step:
-    """Counting a photo for the background score, with a second map."""
+    """Histograms of a photo for the background threshold, with a second CAM."""
     cam = probabilities(height, width)[0, 1:].numpy()
     return lambda: ScoreCounts().add(cam, [0, 1, 2], second=cam)
 
 
 def labels(height: int, width: int) -> Step:
-    """Labels of maps of the photo's own size."""
+    """Labels from CAMs at the photo's own size."""
     cam = probabilities(height, width)[0, 1:].numpy()
     return lambda: pseudo_label(cam, [0, 1, 2])
 
 
 def enlarged(height: int, width: int) -> Step:
-    """Labels of the photo's own size from 21 scores of the smallest of the sizes."""
+    """Labels at the photo's own size from 21 scores at the smallest size."""
     scores = torch.randn(21, *SIZES[0])
     return lambda: label_at(scores, (height, width))
 
 
 def confusion(height: int, width: int) -> Step:
-    """Counting a photo of an evaluation."""
+    """Confusion matrix of a photo."""
     truth = np.random.default_rng(0).integers(0, 21, (height, width), dtype=np.uint8)
     return lambda: confusion_matrix(truth, truth, 21)
 
@@ -257,7 +257,7 @@ PIECES: dict[str, tuple[Callable[[int, int], Step], int]] = {
     "enlarged labels": (enlarged, 1),
     "confusion": (confusion, 1),
 }
-"""What to measure by name: what makes it ready for a size, and pixels a cell."""
+"""Pieces by name: a function that prepares one for a size, and its stride."""
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Labels of a finished run's maps before and after each refinement, without training; with masks.
+"""Evaluate labels of a finished run before and after each refinement, without retraining.
 
 python benchmarks/refinement.py --run runs/x --json benchmarks/results/labels/NAME.json
     [--refinements none pamr crf walk walk+crf] [--every 4] [--certainty null] [--bg_power 4]
     [--set affinity.log_steps=3]
 
-Refinements that the JSON already holds are not measured again.
+Uses masks. Refinements that are already in the JSON are not measured again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dscnet.run_folder import RunFolder, environment, write_text
 
 
 def main() -> None:
-    """One row a refinement; the file is written after each."""
+    """One row per refinement; the file is written after each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +53,7 @@ def main() -> None:
         measured = {"run": options.run.name, "refinement": name, "every": options.every, **start}
         measured["settings"] = changed
         if any(measured.items() <= row.items() for row in rows):
-            print(f"{name}: measured before")
+            print(f"{name}: already measured")
             continue
         steps = [] if name == "none" else name.split("+")
         job = Job(replace_settings(config, {"refine.steps": steps}), folder, photos, None)
@@ -69,7 +69,7 @@ def main() -> None:
 
 def measure(job: Job, every: int) -> dict[str, Any]:
     """The mIoU of the refined labels, and the CPU time of each step."""
-    # Networks that the run has trained are taken as they are, others are trained.
+    # Networks that the run has trained are reused, others are trained.
     steps_of = photo_steps(job)
     settings = job.config.refine
     bg_score = background_score(job)

@@ -1,4 +1,4 @@
-"""Time a training step (forward, losses, backward) of the baseline and DSCNet, and its contrast.
+"""Time a training step (forward, losses, backward) of the baseline and of DSCNet.
 
 python benchmarks/step_time.py --json benchmarks/results/step_time.json
 
@@ -30,7 +30,7 @@ CONTRASTS = {"M1": VARIANTS["M1"], **PIXELS}
 
 
 def main() -> None:
-    """Median of the counted steps of each variant, in turn, on random photos with 1 to 4 tags."""
+    """Median step time of each variant, interleaved, on random photos with 1 to 4 tags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,11 +48,11 @@ def main() -> None:
     steps, memory = {}, {}
     for name, settings in (VARIANTS | PIXELS).items():
         config = replace_settings(recipe, settings)
-        held = start_gpu_peak()
+        in_use = start_gpu_peak()
         steps[name] = training_step(config, batch, options.num_classes)
         steps[name]()
         if torch.cuda.is_available():
-            memory[name] = round((torch.cuda.max_memory_allocated() - held) / 2**30, 2)
+            memory[name] = round((torch.cuda.max_memory_allocated() - in_use) / 2**30, 2)
     contrasts = {
         name: contrast_step(replace_settings(recipe, settings), batch, options.num_classes)
         for name, settings in CONTRASTS.items()
@@ -63,7 +63,7 @@ def main() -> None:
     for name, value in medians.items():
         print(f"{name:20} {value:.2f} s  {value / medians['baseline']:.2f} of the baseline")
     for name, value in medians_of(alone).items():
-        print(f"{name:20} {value:.3f} s  the contrast alone")
+        print(f"{name:20} {value:.3f} s  contrastive loss only")
     content = {
         "photos": recipe.train.batch_size,
         "crop": recipe.augment.crop_size,
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def start_gpu_peak() -> int:
-    """Forget the most memory so far; bytes that are held now."""
+    """Reset the peak memory; returns bytes in use."""
     if not torch.cuda.is_available():
         return 0
     torch.cuda.reset_peak_memory_stats()

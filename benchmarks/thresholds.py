@@ -1,14 +1,14 @@
-"""What each criterion for the background score loses against the best score; with masks.
+"""mIoU lost by each criterion for the background threshold against the best threshold.
 
 python benchmarks/thresholds.py --runs runs/a runs/b \\
     --json benchmarks/results/labels/thresholds.json
 
-As if there were few photos, drawn at random with at least one tag; the network has seen all:
+With few photos, drawn at random with at least one tag (the network was trained on all):
 
 python benchmarks/thresholds.py --runs runs/a --few 10 30 --draws 12 \\
     --json benchmarks/results/labels/few_photos.json
 
-What the JSON already holds is not measured again.
+Uses masks. Rows that are already in the JSON are not measured again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dscnet.run_folder import RunFolder, environment, write_text
 
 
 def main() -> None:
-    """A row a finished run, or a draw of its photos: its maps alone choose, then masks measure."""
+    """One row per finished run or draw of photos: chosen by CAMs only, evaluated with masks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,7 +50,7 @@ def main() -> None:
         for part, chosen in sets:
             name = run | part
             if any(name.items() <= row.items() for row in rows):
-                print(f"{name}: measured before")
+                print(f"{name}: already measured")
                 continue
             made_by = {"variant": config.method.variant, "seed": config.seed}
             rows.append(name | made_by | measure(folder, chosen))
@@ -63,7 +63,7 @@ def main() -> None:
 def few_photos(
     photos: PhotoSet, sizes: Sequence[int], draws: int
 ) -> Iterator[tuple[dict[str, int], PhotoSet]]:
-    """Random parts of a data set, each with what tells it from the others."""
+    """Random subsets of a data set, each with an identifier."""
     tagged = [sample for sample in photos.samples if sample.tags]
     for size in sizes:
         for draw in range(draws):
@@ -73,7 +73,7 @@ def few_photos(
 
 
 def measure(folder: RunFolder, photos: PhotoSet) -> dict[str, Any]:
-    """Background score of each criterion, and the mIoU that it loses."""
+    """Background threshold of each criterion, and the mIoU that it loses."""
     with_saliency = all(sample.saliency_path is not None for sample in photos.samples)
     counts = score_counts(photos, folder.cams, saliency=with_saliency)
     found = {name: suggested_score(counts, name) for name in CRITERIA}
@@ -89,7 +89,7 @@ def measure(folder: RunFolder, photos: PhotoSet) -> dict[str, Any]:
 
 
 def evaluate(folder: RunFolder, photos: PhotoSet, scores: Sequence[float]) -> tuple[float, float]:
-    """The best mIoU among some background scores, and its score."""
+    """Best mIoU over thresholds, and its threshold."""
     items = (
         (*load_map(folder.cams, image_id), read_mask(mask).numpy())
         for image_id, mask in truth(photos)

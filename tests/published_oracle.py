@@ -21,11 +21,11 @@ BLOCKS = (
 )
 
 
-def narrow_trunk(seed: int = 0, frozen_stages: int = 2) -> ResNet38:
+def narrow_resnet38(seed: int = 0, frozen_stages: int = 2) -> ResNet38:
     """A ResNet38 of 1/32 of the width, float64, with every number drawn."""
     generator = torch.Generator().manual_seed(seed)
-    trunk = ResNet38(width=1 / 32, frozen_stages=frozen_stages).double()
-    for name, values in trunk.state_dict().items():
+    backbone = ResNet38(width=1 / 32, frozen_stages=frozen_stages).double()
+    for name, values in backbone.state_dict().items():
         drawn = torch.randn(values.shape, generator=generator, dtype=torch.float64)
         if name.endswith("running_var"):
             values.copy_(0.5 + drawn.abs())
@@ -33,7 +33,7 @@ def narrow_trunk(seed: int = 0, frozen_stages: int = 2) -> ResNet38:
             values.copy_(0.2 * drawn + (1.0 if name.endswith("weight") else 0.0))
         elif values.ndim == 4:
             values.copy_(drawn * values[0].numel() ** -0.5)
-    return trunk
+    return backbone
 
 
 def norm(x: Tensor, state: State, name: str) -> Tensor:
@@ -57,15 +57,15 @@ def conv(x: Tensor, state: State, name: str, stride: int = 1, dilation: int = 1)
     )
 
 
-def trunk_taps(state: State, image: Tensor, masks: Masks | None = None) -> State:
+def resnet38_maps(state: State, image: Tensor, masks: Masks | None = None) -> State:
     """conv3 to conv6; ``masks`` stand for channel dropout."""
     masks = masks or {}
-    taps = {}
+    maps = {}
     x = conv(image, state, "conv1a")
     for name, stride, (first, second) in BLOCKS:
         a = norm(x, state, f"{name}.bn_branch2a")
         if name in ("b4", "b5"):
-            taps["conv3" if name == "b4" else "conv4"] = a
+            maps["conv3" if name == "b4" else "conv4"] = a
         shortcut = x
         if f"{name}.conv_branch1.weight" in state:
             shortcut = conv(a, state, f"{name}.conv_branch1", stride)
@@ -75,14 +75,14 @@ def trunk_taps(state: State, image: Tensor, masks: Masks | None = None) -> State
     for name in ("b6", "b7"):
         a = norm(x, state, f"{name}.bn_branch2a")
         if name == "b6":
-            taps["conv5"] = a
+            maps["conv5"] = a
         b = norm(conv(a, state, f"{name}.conv_branch2a"), state, f"{name}.bn_branch2b1")
         b = b * masks.get(f"{name}.dropout_2b1", 1.0)
         b = conv(b, state, f"{name}.conv_branch2b1", 1, 4)
         b = norm(b, state, f"{name}.bn_branch2b2") * masks.get(f"{name}.dropout_2b2", 1.0)
         x = conv(a, state, f"{name}.conv_branch1") + conv(b, state, f"{name}.conv_branch2b2")
-    taps["conv6"] = norm(x, state, "bn7")
-    return taps
+    maps["conv6"] = norm(x, state, "bn7")
+    return maps
 
 
 def interpolation(source: int, target: int, aligned: bool) -> Tensor:
@@ -110,11 +110,11 @@ def resized(maps: Tensor, size: tuple[int, int], aligned: bool = True) -> Tensor
 
 def seam_maps(state: State, image: Tensor) -> tuple[Tensor, Tensor]:
     """SEAM's plain CAM and refined CAM, both at the size of the photo."""
-    taps = trunk_taps(state, image)
-    cam = conv(taps["conv6"], state, "fc8")
+    maps = resnet38_maps(state, image)
+    cam = conv(maps["conv6"], state, "fc8")
     size = (cam.shape[2], cam.shape[3])
     squeezed = [
-        conv(taps[tap].detach(), state, layer).clamp(min=0)
+        conv(maps[tap].detach(), state, layer).clamp(min=0)
         for tap, layer in (("conv4", "f8_3"), ("conv5", "f8_4"))
     ]
     mixed = conv(torch.cat([resized(image, size), *squeezed], 1), state, "f9")
@@ -183,7 +183,7 @@ def seam_terms(state: State, image: Tensor, tags: Tensor, scale: float = 0.3) ->
 
 def auxsegnet_maps(state: State, image: Tensor) -> State:
     """AuxSegNet's outputs: tag scores, both tasks before and after A at photo size, A times CAM."""
-    conv6 = trunk_taps(state, image)["conv6"]
+    conv6 = resnet38_maps(state, image)["conv6"]
     shape = conv6.shape[-2:]
     cam = conv(conv6, state, "fc8")
     initial, affinities = {}, []

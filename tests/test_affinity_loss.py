@@ -57,5 +57,5 @@ def test_without_labels_there_is_nothing_to_learn(shape):
 
 def test_shapes_that_differ_are_refused():
     table = torch.zeros(2, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         affinity_loss(torch.rand(2, 3), table, table, table[:1])

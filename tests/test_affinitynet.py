@@ -10,7 +10,7 @@ from dscnet.models.backbones import create_backbone
 
 
 class Taps(nn.Module):
-    """A trunk of three strided convolutions with the taps of a real one."""
+    """A backbone of three strided convolutions with the maps of a real one."""
 
     channels = (3, 5, 7)
 
@@ -22,11 +22,11 @@ class Taps(nn.Module):
         )
 
     def forward(self, image):
-        taps = []
+        maps = []
         for conv in self.convs:
             image = conv(image)
-            taps.append(image)
-        return tuple(taps)
+            maps.append(image)
+        return tuple(maps)
 
 
 def elu(x):
@@ -43,8 +43,8 @@ def test_features_are_the_published_ones(generator):
     for b in range(2):
         for y in range(4):
             for x in range(5):
-                taps = (low[b, :, y, x], mid[b, :, y, x], high[b, :, y, x])
-                squeezed = [elu(w @ tap) for w, tap in zip(weights, taps, strict=True)]
+                maps = (low[b, :, y, x], mid[b, :, y, x], high[b, :, y, x])
+                squeezed = [elu(w @ tap) for w, tap in zip(weights, maps, strict=True)]
                 joined = net.mix.weight[:, :, 0, 0] @ torch.cat(squeezed)
                 expected[b, :, y, x] = elu(joined)
     torch.testing.assert_close(net(image).features, expected)
@@ -84,13 +84,13 @@ def test_taps_are_resized_to_the_last(generator):
     torch.testing.assert_close(net(image).features, same(image).features)
 
 
-def test_the_trunk_is_trained_too():
+def test_the_backbone_is_trained_too():
     net = AffinityNet(Taps())
     net(torch.randn(1, 3, 6, 6)).features.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.backbone.parameters())
 
 
-def test_weights_of_a_trunk_fit_at_another_stride():
+def test_weights_of_a_backbone_fit_at_another_stride():
     coarse, fine = (
         create_backbone(output_stride=stride, weights="none", frozen_stages=2) for stride in (16, 8)
     )

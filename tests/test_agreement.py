@@ -57,8 +57,8 @@ def test_masks_that_show_the_tags_are_not_mentioned(photos):
 def test_masks_in_another_order_are_refused_and_the_order_named_is_right():
     photos = [("cow", (0, 2)), ("cow", (2,)), ("sheep", (3,)), ("sheep", (0, 3)), ("car", (0, 1))]
     (error,) = compared(photos, split="train").errors
-    assert error.startswith("farm, split train: masks number the classes otherwise")
-    assert "label 2 is 'sheep' by its number and lies on photos tagged 'cow' (2 photos)" in error
+    assert error.startswith("farm, split train: masks number the classes differently")
+    assert "label 2 is 'sheep' by its number but occurs in photos tagged 'cow' (2 photos)" in error
     assert order_of(error) == ("car", "cow", "sheep")
     assert compared(photos, order_of(error)).errors == []
 
@@ -87,7 +87,7 @@ def test_photos_whose_tags_lack_what_their_masks_show_are_counted():
     report = compared([*GOOD * 5, ("cow", (1, 2)), ("", (3,)), ("cow sheep", (1,))])
     assert report.ok and report.warnings == []
     assert report.info == [
-        "farm: 2 of 28 masks show classes that are not tagged: p25 'sheep', p26 'car'",
+        "farm: 2 of 28 masks contain classes that are not tagged: p25 'sheep', p26 'car'",
         "farm: 1 of 28 masks lack classes that are tagged: p27 'sheep'",
     ]
 
@@ -104,14 +104,14 @@ def test_classes_that_appear_together_and_are_tagged_loosely_are_no_other_order(
 
 def test_a_tagged_class_that_no_mask_shows_is_warned_of():
     (warning,) = compared([GOOD[0], GOOD[1], GOOD[0], ("cow car", (1,))]).warnings
-    assert "no mask shows 'car' (label 3), which 1 photos" in warning
+    assert "no mask contains 'car' (label 3), although 1 photos" in warning
 
 
 def test_masks_of_something_else_are_refused():
     photos = [("cow", (0,)), ("car", (2,)), ("cow", (3,)), ("car", (1,)), ("cow", (1,))]
     (error,) = compared(photos).errors
-    assert "4 of 5 masks show none of the classes" in error
-    assert "p0 is tagged 'cow' and shows background alone; p1 is tagged 'car' and shows" in error
+    assert "4 of 5 masks contain none of the classes" in error
+    assert "p0 is tagged 'cow', but its mask contains only background; p1 is tagged" in error
     assert compared([*photos, *GOOD[:3]]).ok
 
 

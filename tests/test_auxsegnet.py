@@ -13,7 +13,7 @@ from dscnet.models.auxsegnet import dilations_at
 from dscnet.objective import AuxSegObjective, CamObjective, ContrastObjective
 from dscnet.training import parameter_groups
 from dscnet.types import Batch
-from tiny_trunk import TinyTrunk
+from tiny_trunk import TinyBackbone
 
 
 def make(num_classes: int = 3, variant: str = "baseline", **options) -> AuxSegNet:
@@ -24,7 +24,12 @@ def make(num_classes: int = 3, variant: str = "baseline", **options) -> AuxSegNe
             6, num_classes + 1, semantic=variant != "M1", fuse=variant == "M4", num_groups=3
         )
     return AuxSegNet(
-        TinyTrunk(), num_classes, branch_channels=8, dilations=(1, 1, 1), context=context, **options
+        TinyBackbone(),
+        num_classes,
+        branch_channels=8,
+        dilations=(1, 1, 1),
+        context=context,
+        **options,
     )
 
 
@@ -149,7 +154,7 @@ def test_saliency_is_a_probability_before_it_is_enlarged() -> None:
     torch.testing.assert_close(model.dense_scores(image)[1], expected)
 
 
-def test_cross_task_affinity_learns_at_the_rate_of_the_trunk() -> None:
+def test_cross_task_affinity_learns_at_the_rate_of_the_backbone() -> None:
     model = make()
     groups = parameter_groups(model, lr=1.0, new_lr_factor=10.0, weight_decay=0.1)
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -223,7 +228,7 @@ def test_dilations_follow_the_stride() -> None:
 
 
 def test_registered() -> None:
-    assert type(create_model("auxsegnet", TinyTrunk(), 2)) is AuxSegNet
+    assert type(create_model("auxsegnet", TinyBackbone(), 2)) is AuxSegNet
 
 
 def test_grid_pooling_pools_the_plain_cam_on_the_grid_too() -> None:

@@ -188,7 +188,7 @@ def test_unknown_name_lists_the_nearest():
 @pytest.mark.parametrize(
     ("name", "stride", "multiple"), [("test_maxvit", 32, 160), ("halonet26t", 16, 128)]
 )
-def test_trunks_of_windows_are_padded_to_them_and_their_maps_cut(name, stride, multiple):
+def test_backbones_of_windows_are_padded_to_them_and_their_maps_cut(name, stride, multiple):
     backbone = create_backbone(name, output_stride=stride, weights="none", frozen_stages=0).eval()
     assert backbone.multiple == multiple
     image = torch.randn(1, 3, 70, 170, generator=torch.Generator().manual_seed(0))
@@ -201,8 +201,8 @@ def test_trunks_of_windows_are_padded_to_them_and_their_maps_cut(name, stride, m
 
 
 @pytest.mark.parametrize("name", ["cait_xxs24_224", "beit_base_patch16_224", "botnet26t_256"])
-def test_trunks_of_one_photo_size_are_refused_with_others_that_work(name):
-    told = pytest.raises(DscnetError, match=f"'{name}' takes photos of one size alone")
+def test_backbones_of_one_photo_size_are_refused_with_others_that_work(name):
+    told = pytest.raises(DscnetError, match=f"'{name}' accepts a single photo size only")
     with torch.device("meta"), told as caught:
         create_backbone(name, weights="none", frozen_stages=0)
     for other in ("tf_efficientnet_lite0", "resnet50"):

@@ -20,7 +20,7 @@ from dscnet.config.settings import from_dict, replace_settings
 from dscnet.labels import thresholds
 from dscnet.models import MODELS, AuxSegNet, PlainCam, Seam, create_model
 from dscnet.plugins import VARIABLE, load_plugins
-from tiny_trunk import TinyTrunk
+from tiny_trunk import TinyBackbone
 
 PACKAGE = Path(dscnet.__file__).parent
 NETWORKS = {"cam": PlainCam, "seam": Seam, "auxsegnet": AuxSegNet}
@@ -46,7 +46,7 @@ def test_the_networks_by_name_are_a_view_of_what_is_declared():
     assert "sean" not in MODELS
     register_baseline(Baseline("other", PlainCam))
     assert MODELS["other"] is PlainCam and list(MODELS) == list_baselines()
-    assert type(create_model("other", TinyTrunk(), 2)) is PlainCam
+    assert type(create_model("other", TinyBackbone(), 2)) is PlainCam
 
 
 # refines without DSCNet: own maps, those that can be compared; has rounds, saliency, criterion
@@ -91,7 +91,7 @@ def test_options_are_those_that_a_network_has_beyond_the_plain_ones():
     assert find_baseline("cam").options(Config()) == {}
     assert find_baseline("seam").options(Config()) == {"view_scale": 0.5}
     options = find_baseline("auxsegnet").options(with_settings("auxsegnet", auxseg__rows=7))
-    model = create_model("auxsegnet", TinyTrunk(), 2, **options)
+    model = create_model("auxsegnet", TinyBackbone(), 2, **options)
     assert model.cross_task.rows == 7
     # Stride 4: twice the published dilations.
     assert [model.segmentation.before[index].dilation[0] for index in (0, 2)] == [12, 24]

@@ -96,7 +96,7 @@ def test_transform_and_segmenter_take_their_settings():
     ("network", "head"),
     [("deeplabv1", LargeField), ("deeplabv2", AtrousPyramid), ("auto", None)],
 )
-def test_the_segmentation_network_has_a_trunk_like_the_cam_network_or_its_own(network, head):
+def test_the_segmentation_network_has_a_backbone_like_the_cam_network_or_its_own(network, head):
     settings = Config(model=ModelConfig(backbone="test_resnet", weights="none", output_stride=16))
     settings.segment.network, settings.segment.frozen_stages = network, 0
     model = build_segmenter(settings, 3)
@@ -111,16 +111,18 @@ def test_the_segmentation_network_has_a_trunk_like_the_cam_network_or_its_own(ne
     assert [tuple(p.shape) for p in own.backbone.parameters()] == shapes
 
 
-def test_weights_of_its_trunk(tmp_path):
-    trunk = build_segmenter(config("baseline"), 3).backbone.model
-    path = tmp_path / "trunk.pth"
-    torch.save(trunk.state_dict(), path)
+def test_weights_of_its_backbone(tmp_path):
+    pretrained = build_segmenter(config("baseline"), 3).backbone.model
+    path = tmp_path / "backbone.pth"
+    torch.save(pretrained.state_dict(), path)
     settings = config("baseline")
     settings.segment.network, settings.segment.weights = "deeplabv2", str(path)
     loaded = build_segmenter(settings, 3).backbone.net.state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in trunk.state_dict().items())
+    assert all(torch.equal(loaded[name], value) for name, value in pretrained.state_dict().items())
     fresh = build_segmenter(settings, 3, pretrained=False).backbone.net.state_dict()
-    assert any(not torch.equal(fresh[name], value) for name, value in trunk.state_dict().items())
+    assert any(
+        not torch.equal(fresh[name], value) for name, value in pretrained.state_dict().items()
+    )
 
 
 def test_on_resnet38_the_segmentation_network_is_deeplab_v1():
@@ -190,7 +192,7 @@ def test_how_the_segmentation_network_is_tested():
     ("settings", "message"),
     [
         (ScaleConfig(side=0), "scale.side must be at least 1, got 0"),
-        (ScaleConfig(side=15), "scale.side must be at least a cell .*output_stride 16, got 15"),
+        (ScaleConfig(side=15), "scale.side must be at least model.output_stride, 16, got 15"),
         (ScaleConfig(tiles=0), "scale.tiles must be at least 1, got 0"),
         (ScaleConfig(tile_overlap=1), "scale.tile_overlap must be in"),
         (ScaleConfig(relative_to="photo", tiles=2), "scale.tiles must be 1 where .* own size"),
@@ -258,23 +260,23 @@ def test_the_refined_map_is_weighed_by_the_discriminant(name, variant):
     settings.method.smooth = 0.0
     image, tags = tagged_photos()
     model = build_model(settings, 3)
-    model.context.discriminant.add(
-        torch.randn(8, settings.method.embedding_dim), torch.arange(8) % 4
-    )
+    model.context.lda.add(torch.randn(8, settings.method.embedding_dim), torch.arange(8) % 4)
     with torch.no_grad():
         weighed = model.eval()(image, tags)
-        model.likeness = 0.0
+        model.class_similarity = 0.0
         plain = model(image, tags)
     before = normalised(plain.final_logits) if name == "cam" else plain.cam_refined
     low, high = before.amin((2, 3), keepdim=True), before.amax((2, 3), keepdim=True)
     stretched = (before - low) / (high - low).clamp(min=1e-5)
-    likeness = weighed.context.likeness
+    class_similarity = weighed.context.class_similarity
     share = settings.method.likeness
-    expected = stretched.clamp_min(LEAST) ** (1 - share) * likeness.clamp_min(LEAST) ** share
+    expected = (
+        stretched.clamp_min(LEAST) ** (1 - share) * class_similarity.clamp_min(LEAST) ** share
+    )
     torch.testing.assert_close(weighed.cam_refined, expected)
-    torch.testing.assert_close(likeness.sum(1), torch.ones_like(likeness[:, 0]))
-    assert likeness[1, [1, 3]].eq(0).all(), "labels that the photo does not have"
-    assert model.train()(image, tags).context.likeness is None
+    torch.testing.assert_close(class_similarity.sum(1), torch.ones_like(class_similarity[:, 0]))
+    assert class_similarity[1, [1, 3]].eq(0).all(), "labels that the photo does not have"
+    assert model.train()(image, tags).context.class_similarity is None
 
 
 def test_embeddings_that_were_not_contrasted_weigh_nothing():
@@ -282,15 +284,17 @@ def test_embeddings_that_were_not_contrasted_weigh_nothing():
     model = build_model(config("M2"), 3)
     dim = model.context.embedding_dim
     before = model.eval()(image, tags).cam_refined
-    model.context.discriminant.add(torch.randn(8, dim), torch.arange(8) % 4)
+    model.context.lda.add(torch.randn(8, dim), torch.arange(8) % 4)
     assert torch.equal(model(image, tags).cam_refined, before)
 
 
-@pytest.mark.parametrize("share", ["smooth", "likeness"])
-def test_a_share_outside_0_to_1_is_refused(share):
+@pytest.mark.parametrize(
+    ("setting", "name"), [("smooth", "smooth"), ("likeness", "class_similarity")]
+)
+def test_a_weight_outside_0_to_1_is_rejected(setting, name):
     settings = config("M4")
-    setattr(settings.method, share, 1.5)
-    with pytest.raises(ValueError, match=f"{share} must be in"):
+    setattr(settings.method, setting, 1.5)
+    with pytest.raises(ValueError, match=f"{name} must be in"):
         build_model(settings, 3)
 
 

@@ -116,16 +116,16 @@ def test_maps_that_cannot_be_written(tmp_path, maps, classes, message):
     ("arrays", "fault"),
     [
         ({"cam": GOOD}, "no array 'classes'"),
-        ({"classes": np.array([0])}, "holds no map"),
-        ({"classes": np.array([[0]]), "cam": GOOD}, "not a list of whole numbers"),
-        ({"classes": np.array([0.0]), "cam": GOOD}, "not a list of whole numbers"),
-        ({"classes": np.array([-1]), "cam": GOOD}, "different indices from 0 on"),
-        ({"classes": np.array([3, 3]), "cam": np.zeros((2, 2, 2))}, "different indices"),
+        ({"classes": np.array([0])}, "it has no CAM"),
+        ({"classes": np.array([[0]]), "cam": GOOD}, "not a list of integers"),
+        ({"classes": np.array([0.0]), "cam": GOOD}, "not a list of integers"),
+        ({"classes": np.array([-1]), "cam": GOOD}, "distinct indices >= 0"),
+        ({"classes": np.array([3, 3]), "cam": np.zeros((2, 2, 2))}, "distinct indices"),
         ({"classes": np.array([0, 1]), "cam": GOOD}, r"map 'cam' is float16 \(1, 2, 2\)"),
         ({"classes": np.array([0]), "cam": GOOD.astype(int)}, "map 'cam' is int64"),
-        ({"classes": np.array([0]), "cam": GOOD + 1.5}, r"not in \[0, 1\]"),
-        ({"classes": np.array([0]), "cam": GOOD - 0.5}, r"not in \[0, 1\]"),
-        ({"classes": np.array([0]), "cam": GOOD * np.nan}, r"not in \[0, 1\]"),
+        ({"classes": np.array([0]), "cam": GOOD + 1.5}, r"outside \[0, 1\]"),
+        ({"classes": np.array([0]), "cam": GOOD - 0.5}, r"outside \[0, 1\]"),
+        ({"classes": np.array([0]), "cam": GOOD * np.nan}, r"outside \[0, 1\]"),
         ({"classes": np.array([0]), "a": GOOD, "b": np.zeros((1, 2, 3))}, "differ in size"),
         ({"classes": np.array([None]), "cam": GOOD}, "not a readable .npz"),
     ],
@@ -163,5 +163,5 @@ def test_one_plain_array_is_named(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"none\.npz: no such file"):
+    with pytest.raises(DataError, match=r"none\.npz: no such CAM file"):
         read_cam(tmp_path / "none.npz")

@@ -23,7 +23,7 @@ def classes(root):
 )
 def test_names_of_splits_are_refused(tmp_path, names):
     fill(tmp_path, *names)
-    with pytest.raises(DataError, match=r"names of splits; .*images/ .*tags\.csv.*splits/"):
+    with pytest.raises(DataError, match=r"named like splits; .*images/ .*tags\.csv.*splits/"):
         find_layout(tmp_path)
     for name in names:
         (tmp_path / name).rename(tmp_path / f"{name} class")
@@ -32,7 +32,7 @@ def test_names_of_splits_are_refused(tmp_path, names):
 
 def test_trains_beside_other_things_are_a_class(tmp_path):
     fill(tmp_path, "train")
-    with pytest.raises(DataError, match="names of splits"):
+    with pytest.raises(DataError, match="named like splits"):
         find_layout(tmp_path)
     fill(tmp_path, "negatives")
     assert classes(tmp_path) == ("train",)
@@ -43,7 +43,7 @@ def test_trains_beside_other_things_are_a_class(tmp_path):
 @pytest.mark.parametrize("part", ["Images", "labels", "Ground-Truth", "Masks", "annotations"])
 def test_parts_of_a_data_set_are_refused(tmp_path, part):
     fill(tmp_path, "cow", part)
-    with pytest.raises(DataError, match=f"{part} hold photos .*names of parts of a data set"):
+    with pytest.raises(DataError, match=f"{part} contain photos .*named like parts of a data set"):
         find_layout(tmp_path)
     (tmp_path / part).rename(tmp_path / "sheep")
     assert classes(tmp_path) == ("cow", "sheep")
@@ -77,7 +77,7 @@ def test_a_class_by_a_name_of_maps_is_refused(tmp_path, ending):
     (tmp_path / "masks").rename(tmp_path / "with_masks")
     assert classes(tmp_path) == ("masks_incorrect", "no_masks", "with_masks")
     (warning,) = check_path(tmp_path).warnings
-    assert "'no_masks' is a class of its own" in warning and "negatives/" in warning
+    assert "'no_masks' is a separate class" in warning and "negatives/" in warning
     (tmp_path / "no_masks").rename(tmp_path / "negatives")
     assert check_path(tmp_path).warnings == []
 
@@ -94,7 +94,7 @@ def test_folders_of_nothing_are_negatives(tmp_path, name):
     photos = open_dataset(tmp_path)
     assert photos.classes == ("cow", "sheep")
     assert sum(not sample.tags for sample in photos.samples) == 2
-    assert any("2 photos carry no tag" in note for note in photos.notes)
+    assert any("2 photos have no tag" in note for note in photos.notes)
 
 
 def test_a_folder_of_nothing_is_a_class_where_it_is_listed(tmp_path):
@@ -118,7 +118,7 @@ def test_folders_of_systems_are_told_and_no_class(tmp_path, name):
     fill(tmp_path, "cow", "sheep", name)
     photos = open_dataset(tmp_path)
     assert photos.classes == ("cow", "sheep") and len(photos.samples) == 4
-    (note,) = [note for note in photos.notes if "folders of systems" in note]
+    (note,) = [note for note in photos.notes if "system folders" in note]
     assert name in note and "rename" in note
     (tmp_path / name).rename(tmp_path / "duck")
     assert classes(tmp_path) == ("cow", "duck", "sheep")
@@ -126,6 +126,6 @@ def test_folders_of_systems_are_told_and_no_class(tmp_path, name):
 
 def test_class_folders_a_level_down_are_named(tmp_path):
     fill(tmp_path, "train/cow", "train/sheep")
-    with pytest.raises(DataError, match=r"give .*train, whose sub-folders hold photos"):
+    with pytest.raises(DataError, match=r"give .*train, whose subfolders contain photos"):
         find_layout(tmp_path)
     assert classes(tmp_path / "train") == ("cow", "sheep")

@@ -244,8 +244,8 @@ def test_evaluate_takes_lists_as_data_sets_have_them(two_masks, text, tmp_path, 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "ids.txt: expected image ids, one a line, found none"),
-        (b"\n \n", "ids.txt: expected image ids, one a line, found none"),
+        (b"", "ids.txt: expected image ids, one per line, found none"),
+        (b"\n \n", "ids.txt: expected image ids, one per line, found none"),
         ("caf\u00e9".encode("latin-1"), "ids.txt: is not UTF-8 text"),
         (b"2007_000009.jpg", "gt: 1 of 1 photos have no ground truth there (2007_000009.jpg)"),
         (None, "ids.txt: cannot be read"),
@@ -308,5 +308,5 @@ def test_evaluate_lists_what_it_could_not_measure_at_the_end(two_masks, tmp_path
     said = capsys.readouterr()
     assert "1 photos, percent" in said.out
     first, *_, last = said.err.splitlines()
-    assert first.startswith("1 hidden files") and "x.png" in first
+    assert first.startswith("1 hidden or system files") and "x.png" in first
     assert last.startswith("not measured: ") and "my photo.png" in last

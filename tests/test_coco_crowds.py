@@ -88,7 +88,7 @@ def test_a_class_of_crowds_alone_is_refused_and_the_remedy_works(prepare, others
     crowd = outline(2, DOG, 1, pixels=True, **more)
     code, said, checked, labels = prepare(*others, crowd)
     assert code == 1 and labels is None
-    assert "annotation 2: class 'dog' has nothing but crowds" in said
+    assert "annotation 2: class 'dog' has only crowds" in said
     assert "only crowds show dog" in checked
     code, _, checked, labels = prepare(*others, crowd | {"iscrowd": 0})
     assert code == 0 and DOG in labels and "only crowds" not in checked
@@ -117,7 +117,7 @@ def test_a_flag_that_is_none_is_refused(prepare):
 def test_boxes_give_tags_and_no_masks(prepare, segmentation):
     boxed = outline(2, DOG, 0) | {"segmentation": segmentation}
     code, said, checked, _ = prepare(outline(1, CAT, 0), boxed)
-    assert code == 1 and "annotation 2: has no outline (a box is none)" in said
+    assert code == 1 and "annotation 2: has no outline (a box is not enough)" in said
     assert "photos per class: cat 1, dog 1" in checked
 
 

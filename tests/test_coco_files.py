@@ -79,7 +79,7 @@ def test_what_is_not_there_is_not_found(tmp_path):
 
 def test_two_names_of_one_photo_are_refused(tmp_path):
     touch(tmp_path / "images/a.jpg")
-    with pytest.raises(DataError, match=r"i\.json: images 'x/a\.jpg' and 'y/a\.jpg' both lead to"):
+    with pytest.raises(DataError, match=r"i\.json: images 'x/a\.jpg' and 'y/a\.jpg' both match"):
         found(tmp_path, "x/a.jpg", "y/a.jpg")
     touch(tmp_path / "images/x/a.jpg", tmp_path / "images/y/a.jpg")
     assert len(found(tmp_path, "x/a.jpg", "y/a.jpg")) == 2

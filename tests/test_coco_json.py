@@ -98,7 +98,7 @@ def test_it_is_a_data_set(save):
     photo_set = open_dataset(save(instances(), ["a.jpg", "b.jpg", "c.jpg", "unnamed.jpg"]), "train")
     assert photo_set.classes == ("bicycle", "stop sign", "toothbrush")
     assert {s.image_id: s.tags for s in photo_set.samples} == {"a": (0, 2), "b": (), "c": (1,)}
-    assert any("1 photos carry no tag" in note for note in photo_set.notes)
+    assert any("1 photos have no tag" in note for note in photo_set.notes)
 
 
 def test_a_photo_that_is_not_there_is_named(save):
@@ -136,18 +136,18 @@ def without(part, key):
             instances(images=["a.jpg"]),
             "images, item 1: expected 'id' to be a number or text, found 'a.jpg'",
         ),
-        (instances(categories=[]), "names no class"),
+        (instances(categories=[]), "lists no class"),
         (
             instances(annotations=[{"id": 8, "image_id": 5, "category_id": 2}]),
-            "annotation 8: image_id 5 is none of the 3 images",
+            "annotation 8: image_id 5 is not among the 3 images",
         ),
         (
             instances(annotations=[{"id": 8, "image_id": 10, "category_id": 3}]),
-            r"annotation 8: category_id 3 is none of \[2, 13, 90\]",
+            r"annotation 8: category_id 3 is not among \[2, 13, 90\]",
         ),
         (
             instances(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]),
-            "class 'cat' is named twice",
+            "class 'cat' is listed twice",
         ),
     ],
 )
@@ -196,7 +196,7 @@ def test_classes_txt_beside_the_file_lists_the_classes_in_use(save, tmp_path):
     content = instances()
     content["categories"] += [{"id": 100 + n, "name": f"s{n}"} for n in range(300)]
     path = save(content, ["a.jpg", "b.jpg", "c.jpg"])
-    with pytest.raises(DataError, match=r"303 classes, but .* list in classes\.txt"):
+    with pytest.raises(DataError, match=r"303 classes, but .* list .* in classes\.txt"):
         open_dataset(path)
     (tmp_path / "classes.txt").write_text("toothbrush\nstop sign\nbicycle\n")
     assert open_dataset(path).classes == ("toothbrush", "stop sign", "bicycle")

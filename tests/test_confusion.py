@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from dscnet.metrics import confusion
-from dscnet.metrics.confusion import ConfusionMatrix, confusion_matrix, strange_labels
+from dscnet.metrics.confusion import ConfusionMatrix, confusion_matrix, invalid_labels
 
 
 def count_by_loops(pred, gt, num_labels):
@@ -133,8 +133,8 @@ def test_nothing_counted():
 
 def test_strange_labels():
     labels = np.array([0, 2, 255, 254, 7, 7])
-    assert strange_labels(labels, 3).tolist() == [7, 254]
-    assert strange_labels(np.array([-1, 0]), 3).tolist() == [-1]
+    assert invalid_labels(labels, 3).tolist() == [7, 254]
+    assert invalid_labels(np.array([-1, 0]), 3).tolist() == [-1]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from dscnet.context import PixelGroups
 from dscnet.losses.contrastive import (
     group_contrast,
     group_pairs,
-    label_shares,
     pixel_contrast,
     semantic_contrast,
+    soft_targets,
 )
 
 
@@ -326,8 +326,8 @@ def test_label_shares_against_loops(generator):
     labels = torch.randint(0, 4, (6, 12), generator=generator)
     labels[torch.rand(6, 12, generator=generator) < 0.4] = 255
     groups = PixelGroups(torch.randint(0, 3, (6, 12), generator=generator), num_groups=4)
-    soft = label_shares(labels, groups, 5)
-    hard = label_shares(labels.reshape(6, 3, 4), groups, 5, hard=True)
+    soft = soft_targets(labels, groups, 5)
+    hard = soft_targets(labels.reshape(6, 3, 4), groups, 5, hard=True)
     dropped = 0
     for b in range(6):
         for k in range(4):
@@ -348,9 +348,9 @@ def test_label_shares_against_loops(generator):
 def test_label_shares_by_hand():
     groups = PixelGroups(torch.tensor([[0, 0, 0, 0, 1, 1, 1]]), num_groups=2)
     labels = torch.tensor([[2, 2, 0, 255, 255, 255, 1]])
-    shares = label_shares(labels, groups, 3)
+    shares = soft_targets(labels, groups, 3)
     torch.testing.assert_close(shares, torch.tensor([[[1 / 3, 0, 2 / 3], [0, 0, 0]]]))
-    assert label_shares(labels, groups, 3, hard=True).tolist() == [[[0, 0, 1], [0, 0, 0]]]
+    assert soft_targets(labels, groups, 3, hard=True).tolist() == [[[0, 0, 1], [0, 0, 0]]]
 
 
 def test_bf16_and_autocast_compute_in_float32(generator):
@@ -413,9 +413,9 @@ IDS = torch.tensor([0, 1])
             lambda: semantic_contrast(torch.zeros(1, 1, 2), torch.tensor([[[0.9, 0.9]]])),
             "sum to 1",
         ),
-        (lambda: label_shares(IDS[None], PixelGroups(torch.zeros(1, 3).long(), 1), 2), "pixels"),
+        (lambda: soft_targets(IDS[None], PixelGroups(torch.zeros(1, 3).long(), 1), 2), "pixels"),
         (
-            lambda: label_shares(IDS[None], PixelGroups(torch.zeros(1, 2).long(), 1), 1),
+            lambda: soft_targets(IDS[None], PixelGroups(torch.zeros(1, 2).long(), 1), 1),
             r"labels must be in \[0, 1\) or 255",
         ),
     ],

@@ -10,10 +10,10 @@ from dscnet.data.datasets import (
     PhotoSet,
     Sample,
     available_splits,
-    keep_photos,
     open_dataset,
     open_photos,
-    unwritten,
+    refuse_overwriting_photos,
+    write_failure,
 )
 from dscnet.data.formats import VOC_CLASSES
 from dscnet.types import DataError
@@ -61,9 +61,9 @@ def test_photos_with_their_tags(make):
 
 def test_negatives_are_noted(make):
     notes = open_dataset(make(classes=["cat", "dog", "owl", "yak"])).notes
-    assert any("1 photos carry no tag" in note and note.endswith(": c") for note in notes)
+    assert any("1 photos have no tag" in note and note.endswith(": c") for note in notes)
     assert any("1 photos have no tag entry" in note and note.endswith(": d") for note in notes)
-    assert "no photo carries owl, yak" in notes
+    assert "no photo is tagged owl, yak" in notes
 
 
 def test_nothing_odd_gives_no_note(make):
@@ -107,8 +107,8 @@ def test_missing_split_names_those_there_are(make):
     ("ids", "message"),
     [
         (["a", "x"], r"train\.txt, line 2: there is no photo 'x' in .*images; add it or remove"),
-        (["a", "b", "a.jpg"], r"line 3: photo 'a' is in line 1 already"),
-        ([""], r"train\.txt: names no photo"),
+        (["a", "b", "a.jpg"], r"line 3: photo 'a' is already in line 1"),
+        ([""], r"train\.txt: lists no photo"),
     ],
 )
 def test_bad_split_files_are_said(make, ids, message):
@@ -133,7 +133,7 @@ def test_photos_of_other_endings_and_in_sub_folders_are_told_of(make):
     (root / "images" / "more").mkdir()
     (root / "images" / "x.gif").touch()
     (root / "images" / "more" / "y.jpg").touch()
-    with pytest.raises(DataError, match=r"for x, more/y; .*ending in \.jpg.*sub-folders are not"):
+    with pytest.raises(DataError, match=r"for x, more/y; .*ending in \.jpg.*subfolders are not"):
         open_dataset(root)
 
 
@@ -164,7 +164,7 @@ def test_empty_sets_are_refused(make):
 
 
 def test_set_without_any_tag_is_refused(make):
-    with pytest.raises(DataError, match="no photo carries a tag"):
+    with pytest.raises(DataError, match="no photo has a tag"):
         open_dataset(make("image_id,labels\na,\n"))
 
 
@@ -224,8 +224,8 @@ def test_maps_beside_photos_are_no_photos(tmp_path):
         (tmp_path / name).touch()
     found = open_photos(tmp_path)
     assert tags(found) == {"images__a": None}
-    assert [note.split(" ", 1)[1][:11] for note in found.notes[:2]] == ["is left out"] * 2
-    assert "1 files of endings that are not read (.gif): b.gif" in found.notes[2]
+    assert [note.split(" ", 1)[1][:10] for note in found.notes[:2]] == ["is skipped"] * 2
+    assert "1 files with unsupported endings are ignored (.gif): b.gif" in found.notes[2]
     own = open_photos(tmp_path, apart_from=[tmp_path / "masks", tmp_path / "saliency"])
     assert tags(own) == {"images__a": None} and len(own.notes) == 1, "of one's own nothing is told"
     assert tags(open_photos(tmp_path / "masks")) == {"a": None}, "what is named is read"
@@ -234,11 +234,11 @@ def test_maps_beside_photos_are_no_photos(tmp_path):
 def test_photos_are_not_written_over(tmp_path):
     (tmp_path / "a.png").touch()
     samples = open_photos(tmp_path).samples
-    keep_photos(samples, [tmp_path / "b.png", tmp_path / "maps" / "a.png"])
+    refuse_overwriting_photos(samples, [tmp_path / "b.png", tmp_path / "maps" / "a.png"])
     with pytest.raises(
         DataError, match=r"a\.png: expected a file to write, found one of the photos"
     ):
-        keep_photos(samples, [tmp_path / "maps" / ".." / "a.png"])
+        refuse_overwriting_photos(samples, [tmp_path / "maps" / ".." / "a.png"])
 
 
 def test_photos_that_cannot_be_collected(tmp_path):
@@ -247,7 +247,7 @@ def test_photos_that_cannot_be_collected(tmp_path):
     with pytest.raises(DataError, match="no photo found"):
         open_photos(tmp_path)
     (tmp_path / "readme.txt").touch()
-    with pytest.raises(DataError, match=r"readme\.txt: is no photo.*ending in \.jpg, "):
+    with pytest.raises(DataError, match=r"readme\.txt: is not a photo.*ending in \.jpg, "):
         open_photos(tmp_path / "readme.txt")
     for name in ("a.jpg", "a.png"):
         (tmp_path / name).touch()
@@ -262,7 +262,7 @@ def test_msrc_is_read_whole(shared_data):
     train, val = open_dataset(root, "train"), open_dataset(root, "val")
     assert (len(train.samples), len(val.samples), train.num_classes) == (354, 100, 17)
     assert sum(sample.tags == () for sample in train.samples) == 11
-    assert any("11 photos carry no tag" in note for note in train.notes)
+    assert any("11 photos have no tag" in note for note in train.notes)
     counts = [sum(c in sample.tags for sample in train.samples) for c in range(17)]
     assert counts[:5] == [18, 19, 25, 20, 39]
     assert all(sample.mask_path and sample.saliency_path for sample in train.samples)
@@ -279,12 +279,12 @@ def test_photos_that_are_links_to_themselves_do_not_stop_the_others(tmp_path):
     (tmp_path / "b.png").symlink_to("b.png")
     samples = open_photos(tmp_path).samples
     assert [sample.image_id for sample in samples] == ["a", "b"]
-    keep_photos(samples, [tmp_path / "maps" / "b.png"])
+    refuse_overwriting_photos(samples, [tmp_path / "maps" / "b.png"])
 
 
 def test_a_disk_that_fails_is_no_photos_failure():
     sample = Sample("a", Path("a.jpg"))
-    told = unwritten(sample, OSError(errno.ENAMETOOLONG, "File name too long"))
-    assert told.startswith("a.jpg: what was made of it cannot be written (File name too long);")
+    told = write_failure(sample, OSError(errno.ENAMETOOLONG, "File name too long"))
+    assert told.startswith("a.jpg: its output cannot be written (File name too long);")
     with pytest.raises(OSError, match="No space left"):
-        unwritten(sample, OSError(errno.ENOSPC, "No space left on device"))
+        write_failure(sample, OSError(errno.ENOSPC, "No space left on device"))

@@ -30,7 +30,7 @@ def tiny(name: str = "deeplabv1", output_stride: int = 16, frozen_stages: int = 
 
 
 class Corners(nn.Module):
-    """A trunk of stride 8 whose maps are every eighth pixel of the photo."""
+    """A backbone of stride 8 whose maps are every eighth pixel of the photo."""
 
     channels, output_stride, mean, std = (3, 3, 3), 8, (0.5,) * 3, (0.5,) * 3
 
@@ -174,25 +174,25 @@ def test_odd_sides_are_padded_with_zeros_at_the_end(generator):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_head_is_new_and_the_trunk_is_not(name):
+def test_the_head_is_new_and_the_backbone_is_not(name):
     model = tiny(name)
     groups = parameter_groups(model, lr=1e-3, new_lr_factor=10, weight_decay=5e-4)
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert {rates[id(p)] for p in model.head.parameters()} == {1e-2, 2e-2}
-    trunk = {rates[id(p)] for p in model.backbone.parameters() if p.requires_grad}
-    assert trunk == {1e-3}
+    learned = {rates[id(p)] for p in model.backbone.parameters() if p.requires_grad}
+    assert learned == {1e-3}
 
 
-def test_batch_norm_rests_in_the_trunk_and_works_in_the_head(generator):
+def test_batch_norm_rests_in_the_backbone_and_works_in_the_head(generator):
     model = tiny().eval().train()
-    trunk = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     head = [m for m in model.head.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert trunk and len(head) == 2
-    assert not any(norm.training or norm.weight.requires_grad for norm in trunk)
+    assert norms and len(head) == 2
+    assert not any(norm.training or norm.weight.requires_grad for norm in norms)
     assert all(norm.training and norm.weight.requires_grad for norm in head)
-    before = copy.deepcopy(trunk[0].running_mean)
+    before = copy.deepcopy(norms[0].running_mean)
     model(torch.randn(2, 3, 32, 32, generator=generator))
-    assert torch.equal(trunk[0].running_mean, before)
+    assert torch.equal(norms[0].running_mean, before)
     assert head[0].running_mean.abs().sum() > 0
 
 

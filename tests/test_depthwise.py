@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dscnet.models.backbones import create_backbone
-from dscnet.models.depthwise import DilatedDepthwise, quicken, suits
+from dscnet.models.depthwise import DilatedDepthwise, is_dilated_depthwise, use_fast_depthwise
 
 
 def conv(kernel=(3, 5), dilation=(2, 3), padding=(2, 6), channels=4) -> nn.Conv2d:
@@ -23,7 +23,7 @@ def conv(kernel=(3, 5), dilation=(2, 3), padding=(2, 6), channels=4) -> nn.Conv2
 def test_output_and_gradients_are_those_of_torch(kernel, dilation, padding, size, monkeypatch):
     plain = conv(kernel, dilation, padding).double()
     fast = nn.Sequential(conv(kernel, dilation, padding).double())
-    quicken(fast)
+    use_fast_depthwise(fast)
     calls = []
     by_phases = DilatedDepthwise.by_phases
     monkeypatch.setattr(DilatedDepthwise, "by_phases", lambda *a: calls.append(1) or by_phases(*a))
@@ -42,7 +42,7 @@ def test_output_and_gradients_are_those_of_torch(kernel, dilation, padding, size
 
 def test_frozen_weights_and_frozen_images():
     fast = nn.Sequential(conv())
-    quicken(fast)
+    use_fast_depthwise(fast)
     fast[0].weight.requires_grad_(False)
     image = torch.randn(1, 4, 12, 12, requires_grad=True)
     fast(image).sum().backward()
@@ -68,12 +68,12 @@ def test_frozen_weights_and_frozen_images():
     ],
 )
 def test_other_modules_stay(other):
-    assert not suits(other)
+    assert not is_dilated_depthwise(other)
 
 
-def test_a_trunk_has_them_and_its_names_stay():
-    trunk = create_backbone(output_stride=16, weights="none")
-    replaced = [name for name, m in trunk.named_modules() if isinstance(m, DilatedDepthwise)]
+def test_a_backbone_has_them_and_its_names_stay():
+    backbone = create_backbone(output_stride=16, weights="none")
+    replaced = [name for name, m in backbone.named_modules() if isinstance(m, DilatedDepthwise)]
     assert replaced
-    assert {f"{name}.weight" for name in replaced} <= trunk.state_dict().keys()
-    assert not any(suits(module) for module in trunk.modules())
+    assert {f"{name}.weight" for name in replaced} <= backbone.state_dict().keys()
+    assert not any(is_dilated_depthwise(module) for module in backbone.modules())

@@ -89,7 +89,9 @@ def test_a_file_is_fetched_once(server, tmp_path):
 
 def test_an_interrupted_download_goes_on(server, tmp_path):
     server.ends_after = 5000
-    with pytest.raises(DscnetError, match=r"cannot be fetched \(ended after 5000 of 10240 bytes\)"):
+    with pytest.raises(
+        DscnetError, match=r"cannot be downloaded \(ended after 5000 of 10240 bytes\)"
+    ):
         fetch(archive_of(server), tmp_path)
     assert not (tmp_path / "file.tar").exists()
     server.ends_after = None
@@ -116,16 +118,18 @@ def test_a_wrong_checksum_removes_what_was_fetched(server, tmp_path):
 
 
 def test_no_server_and_no_file_say_what_to_do(server, tmp_path):
-    with pytest.raises(DscnetError, match=r"absent: cannot be fetched .*404.*file\.tar yourself"):
+    with pytest.raises(
+        DscnetError, match=r"absent: cannot be downloaded .*404.*file\.tar yourself"
+    ):
         fetch(archive_of(server, path="absent"), tmp_path)
     nobody = Archive("x.tar", "http://127.0.0.1:9/x.tar", "")
-    with pytest.raises(DscnetError, match=r"127\.0\.0\.1:9/x\.tar: cannot be fetched"):
+    with pytest.raises(DscnetError, match=r"127\.0\.0\.1:9/x\.tar: cannot be downloaded"):
         fetch(nobody, tmp_path)
 
 
 def test_a_checksum_of_what_lies_there(tmp_path):
     archive = Archive("a.tar", "http://x/a.tar", hashlib.md5(b"a").hexdigest())
-    assert checked_line(archive, tmp_path) == "a.tar: not here, checksum not verified"
+    assert checked_line(archive, tmp_path) == "a.tar: not found, checksum not verified"
     (tmp_path / "a.tar").write_bytes(b"a")
     assert checked_line(archive, tmp_path) == "a.tar: checksum as published"
     (tmp_path / "a.tar").write_bytes(b"b")
@@ -175,7 +179,7 @@ def test_unpacking_goes_on_where_it_stopped(tmp_path, name):
 @pytest.mark.parametrize("pack", [pack_tar, pack_zip])
 def test_a_path_that_leads_out_is_refused(tmp_path, name, pack):
     path = pack(tmp_path / ("a.zip" if pack is pack_zip else "a.tar"), {name: b"x"})
-    with pytest.raises(DataError, match="leads out of"):
+    with pytest.raises(DataError, match="which is outside of"):
         unpack(path, tmp_path / "out")
     assert not (tmp_path / "a").exists()
 
@@ -188,7 +192,7 @@ def test_damage_is_named(tmp_path, name):
         path.write_bytes(path.read_bytes()[:200])
     else:
         path.write_bytes(b"no archive at all" * 100)
-    with pytest.raises(DataError, match=rf"{name}: expected a whole archive, found damage"):
+    with pytest.raises(DataError, match=rf"{name}: the archive is damaged"):
         unpack(path, tmp_path / "out")
 
 
@@ -202,9 +206,7 @@ def test_a_tar_that_is_cut_off_between_files_is_not_taken_for_whole(tmp_path, na
     part = whole[: length.get(cut, second + 512 + 1024)]
     path = tmp_path / name
     path.write_bytes(gzip.compress(part) if name == "a.tgz" else part)
-    with pytest.raises(
-        DataError, match=rf"{name}: expected a whole archive, found damage \(no end"
-    ):
+    with pytest.raises(DataError, match=rf"{name}: the archive is damaged \(no end"):
         unpack(path, tmp_path / "out")
     path.write_bytes(gzip.compress(whole) if name == "a.tgz" else whole)
     unpack(path, tmp_path / "out")
@@ -223,9 +225,11 @@ def test_outer_folders_can_be_left_out(tmp_path, name):
 
 def test_where_to_get_an_archive_depends_on_whether_it_is_here(tmp_path):
     archive = Archive("a.tar", "http://x/a.tar", "")
-    assert where_to_get(archive, tmp_path).startswith("fetch and unpack a.tar from http://x/a.tar")
+    assert where_to_get(archive, tmp_path).startswith(
+        "download and unpack a.tar from http://x/a.tar"
+    )
     (tmp_path / "a.tar").write_bytes(b"")
-    assert where_to_get(archive, tmp_path).startswith(f"{tmp_path / 'a.tar'} is here: unpack it")
+    assert where_to_get(archive, tmp_path).startswith(f"{tmp_path / 'a.tar'} exists: unpack it")
 
 
 def test_what_is_incomplete_is_provided_once(tmp_path):

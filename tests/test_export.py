@@ -94,9 +94,9 @@ def test_a_file_does_not_take_the_place_of_a_runs(run_folder, tmp_path, place):
     folder, _ = run_folder
     before = folder.model_card.read_bytes()
     write_label(tmp_path / "masks" / "one.png", np.zeros((3, 1), np.uint8))
-    with pytest.raises(DscnetError, match="keeps its files; name another --out"):
+    with pytest.raises(DscnetError, match="used by the run .*; choose another --out"):
         export(folder.root, folder.root / place, "onnx")
-    with pytest.raises(DscnetError, match="keeps its files; name another --out"):
+    with pytest.raises(DscnetError, match="used by the run .*; choose another --out"):
         export_coco(folder.root, folder.root / place, tmp_path / "masks")
     assert folder.model_card.read_bytes() == before
     own = folder.root / "coco.json"
@@ -213,7 +213,7 @@ def test_coco_files_are_named_as_the_photos_that_masks_are_of(run_folder, tmp_pa
     for name in ("trip__one", "two", "gone"):
         write_label(masks / f"{name}.png", np.zeros((3, 1), np.uint8))
     said = export_coco(folder.root, target, masks, photos)
-    assert "1 are no photos in" in said
+    assert "1 match no photo in" in said
     names = [image["file_name"] for image in json.loads(target.read_text())["images"]]
     assert names == ["gone.png", "trip/one.jpg", "two.png"]
 
@@ -233,7 +233,7 @@ def test_what_is_exported_is_read_back_pixel_by_pixel(tmp_path, crowd):
         (data / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size).save(data / "images" / name)
     said = export_coco(run.root, target, tmp_path / "labels", data / "images")
-    assert "undecided pixels of 1 photos are left out" in said
+    assert "ignored pixels (255) of 1 photos are omitted" in said
     whole = coco.COCO(str(target))
     assert [x["category_id"] for x in whole.loadAnns(whole.getAnnIds(iscrowd=0))] == [1, 2]
     for annotation in whole.dataset["annotations"]:

@@ -79,7 +79,7 @@ def test_sub_folders_are_no_classes_where_a_file_describes_them(tmp_path, name):
     touch(tmp_path / "cats/a.jpg", tmp_path / "dogs/b.jpg")
     assert find_layout(tmp_path).classes == ("cats", "dogs")
     touch(tmp_path / name)
-    with pytest.raises(DataError, match=rf"hold photos, and {name} lies beside them: "):
+    with pytest.raises(DataError, match=rf"contain photos, and {name} lies next to them: "):
         find_layout(tmp_path)
 
 
@@ -127,14 +127,14 @@ def test_what_class_folders_do_not_read_is_told(tmp_path):
     touch(*(tmp_path / name for name in ("dog/1.heic", "yak/old/2.jpg", "masks/cat__1.png")))
     layout = find_layout(tmp_path)
     assert tags(layout) == {"Background__3": (), "cat__1": ("cat",)}
-    assert layout.notes[0] == "2 folders hold no photo and are no class: dog, yak"
-    assert layout.notes[1].startswith("1 photos beside the class folders are not read (loose.jpg)")
+    assert layout.notes[0] == "2 folders contain no photo and are not classes: dog, yak"
+    assert layout.notes[1].startswith("1 photos next to the class folders are ignored (loose.jpg)")
     assert len(layout.notes) == 2
 
 
 def test_class_folders_need_a_class(tmp_path):
     touch(tmp_path / "background/1.jpg")
-    with pytest.raises(DataError, match="names no class"):
+    with pytest.raises(DataError, match="lists no class"):
         find_layout(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_yaml_may_name_a_class_file_and_little_else(tagged):
         ("images: nowhere\ntags: tags.csv", "images is 'nowhere', but .* does not exist"),
         ("images: 3\ntags: tags.csv", "images must be a path, got 3"),
         ("images: tags.csv\ntags: tags.csv", "is not a folder of photos"),
-        ("images: images\ntags: tags.csv\nclasses: []", "names no class"),
+        ("images: images\ntags: tags.csv\nclasses: []", "lists no class"),
         ("images: images\ntags: tags.csv\nsplits: x", "splits must map"),
         ("images: images\ntags: tags.csv\nsplits: {val: x}", "splits.val is 'x', but"),
         ("- images", "expected 'key: value'"),
@@ -242,7 +242,7 @@ def test_yaml_may_name_several_folders_of_photos(tagged):
 
 def test_unknown_layout_says_what_was_looked_for(tmp_path):
     touch(tmp_path / "train/cat/1.jpg")
-    with pytest.raises(DataError, match=r"JPEGImages/.*images/.*sub-folder.*YAML"):
+    with pytest.raises(DataError, match=r"JPEGImages/.*images/.*subfolder.*YAML"):
         find_layout(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         find_layout(tmp_path / "nowhere")
@@ -306,5 +306,5 @@ def test_class_folders_take_the_order_of_classes_txt_and_splits(tmp_path):
 
 def test_tags_in_two_places_are_refused(voc):
     write(voc / "tags.csv", "image_id,labels\na,dog\n")
-    with pytest.raises(DataError, match="both hold tags; keep one"):
+    with pytest.raises(DataError, match="both contain tags; keep one"):
         find_layout(voc)

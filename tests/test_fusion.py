@@ -85,9 +85,9 @@ def test_refined_cam_against_loops(fusion, row_norm, generator):
             members = [z[n] for n in range(16) if int(groups.ids[b, n]) == k]
             means.append([sum(column) / len(members) for column in zip(*members, strict=True)])
         for n, pixel in enumerate(pixels[b].tolist()):
-            pointing = norm([pearson(pixel, m) for m in means], row_norm, 0.3)
+            pixel_to_group = norm([pearson(pixel, m) for m in means], row_norm, 0.3)
             enriched = [0.0] * 6
-            for share, k in zip(pointing, exists, strict=True):
+            for share, k in zip(pixel_to_group, exists, strict=True):
                 if fusion == "groups":
                     value = values[b, k].tolist()
                 else:
@@ -154,7 +154,7 @@ def test_smoothing_gives_a_share_of_the_groups_means(generator):
                 means.append(sum(members) / max(1, len(members)))
             for n, value in enumerate(values):
                 pointed = sum(
-                    w * m for w, m in zip(output.pointing[b, n].tolist(), means, strict=True)
+                    w * m for w, m in zip(output.pixel_to_group[b, n].tolist(), means, strict=True)
                 )
                 expected = 0.75 * value + 0.25 * pointed
                 assert smoothed[b, label, n // 4, n % 4].item() == pytest.approx(expected, abs=1e-6)
@@ -171,7 +171,7 @@ def test_smoothing_needs_the_fusion(generator):
 def fitted_context(generator):
     context = make_context().eval()
     pixels = torch.nn.functional.normalize(torch.randn(20, 5, generator=generator), dim=-1)
-    context.discriminant.add(pixels, torch.arange(20) % 4)
+    context.lda.add(pixels, torch.arange(20) % 4)
     return context
 
 
@@ -179,11 +179,11 @@ def test_weighing_is_a_geometric_mean(generator):
     output = fitted_context(generator)(*make_inputs(generator))
     maps = 0.3 + 0.2 * torch.rand(2, 4, 4, 4, generator=generator)
     weighed = output.weigh(maps, 0.25)
-    likeness = output.likeness
+    class_similarity = output.class_similarity
     for b, label, y, x in product(range(2), range(4), range(4), range(4)):
         low, high = maps[b, label].min().item(), maps[b, label].max().item()
         score = max((maps[b, label, y, x].item() - low) / (high - low), LEAST)
-        likely = max(likeness[b, label, y, x].item(), LEAST)
+        likely = max(class_similarity[b, label, y, x].item(), LEAST)
         expected = math.exp(0.75 * math.log(score) + 0.25 * math.log(likely))
         assert weighed[b, label, y, x].item() == pytest.approx(expected, abs=1e-5)
     assert output.weigh(maps, 0.0) is maps
@@ -193,13 +193,13 @@ def test_weighing_is_a_geometric_mean(generator):
 
 def test_likeness_is_of_the_photos_labels_and_of_inference_alone(generator):
     context, inputs = fitted_context(generator), make_inputs(generator)
-    likeness = context(*inputs).likeness
-    torch.testing.assert_close(likeness.sum(1), torch.ones(2, 4, 4))
-    assert likeness[0, 2].eq(0).all(), "the first photo does not show it"
-    assert context.train()(*inputs).likeness is None
+    class_similarity = context(*inputs).class_similarity
+    torch.testing.assert_close(class_similarity.sum(1), torch.ones(2, 4, 4))
+    assert class_similarity[0, 2].eq(0).all(), "the first photo does not show it"
+    assert context.train()(*inputs).class_similarity is None
     unfitted = make_context().eval()(*inputs)
     maps = torch.rand(2, 4, 4, 4, generator=generator)
-    assert unfitted.likeness is None
+    assert unfitted.class_similarity is None
     assert unfitted.weigh(maps, 0.5) is maps
 
 

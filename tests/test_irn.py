@@ -39,7 +39,7 @@ def test_boundaries_are_at_stride_4(size, generator):
     torch.testing.assert_close(logits, expected + net.join.bias, atol=1e-4, rtol=1e-4)
 
 
-def test_the_trunk_learns_nothing_and_stays_in_evaluation():
+def test_the_backbone_learns_nothing_and_stays_in_evaluation():
     net = BoundaryNet(Taps()).train()
     image = torch.randn(1, 3, 16, 16)
     net(image).boundary_logits.sum().backward()
@@ -51,7 +51,7 @@ def test_the_trunk_learns_nothing_and_stays_in_evaluation():
     assert not any(p.requires_grad for p in net.backbone.parameters())
 
 
-def test_a_real_trunk_carries_the_branch():
+def test_a_real_backbone_carries_the_branch():
     net = BoundaryNet(create_backbone(weights="none")).eval()
     with torch.no_grad():
         assert net(torch.randn(1, 3, 50, 65)).boundary_logits.shape == (1, 1, 13, 17)

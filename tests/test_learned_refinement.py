@@ -65,7 +65,7 @@ def cams(scenes, tmp_path_factory) -> Path:
 
 
 def settings(scenes: Path, cams: Path, *steps: str) -> Config:
-    """The smallest networks whose crops hold pairs; the trunk needs no CAM network."""
+    """The smallest networks whose crops hold pairs; the backbone needs no CAM network."""
     small = {"batch_size": 2, "accelerator": "cpu", "start": "weights"}
     return Config(
         data=str(scenes),
@@ -146,7 +146,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
     assert lines[0] == lines[1]
 
 
-def test_training_starts_from_the_trunk_of_the_cam_network(scenes, cams, tmp_path, monkeypatch):
+def test_training_starts_from_the_backbone_of_the_cam_network(scenes, cams, tmp_path, monkeypatch):
     config = replace_settings(settings(scenes, cams, "affinity"), {"affinity.start": "cam"})
     job = Job(config, RunFolder(tmp_path), open_dataset(scenes, "train"), None)
     trained = build_model(config, job.train.num_classes, pretrained=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dscnet.pipeline import machine
-from dscnet.pipeline.machine import free_memory, memory_taken, peak_memory
+from dscnet.pipeline.machine import free_memory, memory_in_use, peak_memory
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of processes")
@@ -30,7 +30,7 @@ def test_the_peak_is_what_was_held_at_once_though_it_is_gone_again():
 
 @linux
 def test_what_is_kept_counts_from_an_earlier_mark_on():
-    before = memory_taken(CPU)
+    before = memory_in_use(CPU)
     kept = torch.ones(25_000_000)
     own, _ = peak_memory(lambda: torch.ones(5_000_000).add_(1), CPU)
     both, _ = peak_memory(lambda: torch.ones(5_000_000).add_(1), CPU, before)
@@ -41,12 +41,12 @@ def test_what_is_kept_counts_from_an_earlier_mark_on():
 def test_free_memory_is_the_least_of_what_bounds_it(monkeypatch):
     assert free_memory(CPU) > 0
     monkeypatch.setattr(machine, "_available", lambda: 5e9)
-    monkeypatch.setattr(machine, "_left_to_group", lambda: 3e9)
-    monkeypatch.setattr(machine, "_left_of_addresses", lambda: None)
+    monkeypatch.setattr(machine, "_left_in_cgroup", lambda: 3e9)
+    monkeypatch.setattr(machine, "_left_of_address_space", lambda: None)
     assert free_memory(CPU) == 3e9
-    monkeypatch.setattr(machine, "_left_of_addresses", lambda: -1.0)
+    monkeypatch.setattr(machine, "_left_of_address_space", lambda: -1.0)
     assert free_memory(CPU) == 0
-    for name in ("_available", "_left_to_group", "_left_of_addresses"):
+    for name in ("_available", "_left_in_cgroup", "_left_of_address_space"):
         monkeypatch.setattr(machine, name, lambda: None)
     assert free_memory(CPU) is None
 
@@ -56,7 +56,7 @@ def test_a_bound_of_addresses_leaves_what_the_program_does_not_have(monkeypatch)
     import resource
 
     monkeypatch.setattr(resource, "getrlimit", lambda which: (10**15, 10**15))
-    left = machine._left_of_addresses()
+    left = machine._left_of_address_space()
     assert 0.9e15 < left < 1e15
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
-    assert machine._left_of_addresses() is None
+    assert machine._left_of_address_space() is None

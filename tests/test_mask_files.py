@@ -208,13 +208,13 @@ def test_a_wrong_size_is_named(tmp_path, write):
 def test_two_sources_of_a_photo_are_refused(tmp_path):
     as_index_map(tmp_path)
     as_json(tmp_path)
-    with pytest.raises(DataError, match=r"a\.png and .*a\.json both hold masks"):
+    with pytest.raises(DataError, match=r"a\.png and .*a\.json both contain masks"):
         ExternalMasks(tmp_path).check("a", (2, 3))
 
 
 def test_colours_are_refused(tmp_path):
     save(tmp_path / "a.png", np.zeros((2, 3, 3), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"a\.png: image mode RGB holds no mask"):
+    with pytest.raises(DataError, match=r"a\.png: image mode RGB cannot store masks"):
         ExternalMasks(tmp_path).check("a", (2, 3))
 
 
@@ -229,10 +229,10 @@ def test_a_damaged_image_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no readable JSON"),
-        ("5", "must hold a list of COCO annotations"),
-        ('{"masks": []}', "must hold a list of COCO annotations"),
-        ("[1]", "must hold a list of COCO annotations"),
+        ("{", "not readable JSON"),
+        ("5", "must contain a list of COCO annotations"),
+        ('{"masks": []}', "must contain a list of COCO annotations"),
+        ("[1]", "must contain a list of COCO annotations"),
         ("[{}]", "annotation 0: 'segmentation' must be run lengths"),
         ('[{"segmentation": [[0, 0, 1, 1, 0, 1]]}]', "not as polygons"),
         ('[{"segmentation": {"size": [2], "counts": [6]}}]', "must be run lengths"),
@@ -260,7 +260,7 @@ def test_compressed_text_that_is_none(tmp_path, counts):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"segmentation": {}}], "annotation 0: names no photo"),
+        ([{"segmentation": {}}], "annotation 0: has no photo"),
         ({"images": [{"id": 1}], "annotations": []}, "'images' must be objects"),
     ],
 )

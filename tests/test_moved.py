@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dscnet.moved import MOVED
+from dscnet.deprecation import MOVED
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())

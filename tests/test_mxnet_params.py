@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dscnet.models.mxnet_params import read_mxnet_params, trunk_state
+from dscnet.models.mxnet_params import read_mxnet_params, resnet38_state
 from dscnet.types import DscnetError
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
@@ -94,7 +94,7 @@ def test_all_names_of_the_public_file() -> None:
     with (REFERENCE / "keys_mxnet_resnet38.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     arrays = {row["mxnet"]: torch.tensor(i) for i, row in enumerate(rows)}
-    renamed = trunk_state(arrays)
+    renamed = resnet38_state(arrays)
     assert len(rows) == len(renamed) == 191
     assert all(int(renamed[row["reference"]]) == i for i, row in enumerate(rows))
 
@@ -102,7 +102,7 @@ def test_all_names_of_the_public_file() -> None:
 def test_the_classifier_goes_and_strangers_stay() -> None:
     zero = torch.zeros(1)
     arrays = {"arg:linear1000_weight": zero, "arg:res9_weight": zero, "arg:conv1a_weight": zero}
-    assert list(trunk_state(arrays)) == ["arg:res9_weight", "conv1a.weight"]
+    assert list(resnet38_state(arrays)) == ["arg:res9_weight", "conv1a.weight"]
 
 
 WHOLE = list_bytes([array_bytes(torch.ones(2, 3)), array_bytes(torch.ones(4))], ["a", "b"])
@@ -122,7 +122,10 @@ ONE = array_bytes(torch.ones(2))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04" + bytes(40), "not MXNet's list.*expected the number 0x112, found 0x4034b50"),
+        (
+            b"PK\x03\x04" + bytes(40),
+            "not an MXNet list.*expected the magic number 0x112, found 0x4034b50",
+        ),
         (
             list_bytes([array_bytes(torch.ones(2), storage=1)], ["a"]),
             r"sparse array: expected storage type 0 \(dense\), found 1",
@@ -135,9 +138,9 @@ ONE = array_bytes(torch.ones(2))
             list_bytes([struct.pack("<I", 0xF993FAD0) + ONE[4:]], ["a"]),
             "dimensions, found 0xf993fad0",
         ),
-        (list_bytes([struct.pack("<Iq", 1, 0) + bytes(9)], ["a"]), "cut off: expected .*, found"),
+        (list_bytes([struct.pack("<Iq", 1, 0) + bytes(9)], ["a"]), "truncated: expected .*, found"),
         (list_bytes([struct.pack("<IiIq", 0xF993FAC9, 0, 1, -1) + bytes(12)], ["a"]), r"\(-1,\)"),
-        (list_bytes([ONE, ONE], ["a"]), "expected 2 different names, one an array, found 1 names"),
+        (list_bytes([ONE, ONE], ["a"]), "expected 2 different names, one per array, found 1 names"),
         (list_bytes([ONE, ONE], ["a", "a"]), "found 2 names, 1 different"),
         (struct.pack("<QQQ", 0x112, 0, 2**60), f"expected {2**60} arrays, found 0 bytes"),
         (list_bytes([ONE], ["?"]).replace(b"?", b"\xff"), "not a name: expected UTF-8 text"),

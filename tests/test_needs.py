@@ -24,11 +24,11 @@ from dscnet.data import PhotoSet, Sample
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.needs import (
     Needs,
-    bytes_of_maps,
+    cam_bytes,
+    check_disk_space,
+    check_fits,
     check_machine,
     measure_needs,
-    refuse_full_disk,
-    refuse_what_cannot_fit,
 )
 from dscnet.pipeline.trials import StageNeed
 from dscnet.run_folder import RunFolder
@@ -85,7 +85,7 @@ def made_job(folder: Path) -> Job:
 )
 def test_each_tag_has_so_many_maps_in_half_precision(photos, config, maps):
     config.scale = ScaleConfig(relative_to="photo")
-    assert bytes_of_maps(config, photos.samples) == 3 * 24 * maps * 2
+    assert cam_bytes(config, photos.samples) == 3 * 24 * maps * 2
 
 
 def test_many_photos_are_told_by_some(photos, monkeypatch):
@@ -94,23 +94,23 @@ def test_many_photos_are_told_by_some(photos, monkeypatch):
         "dscnet.pipeline.needs.image_size", lambda path: looked_at.append(path) or (4, 6)
     )
     own_size = Config(scale=ScaleConfig(relative_to="photo"))
-    assert bytes_of_maps(own_size, photos.samples[:1] * 1001) == 1001 * 2 * 24 * 2 * 2
+    assert cam_bytes(own_size, photos.samples[:1] * 1001) == 1001 * 2 * 24 * 2 * 2
     assert 100 < len(looked_at) <= 200
 
 
 def test_a_disk_that_is_too_small_is_refused_and_the_remedy_fits(photos, tmp_path, monkeypatch):
     job = Job(Config(), RunFolder(tmp_path / "not" / "there"), photos, None)
     asked = []
-    needed = bytes_of_maps(job.config, photos.samples)
+    needed = cam_bytes(job.config, photos.samples)
     left = SimpleNamespace(free=needed)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or left)
-    refuse_full_disk(job, needed)
+    check_disk_space(job, needed)
     assert asked == [tmp_path]
     left.free -= 1
     with pytest.raises(DscnetError, match="there has 0.0 GB left") as refused:
-        refuse_full_disk(job, needed)
+        check_disk_space(job, needed)
     job.config.scale.work_side = int(re.search(r"work_side (\d+)", str(refused.value))[1])
-    assert 0.5 * needed < bytes_of_maps(job.config, photos.samples) < needed
+    assert 0.5 * needed < cam_bytes(job.config, photos.samples) < needed
 
 
 def test_what_a_run_needs_is_a_line(job):
@@ -147,19 +147,19 @@ def test_a_system_that_tells_no_memory_is_not_said_to_need_none():
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):
     monkeypatch.setattr("dscnet.pipeline.trials.TRIED_PIXELS", 100_000)
     for module in ("needs", "trials"):
-        monkeypatch.setattr(f"dscnet.pipeline.runner.{module}.free_memory", lambda device: 3e9)
-    refuse_what_cannot_fit(job, measure_needs(job))
+        monkeypatch.setattr(f"dscnet.pipeline.{module}.free_memory", lambda device: 3e9)
+    check_fits(job, measure_needs(job))
     monkeypatch.setattr("dscnet.pipeline.needs.image_size", lambda path: (6000, 8000))
     job.config.scale.relative_to = "photo"
     with pytest.raises(DscnetError, match=r"stage 'cam' needs .* set --cam.batch_size 1"):
-        refuse_what_cannot_fit(job, measure_needs(job))
+        check_fits(job, measure_needs(job))
     job.config.cam.batch_size = 1
     with pytest.raises(DscnetError, match="--scale.relative_to training") as refused:
-        refuse_what_cannot_fit(job, measure_needs(job))
+        check_fits(job, measure_needs(job))
     job.config.scale.work_side = int(re.search(r"work_side (\d+)", str(refused.value))[1])
-    refuse_what_cannot_fit(job, measure_needs(job))
+    check_fits(job, measure_needs(job))
     job.config.scale.work_side, job.config.scale.relative_to = None, "training"
-    refuse_what_cannot_fit(job, measure_needs(job))
+    check_fits(job, measure_needs(job))
 
 
 @pytest.mark.parametrize(("epochs", "tried"), [(7, False), (70, True)])

@@ -11,7 +11,7 @@ from dscnet.objective import CamObjective, ContrastObjective, SegmentationObject
 from dscnet.types import Batch, LossTerms, ModelOutput
 
 
-class TinyTrunk(nn.Module):
+class TinyBackbone(nn.Module):
     channels = (4, 6, 8)
 
     def __init__(self) -> None:
@@ -21,16 +21,16 @@ class TinyTrunk(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        taps = []
+        maps = []
         for conv in self.conv:
             image = conv(image).relu()
-            taps.append(image)
-        return tuple(taps)
+            maps.append(image)
+        return tuple(maps)
 
 
 def make(variant: str, *, seam: bool = True, num_classes: int = 3, pool_sharpness=3.0, **options):
     torch.manual_seed(0)
-    trunk = TinyTrunk()
+    backbone = TinyBackbone()
     context = None
     if variant != "baseline":
         semantic = variant != "M1"
@@ -44,9 +44,9 @@ def make(variant: str, *, seam: bool = True, num_classes: int = 3, pool_sharpnes
             memory_size=4,
         )
     model = (
-        Seam(trunk, num_classes, view_scale=0.5, context=context)
+        Seam(backbone, num_classes, view_scale=0.5, context=context)
         if seam
-        else PlainCam(trunk, num_classes, context=context)
+        else PlainCam(backbone, num_classes, context=context)
     )
     contrast = None
     if variant != "baseline":
@@ -239,7 +239,7 @@ def test_photos_without_tags_give_finite_losses():
 def test_argument_errors():
     with pytest.raises(ValueError, match="warmup"):
         ContrastObjective(3, warmup=1.0)
-    with pytest.raises(ValueError, match=r"warm-up of 0.2 needs the progress"):
+    with pytest.raises(ValueError, match="progress must be given with a warm-up, here 0.2"):
         ContrastObjective(3, warmup=0.2)([], [], torch.zeros(1, 2))
     with pytest.raises(ValueError, match="contrast"):
         ContrastObjective(3, contrast="images")

@@ -30,7 +30,7 @@ def listed(tmp_path):
 def test_lists_that_share_photos_are_refused(listed):
     root = listed(train="abd", val="cda")
     (error,) = check_path(root).errors
-    assert "splits train and val: 2 of 3 photos to measure on are trained on (d, a)" in error
+    assert "splits train and val: 2 of 3 validation photos are training photos (d, a)" in error
     (root / "splits" / "val.txt").write_text("c")  # the remedy
     assert check_path(root).ok
 
@@ -42,7 +42,7 @@ def test_copies_under_other_names_and_formats_are_refused(listed, ending):
     (root / "images" / "d.png").unlink()
     Image.fromarray(PIXELS["b"]).save(root / "images" / f"d{ending}")
     (error,) = check_path(root).errors
-    assert "1 of 2 photos to measure on have the same pixels" in error and "(d is b)" in error
+    assert "1 of 2 validation photos have the same pixels" in error and "(d is b)" in error
 
 
 def test_few_copies_are_a_warning(listed):
@@ -54,7 +54,7 @@ def test_few_copies_are_a_warning(listed):
         Image.fromarray(pixels).save(root / "images" / f"v{n}.png")
     (root / "splits" / "val.txt").write_text("\n".join(f"v{n}" for n in range(20)))
     report = check_path(root)
-    assert report.ok and "1 of 20 photos to measure on have the same pixels" in report.warnings[0]
+    assert report.ok and "1 of 20 validation photos have the same pixels" in report.warnings[0]
     assert "(v7 is a)" in report.warnings[0]
 
 

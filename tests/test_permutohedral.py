@@ -70,5 +70,5 @@ def test_one_pixel_is_itself():
 
 
 def test_features_that_span_too_much_are_refused():
-    with pytest.raises(ValueError, match="divide them by more"):
+    with pytest.raises(ValueError, match="increase the standard"):
         LatticeKernel(torch.tensor([[0.0] * 5, [1e6] * 5]))

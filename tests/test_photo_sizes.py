@@ -39,4 +39,4 @@ def test_trying_draws_no_random_number():
 
 
 def test_the_refusal_names_the_model():
-    assert "backbone 'x' takes photos of one size" in str(refuse_one_size("x"))
+    assert "backbone 'x' accepts a single photo size" in str(refuse_one_size("x"))

@@ -49,7 +49,7 @@ def test_every_reader_gives_the_true_labels_of_every_depth(tmp_path, bits, value
 
 def test_sixteen_bits_that_are_no_labels_are_refused_with_their_value(tmp_path):
     path = grey_png(tmp_path / "a.png", 16, [0, 771])
-    with pytest.raises(DataError, match=r"a\.png: holds the value 771, .* 8-bit palette or grey"):
+    with pytest.raises(DataError, match=r"a\.png: contains the value 771, .* 8-bit palette"):
         read_labels(path)
 
 
@@ -68,14 +68,14 @@ def test_alpha_beside_labels_must_say_nothing(tmp_path):
     assert read_labels(tmp_path / "a.png").tolist() == [[0, 3, 0]]
     bands[0, 1, 1] = 254
     Image.fromarray(bands).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png: is transparent where it holds labels; save"):
+    with pytest.raises(DataError, match=r"b\.png: has transparent pixels with labels; save"):
         read_labels(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "BMP", "TIFF"])
 def test_labels_of_another_format_are_refused_whatever_their_name(tmp_path, format_):
     Image.new("L", (4, 4)).save(tmp_path / "a.png", format=format_)
-    with pytest.raises(DataError, match=rf"a\.png: image mode L of a {format_} holds no labels"):
+    with pytest.raises(DataError, match=rf"a\.png: {format_} image of mode L cannot store labels"):
         read_labels(tmp_path / "a.png")
 
 

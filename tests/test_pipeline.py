@@ -31,7 +31,7 @@ from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.metrics.tag_agreement import tag_agreement
 from dscnet.pipeline.cam import cam
 from dscnet.pipeline.job import Job, located
-from dscnet.pipeline.needs import bytes_of_maps
+from dscnet.pipeline.needs import cam_bytes
 from dscnet.pipeline.registry import list_stages
 from dscnet.pipeline.runner import open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
@@ -98,7 +98,7 @@ def test_the_maps_take_what_was_foretold(finished, scenes):
     samples = open_dataset(scenes, "train").samples
     written = sum(file.stat().st_size for file in finished.rglob("*.npz"))
     # The files' headers are the rest.
-    assert written == pytest.approx(bytes_of_maps(settings(scenes), samples), rel=0.1)
+    assert written == pytest.approx(cam_bytes(settings(scenes), samples), rel=0.1)
 
 
 def test_metrics_keep_the_contract(finished):
@@ -662,7 +662,7 @@ def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):
 
 @pytest.fixture(scope="module")
 def retrained(finished, tmp_path_factory) -> Path:
-    """The finished run with DeepLab v1 on a trunk of its own, trained and tested as published."""
+    """The finished run with DeepLab v1 on its own backbone, trained and tested as published."""
     out = Path(shutil.copytree(finished, tmp_path_factory.mktemp("retrained") / "run"))
     changes = {
         "network": "deeplabv1",

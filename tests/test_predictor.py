@@ -241,7 +241,7 @@ def test_store_and_restore(tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     store(Brightness(), path)
-    with pytest.raises(DscnetError, match="does not fit"):
+    with pytest.raises(DscnetError, match="does not match this network"):
         restore(nn.Linear(2, 2), path)
     path.write_bytes(b"nothing")
     with pytest.raises(DscnetError, match="weights.safetensors"):
@@ -339,8 +339,8 @@ def test_a_photo_that_fails_does_not_stop_the_others(tmp_path, run_of_brightness
     failures = module.predict(photos, "run", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["zz.png"]
     first, second, third = failures
-    assert "p.png: what was made of it cannot be written (File name too long)" in first
+    assert "p.png: its output cannot be written (File name too long)" in first
     assert "bad.png: cannot be decoded" in second and "gone.png: no such file" in third
-    with pytest.raises(DscnetError, match="not every photo could be predicted:"):
+    with pytest.raises(DscnetError, match="some photos could not be predicted:"):
         refuse_failures(failures)
     refuse_failures([])

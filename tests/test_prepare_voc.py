@@ -143,7 +143,7 @@ def test_without_sbd_it_says_what_is_missing_and_where_to_get_it(root, kit, caps
     assert main(["data", "prepare", "voc2012", str(root)]) == 1
     said = capsys.readouterr().out
     assert "missing: SBD" in said and "https://www2.eecs.berkeley.edu/" in said
-    assert "differs: train: 1, published are 1464" in said and "test: not here" in said
+    assert "differs: train: 1, published: 1464" in said and "test: not found" in said
     assert (kit / "ImageSets/tags.csv").is_file()
     assert not (kit / "ImageSets/Segmentation/train_aug.txt").exists()
 
@@ -158,7 +158,7 @@ def test_counts_as_published_are_asked_for_by_verify(root, kit, sbd, monkeypatch
     assert main([*argv, "--verify"]) == 0
     said = capsys.readouterr().out
     assert "train_aug: 3, as published" in said and "differs" not in said
-    assert "benchmark.tgz: not here, checksum not verified" in said
+    assert "benchmark.tgz: not found, checksum not verified" in said
 
 
 def test_an_archive_with_another_checksum_is_refused(root, sbd):
@@ -172,7 +172,7 @@ def test_nothing_is_written_twice_and_it_goes_on_where_it_stopped(root, kit, sbd
     broken = sbd / "cls" / f"{SBD_VAL}.mat"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=rf"{SBD_VAL}\.mat: expected labels under GTcls"):
+    with pytest.raises(DataError, match=rf"{SBD_VAL}\.mat: expected labels in GTcls"):
         prepare_voc2012(root)
     first = kit / f"SegmentationClassAug/{SBD_TRAIN}.png"
     before = first.stat().st_mtime_ns
@@ -187,7 +187,7 @@ def test_nothing_is_written_twice_and_it_goes_on_where_it_stopped(root, kit, sbd
 def test_a_list_of_someone_else_is_left_alone(root, kit, sbd):
     path = kit / "ImageSets/tags.csv"
     path.write_text("image_id,labels\n")
-    with pytest.raises(DataError, match=r"tags\.csv: expected .*found other content; move it"):
+    with pytest.raises(DataError, match=r"tags\.csv: contains something other .*; move it"):
         prepare_voc2012(root)
     assert path.read_text() == "image_id,labels\n"
     assert not (kit / "SegmentationClassAug").exists()
@@ -205,14 +205,17 @@ def test_verify_looks_at_masks_that_were_written_before(root, kit, sbd):
     ("gone", "message"),
     [
         ("JPEGImages", "expected the folder JPEGImages there"),
-        (f"JPEGImages/{SBD_VAL}.jpg", "JPEGImages: expected the 5 photos that Annotations names"),
-        (f"JPEGImages/{VAL}.jpg", "expected the 2 photos that trainval names, found 1; missing"),
-        (f"SegmentationClass/{TRAIN}.png", "SegmentationClass: expected the 1 masks that train"),
+        (f"JPEGImages/{SBD_VAL}.jpg", "JPEGImages: expected the 5 photos listed in Annotations"),
+        (f"JPEGImages/{VAL}.jpg", "expected the 2 photos listed in trainval, found 1; missing"),
+        (
+            f"SegmentationClass/{TRAIN}.png",
+            "SegmentationClass: expected the 1 masks listed in train",
+        ),
         (f"Annotations/{VAL}.xml", "Annotations: expected the 2 annotations .* found 1; missing"),
-        (f"Annotations/{SBD_TRAIN}.xml", "expected the 2 annotations that SBD's train names"),
+        (f"Annotations/{SBD_TRAIN}.xml", "expected the 2 annotations listed in SBD's train"),
         (
             "ImageSets/Segmentation/val.txt",
-            r"val\.txt: expected, found none; fetch and unpack VOCtr",
+            r"val\.txt: expected, found none; download and unpack VOCtr",
         ),
         (
             "../../benchmark_RELEASE/dataset/val.txt",
@@ -252,8 +255,8 @@ def test_an_annotation_that_cannot_be_used_is_named(root, kit, text, message):
     [
         (np.full(SIZE, 21, np.uint8), r"expected labels 0 to 20 and 255, found 21"),
         (np.full(SIZE, 300, np.uint16), r"found 300"),
-        (np.zeros((6, 4), np.uint8), r"expected 6 x 4 pixels as its photo .* has, found 4 x 6"),
-        (np.full(SIZE, 0.5), r"expected GTcls\.Segmentation to be whole numbers .* float64"),
+        (np.zeros((6, 4), np.uint8), r"expected 6 x 4 pixels like its photo .*, found 4 x 6"),
+        (np.full(SIZE, 0.5), r"expected GTcls\.Segmentation to be integers .* float64"),
     ],
 )
 def test_a_mask_of_sbd_that_does_not_fit_is_named(root, sbd, segmentation, message):
@@ -266,7 +269,7 @@ def test_a_file_that_is_no_mask_of_sbd_is_named(tmp_path):
     savemat(tmp_path / "other.mat", {"x": np.zeros(3)})
     (tmp_path / "text.mat").write_text("no mat file, but a text of some length" * 9)
     for name in ("other", "text", "absent"):
-        with pytest.raises(DataError, match=rf"{name}\.mat: expected labels under GTcls"):
+        with pytest.raises(DataError, match=rf"{name}\.mat: expected labels in GTcls"):
             read_sbd_mask(tmp_path / f"{name}.mat")
 
 
@@ -288,7 +291,7 @@ def test_photos_of_the_test_set_need_no_annotation(root, kit, sbd):
     Image.new("RGB", SIZE[::-1]).save(kit / "JPEGImages/2008_000006.jpg")
     (kit / "ImageSets/Segmentation/test.txt").write_text("2008_000006\n")
     outcome = prepare_voc2012(root)
-    assert "test: 1, published are 1456" in outcome.differing
+    assert "test: 1, published: 1456" in outcome.differing
     assert [s.image_id for s in open_dataset(kit, "test").samples] == ["2008_000006"]
 
 
@@ -301,7 +304,7 @@ def test_annotations_of_the_test_set_give_no_tags(root, kit, sbd):
         (kit / "ImageSets" / task / "test.txt").write_text(text)
         Image.new("RGB", SIZE[::-1]).save(kit / "JPEGImages" / f"{text[:11]}.jpg")
         (kit / "Annotations" / f"{text[:11]}.xml").write_text(xml("person"))
-    assert "annotations: 5, published are 17125" in prepare_voc2012(root).differing
+    assert "annotations: 5, published: 17125" in prepare_voc2012(root).differing
     assert (kit / "ImageSets/tags.csv").read_text() == before
 
 
@@ -315,11 +318,11 @@ def test_an_empty_folder_names_both_archives(tmp_path):
 def test_archives_that_are_not_unpacked_are_named_as_such(root, kit, tmp_path):
     (root / voc.SBD.name).write_bytes(b"")
     said = prepare_voc2012(root).missing
-    assert len(said) == 1 and f"{root / voc.SBD.name} is here: unpack it" in said[0]
+    assert len(said) == 1 and f"{root / voc.SBD.name} exists: unpack it" in said[0]
     (kit / f"JPEGImages/{VAL}.jpg").unlink()
     (root / voc.DEVKIT.name).write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"missing 2007_000002: .*tar is here: unpack it, or let --d"
+        DataError, match=r"missing 2007_000002: .*tar exists: unpack it, or use --d"
     ):
         prepare_voc2012(root)
 
@@ -365,5 +368,5 @@ def test_photos_that_only_sbd_names_are_fetched_with_the_kit(root, kit, sbd, tmp
 def test_photos_of_the_test_set_are_in_no_archive_that_can_be_fetched(root, kit, sbd, monkeypatch):
     monkeypatch.setattr(download, "fetch", None)
     (kit / "ImageSets/Segmentation/test.txt").write_text("2008_000006\n")
-    with pytest.raises(DataError, match=r"photos that test names, .*: unpack their archive again"):
+    with pytest.raises(DataError, match=r"photos listed in test, .*: unpack their archive again"):
         prepare_voc2012(root, download=True)

@@ -131,7 +131,9 @@ def test_grey_labels_are_read_as_stored(tmp_path):
 def test_colours_are_no_labels(tmp_path):
     path = tmp_path / "colour.png"
     Image.new("RGB", (3, 2)).save(path)
-    with pytest.raises(DataError, match=r"colour\.png: image mode RGB .* palette or grey PNG"):
+    with pytest.raises(
+        DataError, match=r"colour\.png: PNG image of mode RGB .* palette or grey PNG"
+    ):
         read_labels(path)
 
 

@@ -29,7 +29,7 @@ from dscnet.models import (
 from dscnet.objective import AuxSegObjective, CamObjective
 from dscnet.training import TrainingModule, parameter_groups
 from dscnet.types import Batch, DscnetError
-from published_oracle import auxsegnet_maps, narrow_trunk, resized, seam_maps, seam_terms
+from published_oracle import auxsegnet_maps, narrow_resnet38, resized, seam_maps, seam_terms
 from test_resnet38 import REFERENCE, noise, published_shapes
 
 IMAGENET, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,13 +38,13 @@ UNUSED = ("g.weight", "g.bias", "W_z.0.weight", "W_z.1.running_mean")
 
 def seam(num_classes: int = 3, seed: int = 0) -> Seam:
     torch.manual_seed(seed)
-    return Seam(narrow_trunk(seed), num_classes, dropout=0.0).double()
+    return Seam(narrow_resnet38(seed), num_classes, dropout=0.0).double()
 
 
 def auxsegnet(seed: int = 0) -> AuxSegNet:
     torch.manual_seed(seed)
     model = AuxSegNet(
-        narrow_trunk(seed, frozen_stages=1),
+        narrow_resnet38(seed, frozen_stages=1),
         3,
         branch_channels=6,
         dropout=0.0,
@@ -63,7 +63,7 @@ def auxsegnet(seed: int = 0) -> AuxSegNet:
     return model
 
 
-def without_trunk_dropout(model: nn.Module) -> nn.Module:
+def without_backbone_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
@@ -86,9 +86,9 @@ def some_batch(photos: int = 2, size: tuple[int, int] = (56, 48)) -> Batch:
 @pytest.mark.parametrize("name", ["seam", "aff", "auxsegnet"])
 def test_names_and_shapes_are_those_of_the_published_checkpoint(name: str) -> None:
     with torch.device("meta"):
-        trunk = ResNet38()
-        models = {"seam": lambda: Seam(trunk, 20), "aff": lambda: AffinityNet(trunk)}
-        model = models.get(name, lambda: AuxSegNet(trunk, 20))()
+        backbone = ResNet38()
+        models = {"seam": lambda: Seam(backbone, 20), "aff": lambda: AffinityNet(backbone)}
+        model = models.get(name, lambda: AuxSegNet(backbone, 20))()
     table = "keys_auxsegnet.tsv" if name == "auxsegnet" else f"keys_{name}_resnet38.tsv"
     expected = published_shapes(REFERENCE / table)
     unused = [key for key in expected if "_att.g" in key or ".W_z." in key]
@@ -108,7 +108,7 @@ def test_a_seam_has_the_published_groups_of_parameters() -> None:
     assert sizes == pytest.approx([104.20, 0.287], abs=5e-3)
 
 
-@pytest.mark.parametrize("make", [seam, auxsegnet, lambda seed: AffinityNet(narrow_trunk(seed))])
+@pytest.mark.parametrize("make", [seam, auxsegnet, lambda seed: AffinityNet(narrow_resnet38(seed))])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_checkpoint_goes_out_and_comes_back(tmp_path: Path, make, suffix: str) -> None:
     model, other, path = make(seed=0), make(seed=1), tmp_path / "folder" / f"a{suffix}"
@@ -141,7 +141,7 @@ def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     model = seam(num_classes=3)
     before = copied(model.state_dict())
     with pytest.raises(
-        DscnetError, match=r"a\.safetensors .*fc8\.weight was expected to have 4 labels.* has 5"
+        DscnetError, match=r"a\.safetensors .*fc8\.weight should have 4 labels.* has 5"
     ):
         load_published(model, path)
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
@@ -153,8 +153,8 @@ def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_published(AffinityNet(narrow_trunk()), path)
-    with pytest.raises(DscnetError, match=r"a\.safetensors does not fit the model"):
+    write_published(AffinityNet(narrow_resnet38()), path)
+    with pytest.raises(DscnetError, match=r"a\.safetensors does not match the model"):
         load_published(seam(), path)
 
 
@@ -166,17 +166,19 @@ def test_parts_of_dscnet_keep_their_values_and_are_not_written() -> None:
     load_published(model, state)
     assert all(torch.equal(v, before[n]) for n, v in model.context.state_dict().items())
     assert torch.equal(model.classifier.weight, state["fc8.weight"])
-    with pytest.raises(ValueError, match=r"no parts that the published network lacks, got context"):
+    with pytest.raises(
+        ValueError, match=r"no parameters that the published network lacks, got context"
+    ):
         published_state(model)
 
 
-def test_another_trunk_is_refused() -> None:
-    trunk = nn.Conv2d(3, 4, 1)
-    trunk.channels = (4, 4, 4)
+def test_another_backbone_is_refused() -> None:
+    backbone = nn.Conv2d(3, 4, 1)
+    backbone.channels = (4, 4, 4)
     with pytest.raises(ValueError, match="must have a ResNet38 as its backbone, got Conv2d"):
-        published_state(PlainCam(trunk, 2))
+        published_state(PlainCam(backbone, 2))
     with pytest.raises(ValueError, match="must have a ResNet38 as its backbone, got Conv2d"):
-        load_published(PlainCam(trunk, 2), {})
+        load_published(PlainCam(backbone, 2), {})
 
 
 # ----------------------------------------------------------------------------------------- numbers
@@ -197,7 +199,7 @@ def test_seams_maps_equal_the_description() -> None:
 
 
 def test_seams_losses_and_gradients_equal_the_description() -> None:
-    model, batch = without_trunk_dropout(seam().train()), some_batch()
+    model, batch = without_backbone_dropout(seam().train()), some_batch()
     state = copied(published_state(model))
     state = {n: v.requires_grad_() if v.ndim == 4 else v for n, v in state.items()}
     expected = seam_terms(state, batch.image, batch.tags)
@@ -219,7 +221,7 @@ def test_seams_losses_and_gradients_equal_the_description() -> None:
 
 
 def test_six_steps_equal_the_published_optimisation() -> None:
-    model, batch, total = without_trunk_dropout(seam().train()), some_batch(size=(40, 32)), 200
+    model, batch, total = without_backbone_dropout(seam().train()), some_batch(size=(40, 32)), 200
     state = copied(published_state(model))
     frozen = ("conv1a", "b2")
     learned = {
@@ -319,7 +321,7 @@ def test_auxsegnets_outputs_equal_the_description() -> None:
 
 
 def test_auxsegnets_losses_and_a_step_equal_the_description() -> None:
-    model, batch = without_trunk_dropout(auxsegnet().train()), aux_batch()
+    model, batch = without_backbone_dropout(auxsegnet().train()), aux_batch()
     state = copied(published_state(model))
     learned = {
         name: values.requires_grad_()

@@ -16,8 +16,8 @@ from dscnet.report.page import (
     MAX_POINTS,
     MAX_SIDE,
     ReportRow,
+    downsample,
     line_chart,
-    thin,
     write_report,
 )
 
@@ -293,9 +293,9 @@ def test_a_flat_curve_is_drawn_in_the_middle(points):
 
 def test_thinning_keeps_means():
     short = [(float(x), x / 2) for x in range(5)]
-    assert thin(short) == short
+    assert downsample(short) == short
     long = [(float(x), float(x % 3)) for x in range(3 * MAX_POINTS)]
-    assert thin(long) == [(3 * i + 1.0, 1.0) for i in range(MAX_POINTS)]
+    assert downsample(long) == [(3 * i + 1.0, 1.0) for i in range(MAX_POINTS)]
 
 
 def test_what_was_left_out_of_a_curve_is_said(tmp_path):

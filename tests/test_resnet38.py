@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dscnet.models import ResNet38, create_resnet38, resnet38_taps
+from dscnet.models import ResNet38, create_resnet38, resnet38_feature_maps
 from dscnet.models.backbones import create_backbone
 from dscnet.types import DscnetError
-from published_oracle import narrow_trunk, trunk_taps
+from published_oracle import narrow_resnet38, resnet38_maps
 from test_mxnet_params import params_file
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
@@ -34,58 +34,58 @@ def published_shapes(table: Path) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("size", [(16, 16), (21, 30)])
 def test_taps_equal_the_description(size: tuple[int, int]) -> None:
-    trunk, image = narrow_trunk().eval(), noise(2, 3, *size)
-    state = dict(trunk.state_dict())
-    expected = trunk_taps(state, image)
-    taps = resnet38_taps(state, image)
-    assert list(taps) == ["conv3", "conv4", "conv5", "conv6"]
-    own = dict(zip(["conv4", "conv5", "conv6"], trunk(image), strict=True))
-    for maps in (own, taps):
-        for name, values in maps.items():
+    backbone, image = narrow_resnet38().eval(), noise(2, 3, *size)
+    state = dict(backbone.state_dict())
+    expected = resnet38_maps(state, image)
+    maps = resnet38_feature_maps(state, image)
+    assert list(maps) == ["conv3", "conv4", "conv5", "conv6"]
+    own = dict(zip(["conv4", "conv5", "conv6"], backbone(image), strict=True))
+    for outputs in (own, maps):
+        for name, values in outputs.items():
             assert values.abs().max() > 0.1
             torch.testing.assert_close(values, expected[name], rtol=1e-10, atol=1e-10)
 
 
 def test_channel_dropout_lies_before_the_last_two_convolutions_of_a_bottleneck() -> None:
-    trunk, image = narrow_trunk().eval(), noise(1, 3, 16, 16)
+    backbone, image = narrow_resnet38().eval(), noise(1, 3, 16, 16)
     masks = {}
-    for name, module in trunk.named_modules():
+    for name, module in backbone.named_modules():
         if isinstance(module, nn.Dropout2d):
-            channels = trunk.get_submodule(name.replace("dropout_", "bn_branch")).num_features
+            channels = backbone.get_submodule(name.replace("dropout_", "bn_branch")).num_features
             masks[name] = mask = (noise(channels) > 0).double()[:, None, None]
             module.register_forward_hook(lambda module, given, x, mask=mask: x * mask)
     assert list(masks) == [f"{b}.dropout_{c}" for b in ("b6", "b7") for c in ("2b1", "2b2")]
-    assert [trunk.get_submodule(name).p for name in masks] == [0.3, 0.3, 0.5, 0.5]
-    expected = trunk_taps(trunk.state_dict(), image, masks)["conv6"]
-    torch.testing.assert_close(trunk(image)[2], expected, rtol=1e-10, atol=1e-10)
+    assert [backbone.get_submodule(name).p for name in masks] == [0.3, 0.3, 0.5, 0.5]
+    expected = resnet38_maps(backbone.state_dict(), image, masks)["conv6"]
+    torch.testing.assert_close(backbone(image)[2], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("side", "maps"), [(321, 41), (134, 17), (128, 16)])
 def test_sides_are_rounded_up(side: int, maps: int) -> None:
     with torch.device("meta"):
-        taps = ResNet38(width=1 / 32)(torch.zeros(1, 3, side, side))
-    assert [tuple(tap.shape) for tap in taps] == [(1, c, maps, maps) for c in (16, 32, 128)]
+        outputs = ResNet38(width=1 / 32)(torch.zeros(1, 3, side, side))
+    assert [tuple(one.shape) for one in outputs] == [(1, c, maps, maps) for c in (16, 32, 128)]
 
 
 @pytest.mark.data
 def test_names_and_shapes_are_those_of_the_published_checkpoint() -> None:
     with torch.device("meta"):
-        trunk = ResNet38()
+        backbone = ResNet38()
     expected = published_shapes(REFERENCE / "keys_seam_resnet38.tsv")
     for head in ("fc8", "f8_3", "f8_4", "f9"):
         del expected[f"{head}.weight"]
-    assert {name: tuple(v.shape) for name, v in trunk.state_dict().items()} == expected
-    assert trunk.channels == (512, 1024, 4096)
-    assert (trunk.name, trunk.output_stride) == ("resnet38", 8)
+    assert {name: tuple(v.shape) for name, v in backbone.state_dict().items()} == expected
+    assert backbone.channels == (512, 1024, 4096)
+    assert (backbone.name, backbone.output_stride) == ("resnet38", 8)
 
 
 def test_full_width_trains_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        trunk = ResNet38()
-    convolutions = [p for p in trunk.parameters() if p.ndim == 4]
+        backbone = ResNet38()
+    convolutions = [p for p in backbone.parameters() if p.ndim == 4]
     assert len(convolutions) == 43
     assert sum(p.requires_grad for p in convolutions) == 35
-    assert round(sum(p.numel() for p in trunk.parameters() if p.requires_grad) / 1e6, 2) == 104.2
+    assert round(sum(p.numel() for p in backbone.parameters() if p.requires_grad) / 1e6, 2) == 104.2
 
 
 @pytest.mark.parametrize(
@@ -93,55 +93,55 @@ def test_full_width_trains_the_published_number_of_parameters() -> None:
     [(0, set()), (1, {"conv1a"}), (2, {"conv1a", "b2", "b2_1", "b2_2"})],
 )
 def test_frozen_stages(stages: int, frozen: set[str]) -> None:
-    trunk = ResNet38(width=1 / 32, frozen_stages=stages)
-    rest = {n.partition(".")[0] for n, p in trunk.named_parameters() if p.ndim == 4}
-    learning = {n.partition(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}
+    backbone = ResNet38(width=1 / 32, frozen_stages=stages)
+    rest = {n.partition(".")[0] for n, p in backbone.named_parameters() if p.ndim == 4}
+    learning = {n.partition(".")[0] for n, p in backbone.named_parameters() if p.requires_grad}
     assert rest - learning == frozen
-    assert not any(p.requires_grad for p in trunk.parameters() if p.ndim == 1)
+    assert not any(p.requires_grad for p in backbone.parameters() if p.ndim == 1)
 
 
 def test_batch_norm_rests_in_training() -> None:
-    trunk = narrow_trunk()
-    before = {name: values.clone() for name, values in trunk.state_dict().items()}
-    assert trunk.eval().train() is trunk
-    assert trunk.training and trunk.b6.dropout_2b1.training
-    trunk(noise(2, 3, 16, 16))[2].sum().backward()
-    norms = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
+    backbone = narrow_resnet38()
+    before = {name: values.clone() for name, values in backbone.state_dict().items()}
+    assert backbone.eval().train() is backbone
+    assert backbone.training and backbone.b6.dropout_2b1.training
+    backbone(noise(2, 3, 16, 16))[2].sum().backward()
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and not any(norm.training for norm in norms)
-    assert all(torch.equal(v, before[name]) for name, v in trunk.state_dict().items())
-    assert trunk.b3.conv_branch1.weight.grad.any()
-    assert trunk.b2_2.conv_branch2a.weight.grad is None
+    assert all(torch.equal(v, before[name]) for name, v in backbone.state_dict().items())
+    assert backbone.b3.conv_branch1.weight.grad.any()
+    assert backbone.b2_2.conv_branch2a.weight.grad is None
 
 
 def test_gradient_flows_to_tensors_that_ask_for_it() -> None:
-    state = dict(narrow_trunk().state_dict())
+    state = dict(narrow_resnet38().state_dict())
     state["b5.conv_branch2a.weight"] = state["b5.conv_branch2a.weight"].clone().requires_grad_()
-    taps = resnet38_taps(state, noise(1, 3, 16, 16))
-    taps["conv6"].sum().backward()
+    maps = resnet38_feature_maps(state, noise(1, 3, 16, 16))
+    maps["conv6"].sum().backward()
     assert state["b5.conv_branch2a.weight"].grad.any()
-    assert not taps["conv4"].requires_grad
+    assert not maps["conv4"].requires_grad
 
 
 def test_taps_ignore_other_names_and_old_files_lack_counters() -> None:
     state = {
         name: values
-        for name, values in narrow_trunk().state_dict().items()
+        for name, values in narrow_resnet38().state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     image = noise(1, 3, 16, 16)
-    taps = resnet38_taps({**state, "fc8.weight": torch.zeros(1)}, image)
-    torch.testing.assert_close(taps["conv6"], narrow_trunk().eval()(image)[2])
+    maps = resnet38_feature_maps({**state, "fc8.weight": torch.zeros(1)}, image)
+    torch.testing.assert_close(maps["conv6"], narrow_resnet38().eval()(image)[2])
     del state["b4_3.bn_branch2a.weight"]
-    with pytest.raises(DscnetError, match=r"state_dict does not fit.*b4_3\.bn_branch2a\.weight"):
-        resnet38_taps(state, image)
-    with pytest.raises(DscnetError, match="state_dict does not fit"):
-        resnet38_taps({}, image)
+    with pytest.raises(DscnetError, match=r"state_dict does not match.*b4_3\.bn_branch2a\.weight"):
+        resnet38_feature_maps(state, image)
+    with pytest.raises(DscnetError, match="state_dict does not match"):
+        resnet38_feature_maps({}, image)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".params"])
 def test_weights_of_a_file(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
-    trunk, path = narrow_trunk().float(), tmp_path / f"a{suffix}"
-    state = {**trunk.state_dict(), "f9.weight": torch.zeros(1)}
+    backbone, path = narrow_resnet38().float(), tmp_path / f"a{suffix}"
+    state = {**backbone.state_dict(), "f9.weight": torch.zeros(1)}
     if suffix == ".params":
         params_file(path, {_mxnet_name(name): v for name, v in state.items() if v.ndim})
     elif suffix == ".pth":
@@ -157,7 +157,7 @@ def test_weights_of_a_file(tmp_path: Path, suffix: str, caplog: pytest.LogCaptur
 
 
 def _mxnet_name(name: str) -> str:
-    """The public file's name of a trunk's name, by taking it apart."""
+    """The public file's name of a backbone's name, by taking it apart."""
     leaf = {"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
     if name in ("conv1a.weight", "f9.weight"):
         return f"arg:{name}" if name[0] == "f" else "arg:conv1a_weight"
@@ -179,13 +179,17 @@ def test_create_backbone_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "dscnet.models.resnet38.create_resnet38",
         lambda **options: create_resnet38(**options, **narrow),
     )
-    trunk = create_backbone("resnet38", output_stride=8, weights="none", frozen_stages=1)
-    assert isinstance(trunk, ResNet38)
-    assert not trunk.conv1a.weight.requires_grad and trunk.b2.conv_branch2a.weight.requires_grad
+    backbone = create_backbone("resnet38", output_stride=8, weights="none", frozen_stages=1)
+    assert isinstance(backbone, ResNet38)
+    assert (
+        not backbone.conv1a.weight.requires_grad and backbone.b2.conv_branch2a.weight.requires_grad
+    )
 
 
 def test_what_it_does_not_offer() -> None:
-    with pytest.raises(DscnetError, match=r"'resnet38' does not offer output stride 16.*stride=8"):
+    with pytest.raises(
+        DscnetError, match=r"'resnet38' does not support output stride 16.*stride=8"
+    ):
         create_backbone("resnet38", weights="none")
     with pytest.raises(ValueError, match="output_stride must be one of .* got 4"):
         create_backbone("resnet38", output_stride=4, weights="none")
@@ -200,9 +204,9 @@ def test_what_it_does_not_offer() -> None:
 
 
 def test_channels_last_photos_train_in_single_precision() -> None:
-    trunk = narrow_trunk(frozen_stages=1).float()
+    backbone = narrow_resnet38(frozen_stages=1).float()
     image = noise(2, 3, 24, 24).float().contiguous(memory_format=torch.channels_last)
-    taps = trunk(image)
-    assert all(tap.is_contiguous() for tap in taps)
-    taps[2].sum().backward()
-    assert trunk.b2.conv_branch2a.weight.grad.isfinite().all()
+    maps = backbone(image)
+    assert all(tap.is_contiguous() for tap in maps)
+    maps[2].sum().backward()
+    assert backbone.b2.conv_branch2a.weight.grad.isfinite().all()

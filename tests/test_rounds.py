@@ -34,7 +34,7 @@ from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.thresholds import suggested_score
 from dscnet.models.checkpoint import restore
 from dscnet.pipeline.maps import load_map, score_counts
-from dscnet.pipeline.needs import bytes_of_maps
+from dscnet.pipeline.needs import cam_bytes
 from dscnet.pipeline.registry import find_stage
 from dscnet.pipeline.runner import open_run, run
 from dscnet.pipeline.self_training import relabel, trusted_evidence
@@ -101,7 +101,7 @@ def test_the_maps_of_all_rounds_take_what_was_foretold(finished, scenes):
     samples = open_dataset(scenes, "train").samples
     written = sum(file.stat().st_size for file in finished.rglob("*.npz"))
     # The files' headers are the rest.
-    assert written == pytest.approx(bytes_of_maps(settings(scenes), samples), rel=0.1)
+    assert written == pytest.approx(cam_bytes(settings(scenes), samples), rel=0.1)
 
 
 def test_losses_of_every_round_are_logged_under_their_names(finished):

@@ -107,7 +107,7 @@ def test_a_map_of_another_size_is_a_failure(photos, rembg, tmp_path, monkeypatch
 def test_a_map_that_cannot_be_written_does_not_stop_the_others(photos, rembg, tmp_path):
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     (failure,) = make_saliency(photos, tmp_path / "out")
-    assert "a.png: what was made of it cannot be written" in failure
+    assert "a.png: its output cannot be written" in failure
     assert (tmp_path / "out" / "b.png").is_file()
 
 
@@ -118,4 +118,4 @@ def test_linked_photos_get_maps_and_hidden_ones_are_told(photos, rembg, tmp_path
     (tmp_path / "all" / "trip").symlink_to(photos)
     assert make_saliency(tmp_path / "all", tmp_path / "out") == []
     assert (tmp_path / "out" / "trip__a.png").exists()
-    assert "1 hidden files" in caplog.text
+    assert "1 hidden or system files" in caplog.text

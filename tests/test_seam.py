@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dscnet.losses import equivariance_losses, min_pool_loss, pooled_logits, tag_loss
 from dscnet.models import PlainCam, Seam, create_model, view_size
 from dscnet.models.pcm import resize
-from tiny_trunk import TinyTrunk
+from tiny_trunk import TinyBackbone
 
 
 class Negating(nn.Module):
@@ -39,7 +39,7 @@ def test_view_size_rounds_down_as_published() -> None:
 
 
 def test_training_has_a_second_view_of_the_resized_photo(image: Tensor) -> None:
-    model = Seam(TinyTrunk(), 3, view_scale=0.5, dropout=0.0).train()
+    model = Seam(TinyBackbone(), 3, view_scale=0.5, dropout=0.0).train()
     output = model(image)
     assert output.cam_refined is not None and output.second is not None
     assert output.cam_logits.shape == output.cam_refined.shape == (2, 4, 6, 8)
@@ -51,26 +51,26 @@ def test_training_has_a_second_view_of_the_resized_photo(image: Tensor) -> None:
 
 
 def test_inference_has_one_view(image: Tensor) -> None:
-    output = Seam(TinyTrunk(), 3).eval()(image)
+    output = Seam(TinyBackbone(), 3).eval()(image)
     assert output.second is None and output.cam_refined is not None
 
 
 def test_refined_cam_is_a_weighting_of_labels(image: Tensor) -> None:
-    refined = Seam(TinyTrunk(), 3).eval()(image).cam_refined
+    refined = Seam(TinyBackbone(), 3).eval()(image).cam_refined
     assert refined.min() >= 0 and refined.max() <= 1
     torch.testing.assert_close(refined.sum(1), torch.ones(2, 6, 8), atol=2e-3, rtol=0)
 
 
 def test_refinement_reads_the_fused_cam(image: Tensor) -> None:
-    model = Seam(TinyTrunk(), 3, context=Negating()).eval()
+    model = Seam(TinyBackbone(), 3, context=Negating()).eval()
     output = model(image)
     low, mid, _ = model.backbone(image)
     expected = model.pixel_correlation(-output.cam_logits, image, low, mid)
     assert torch.equal(output.cam_refined, expected)
 
 
-def test_refined_cam_gives_no_gradient_to_trunk_and_classifier(image: Tensor) -> None:
-    model = Seam(TinyTrunk(), 3)
+def test_refined_cam_gives_no_gradient_to_backbone_and_classifier(image: Tensor) -> None:
+    model = Seam(TinyBackbone(), 3)
     output = model(image)
     (output.cam_refined.square().sum() + output.second.cam_refined.square().sum()).backward()
     assert all(p.grad is None for p in model.backbone.parameters())
@@ -81,7 +81,7 @@ def test_refined_cam_gives_no_gradient_to_trunk_and_classifier(image: Tensor) ->
 @pytest.mark.parametrize("num_classes", [1, 20, 80])
 @pytest.mark.parametrize("tagged", [True, False])
 def test_a_whole_step_trains_every_parameter(image: Tensor, num_classes: int, tagged: bool) -> None:
-    model = Seam(TinyTrunk(), num_classes, view_scale=0.5)
+    model = Seam(TinyBackbone(), num_classes, view_scale=0.5)
     tags = torch.full((2, num_classes), float(tagged))
     one = model(image, tags)
     two, size1, size2 = one.second, one.size, one.second.size
@@ -100,7 +100,7 @@ def test_a_whole_step_trains_every_parameter(image: Tensor, num_classes: int, ta
 
 
 def test_score_maps_hold_both_cams_in_training_and_inference(image: Tensor) -> None:
-    model = Seam(TinyTrunk(), 3, dropout=0.0).eval()
+    model = Seam(TinyBackbone(), 3, dropout=0.0).eval()
     maps, output = model.score_maps(image, torch.ones(2, 3)), model(image)
     assert torch.equal(maps["cam"], output.cam_logits[:, 1:].relu())
     assert torch.equal(maps["refined"], output.cam_refined[:, 1:])
@@ -108,7 +108,7 @@ def test_score_maps_hold_both_cams_in_training_and_inference(image: Tensor) -> N
 
 
 def test_autocast_is_finite(image: Tensor) -> None:
-    model = Seam(TinyTrunk(), 3, view_scale=0.5)
+    model = Seam(TinyBackbone(), 3, view_scale=0.5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(image)
     assert output.cam_refined.isfinite().all() and output.second.cam_refined.isfinite().all()
@@ -116,9 +116,9 @@ def test_autocast_is_finite(image: Tensor) -> None:
 
 def test_view_scale_must_be_positive() -> None:
     with pytest.raises(ValueError, match="view_scale must be positive, got 0"):
-        Seam(TinyTrunk(), 3, view_scale=0)
+        Seam(TinyBackbone(), 3, view_scale=0)
 
 
 def test_registry_builds_seam() -> None:
-    model = create_model("seam", TinyTrunk(), 2, view_scale=0.4)
+    model = create_model("seam", TinyBackbone(), 2, view_scale=0.4)
     assert isinstance(model, Seam) and isinstance(model, PlainCam) and model.view_scale == 0.4

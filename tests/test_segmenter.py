@@ -51,41 +51,41 @@ def test_it_is_deeplabv3plus(generator):
         torch.testing.assert_close(model(image).seg_logits, plain(image), rtol=1e-4, atol=1e-5)
 
 
-def test_packaged_trunk_is_that_of_the_cam_network():
+def test_packaged_backbone_is_that_of_the_cam_network():
     model = create_segmenter("tf_efficientnet_lite0", 3, decoder_channels=8)
     backbone = create_backbone("tf_efficientnet_lite0")
-    trunk = model.backbone.model.state_dict()
-    assert trunk.keys() == backbone.net.state_dict().keys()
-    assert all(torch.equal(trunk[key], value) for key, value in backbone.net.state_dict().items())
+    state = model.backbone.model.state_dict()
+    assert state.keys() == backbone.net.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in backbone.net.state_dict().items())
     assert (model.mean, model.std) == (backbone.mean, backbone.std)
 
 
-def test_weights_of_a_file_reach_the_trunk(tmp_path):
-    trunk = create_backbone("convnext_atto", weights="none", frozen_stages=0).net
+def test_weights_of_a_file_reach_the_backbone(tmp_path):
+    backbone = create_backbone("convnext_atto", weights="none", frozen_stages=0).net
     path = tmp_path / "a.pth"
-    torch.save(trunk.state_dict(), path)
+    torch.save(backbone.state_dict(), path)
     model = create_segmenter("convnext_atto", 3, weights=str(path), decoder_channels=8)
     loaded = model.backbone.model.state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in trunk.state_dict().items())
+    assert all(torch.equal(loaded[key], value) for key, value in backbone.state_dict().items())
 
 
-def test_batch_norm_rests_in_the_trunk_and_works_in_the_decoder(generator):
+def test_batch_norm_rests_in_the_backbone_and_works_in_the_decoder(generator):
     model = tiny().eval().train()
-    trunk = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     decoder = [m for m in model.net.decoder.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert trunk
-    assert not any(norm.training or norm.weight.requires_grad for norm in trunk)
+    assert norms
+    assert not any(norm.training or norm.weight.requires_grad for norm in norms)
     assert all(norm.training and norm.weight.requires_grad for norm in decoder)
-    means = [norm.running_mean.clone() for norm in (trunk[0], decoder[0])]
+    means = [norm.running_mean.clone() for norm in (norms[0], decoder[0])]
     model(torch.randn(2, 3, 32, 32, generator=generator))
-    assert torch.equal(trunk[0].running_mean, means[0])
+    assert torch.equal(norms[0].running_mean, means[0])
     assert not torch.equal(decoder[0].running_mean, means[1])
 
 
 def test_everything_outside_the_backbone_is_new():
     model = tiny()
-    trunk = {id(parameter) for parameter in model.backbone.parameters()}
-    new = {name for name, p in model.named_parameters() if id(p) not in trunk}
+    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    new = {name for name, p in model.named_parameters() if id(p) not in backbone}
     assert new == {
         name for name, _ in model.named_parameters() if not name.startswith("net.encoder.")
     }
@@ -104,7 +104,7 @@ def test_frozen_stages(generator):
 def test_one_photo_trains_nothing_but_is_scored(generator):
     model = tiny()
     image = torch.randn(1, 3, 32, 32, generator=generator)
-    with pytest.raises(ValueError, match="image must hold at least 2 photos in training, got 1"):
+    with pytest.raises(ValueError, match="image must have at least 2 photos in training, got 1"):
         model(image)
     assert model.eval()(image).seg_logits.isfinite().all()
 
@@ -136,8 +136,8 @@ def test_values_out_of_range(options, text):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("test_vit", "test_vit.*cannot carry DeepLabV3"),
-        ("densenet121", "densenet121.*does not offer output stride 16.*Choose a backbone"),
+        ("test_vit", "test_vit.*does not support DeepLabV3"),
+        ("densenet121", "densenet121.*does not support output stride 16.*Choose a backbone"),
         ("resnet51", "unknown backbone 'resnet51'"),
     ],
 )
@@ -147,11 +147,13 @@ def test_backbones_that_do_not_fit(name, text):
 
 
 def test_resnet38_is_refused_by_name():
-    with pytest.raises(DscnetError, match="'resnet38' cannot carry DeepLabV3\\+.*choose another"):
+    with pytest.raises(
+        DscnetError, match="'resnet38' does not support DeepLabV3\\+.*choose another"
+    ):
         create_segmenter("resnet38", 3, output_stride=8, weights="none")
 
 
-def test_trunks_of_windows_get_photos_padded_to_them(generator):
+def test_backbones_of_windows_get_photos_padded_to_them(generator):
     model = create_segmenter("halonet26t", 3, weights="none", decoder_channels=8).eval()
     assert model.multiple == 128
     image = torch.randn(1, 3, 70, 90, generator=generator)
@@ -160,6 +162,6 @@ def test_trunks_of_windows_get_photos_padded_to_them(generator):
         torch.testing.assert_close(model(image).seg_logits, padded[..., :70, :90])
 
 
-def test_a_trunk_of_one_photo_size_is_refused():
-    with pytest.raises(DscnetError, match="'botnet26t_256' takes photos of one size alone"):
+def test_a_backbone_of_one_photo_size_is_refused():
+    with pytest.raises(DscnetError, match="'botnet26t_256' accepts a single photo size only"):
         create_segmenter("botnet26t_256", 3, weights="none")

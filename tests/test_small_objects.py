@@ -45,7 +45,7 @@ def test_large_things_are_not_told(tmp_path):
 def test_where_no_mask_tells_the_size_of_photos_does(tmp_path):
     large = photos(tmp_path, (4000, 3000), None)
     (note,) = small_object_notes(large, PhotoScale(320), 16)
-    assert "4000 x 3000 pixels are seen at 320 x 240" in note
-    assert "fewer than 600 pixels across" in note
+    assert "4000 x 3000 pixels are resized to 320 x 240" in note
+    assert "smaller than 600 pixels" in note
     assert small_object_notes(photos(tmp_path, (640, 480), None), PhotoScale(320), 16) == []
     assert small_object_notes(large, PhotoScale(), 16) == [], "at their own size nothing shrinks"

@@ -18,7 +18,7 @@ from dscnet.config import (
     ScaleConfig,
     TrainConfig,
 )
-from dscnet.context import LabelDiscriminant
+from dscnet.context import ShrinkageLDA
 from dscnet.data import EvalTransform, PhotoDataset, PhotoSet, Sample, read_image
 from dscnet.data.scale import PhotoScale
 from dscnet.labels.cam_files import read_cam
@@ -26,7 +26,7 @@ from dscnet.labels.thresholds import otsu_score
 from dscnet.models import PlainCam
 from dscnet.pipeline import fitting
 from dscnet.pipeline.cam_maps import write_cams
-from dscnet.pipeline.cam_network import fit_discriminant
+from dscnet.pipeline.cam_network import fit_lda
 from dscnet.pipeline.fitting import write_card
 from dscnet.pipeline.full_images import photo_batches, same_size_batches
 from dscnet.pipeline.job import Job
@@ -200,21 +200,21 @@ def fitted(folder: Path, variant: str = "M4", **method) -> tuple[Job, PlainCam]:
     job = Job(config, RunFolder(folder / "run"), scored_photos(folder), None)
     torch.manual_seed(0)
     network = build_model(config, 2, pretrained=False)
-    fit_discriminant(job, network)
+    fit_lda(job, network)
     return job, network
 
 
 @pytest.mark.parametrize("variant", ["M1", "M4"])
 def test_the_discriminant_is_fitted_to_the_networks_own_labels(tmp_path, variant):
     job, network = fitted(tmp_path, variant)
-    learned = network.context.discriminant
+    learned = network.context.lda
     transform = EvalTransform(network.backbone.mean, network.backbone.std)
     images = [transform(read_image(sample.image_path), None)[0] for sample in job.train.samples]
     torch.manual_seed(job.config.seed)
     network.likeness = 0.0
     with torch.no_grad():
         output = network.one_view(torch.stack(images), torch.tensor([[1, 0], [1, 1], [0, 0]]))
-    expected = LabelDiscriminant(3, job.config.method.embedding_dim)
+    expected = ShrinkageLDA(3, job.config.method.embedding_dim)
     for photo, tags in enumerate([[0], [0, 1], []]):
         maps = [output.cam_refined[photo, tag + 1].flatten() for tag in tags]
         maps = [(m - m.min()).div(m.max() - m.min()).numpy() for m in maps]
@@ -232,19 +232,19 @@ def test_the_discriminant_is_fitted_to_the_networks_own_labels(tmp_path, variant
 
 
 def test_no_share_changes_what_the_discriminant_learns(tmp_path):
-    one, other = (fitted(tmp_path, likeness=share)[1].context.discriminant for share in (0.0, 0.9))
+    one, other = (fitted(tmp_path, likeness=share)[1].context.lda for share in (0.0, 0.9))
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
 
 
 def test_an_earlier_discriminant_has_no_say_in_the_next(tmp_path):
     job, network = fitted(tmp_path, likeness=0.9)
-    learned = network.context.discriminant
+    learned = network.context.lda
     first = {name: value.clone() for name, value in learned.state_dict().items()}
     # One that takes each label for another.
     turned = {name: first[name].flip(0) for name in ("pixels", "total")}
     learned.load_state_dict(first | turned)
-    fit_discriminant(job, network)
+    fit_lda(job, network)
     assert all(torch.equal(value, first[name]) for name, value in learned.state_dict().items())
 
 
@@ -254,7 +254,5 @@ def test_without_the_contrast_there_is_nothing_to_fit(tmp_path, variant):
     config.model = ModelConfig(backbone="tf_efficientnet_lite0", weights="none")
     network = build_model(config, 2, pretrained=False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    fit_discriminant(
-        Job(config, RunFolder(tmp_path / "run"), scored_photos(tmp_path), None), network
-    )
+    fit_lda(Job(config, RunFolder(tmp_path / "run"), scored_photos(tmp_path), None), network)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -69,7 +69,7 @@ def test_only_the_contrast_of_groups_clusters(base, views, clusterings):
 
 
 @pytest.mark.parametrize("base", ["seam", "auxsegnet"])
-def test_a_step_reaches_the_trunk(base, monkeypatch):
+def test_a_step_reaches_the_backbone(base, monkeypatch):
     models = []
 
     def build(*positional, **named):

@@ -397,7 +397,7 @@ def test_failures_are_counted_and_named(tmp_path, monkeypatch):
     [
         ({"shard": (3, 2)}, "I in 1..N, got 3/2"),
         ({"variants": ["M9"]}, "IV has no variant M9; it has baseline, M1"),
-        ({"configs": {"auxsegnet": Config(data="x")}}, "recipe b is of model.name: seam"),
+        ({"configs": {"auxsegnet": Config(data="x")}}, "recipe b has model.name: seam"),
         ({"configs": {"seam": Config()}}, "--data"),
     ],
 )

@@ -119,7 +119,7 @@ def test_json_lines(tmp_path):
         ("3", "expected an object"),
         ('{"a": 3}', "entry 'a': labels must be"),
         ('{"a": [3]}', "entry 'a': labels must be"),
-        ('{"a": ["x"], "a": ["y"]}', "'a' is named twice"),
+        ('{"a": ["x"], "a": ["y"]}', "'a' occurs twice"),
         ('[{"image_id": "a", "labels": []}, {"image_id": "b"}]', "item 2: expected an object"),
         ('[{"image_id": 7, "labels": []}]', "item 1: the image id must be text"),
     ],
@@ -215,11 +215,11 @@ def test_leading_background_is_no_class(tmp_path, first):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "names no class"),
-        (["background"], "names no class"),
+        ([], "lists no class"),
+        (["background"], "lists no class"),
         (["cat", "background"], "must come first"),
         (["cat", "Background"], "must come first"),
-        (["cat", "dog", "cat"], "'cat' is named twice"),
+        (["cat", "dog", "cat"], "'cat' is listed twice"),
     ],
 )
 def test_useless_class_lists_are_refused(names, message):
@@ -266,7 +266,7 @@ def test_names_are_clean_and_only_ends_of_lines_part_them(tmp_path):
 def test_a_background_with_a_number_is_no_class(tmp_path, first):
     path = tmp_path / "classes.txt"
     path.write_text(f"{first}\n1 cow\n2 sheep\n")
-    with pytest.raises(DataError, match="write names alone"):
+    with pytest.raises(DataError, match="write only names"):
         read_classes(path)
 
 

@@ -109,14 +109,14 @@ def test_several_names_in_an_item_of_a_list_are_refused(tmp_path, item):
 def test_lists_of_other_things_are_refused(tmp_path, text):
     path = tmp_path / "tags.json"
     path.write_text(json.dumps({"a": text}))
-    with pytest.raises(DataError, match="entry 'a': .* is no list of names; write the names"):
+    with pytest.raises(DataError, match="entry 'a': .* is not a list of names; write names"):
         read_tag_file(path)
 
 
 def test_a_quote_that_is_never_closed_names_its_line(tmp_path):
     path = tmp_path / "tags.csv"
     path.write_text('image_id,labels\na,cow\nb,"cow\nc,sheep\n')
-    with pytest.raises(DataError, match=r"tags\.csv, line 3: is no CSV .*quotes"):
+    with pytest.raises(DataError, match=r"tags\.csv, line 3: invalid CSV .*quotes"):
         read_tag_file(path)
 
 
@@ -134,19 +134,19 @@ def test_the_background_is_known_in_any_dress():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (("Cow", "cow"), "Cow, cow differ in case alone"),
-        (("stop-sign", "Stop sign"), "differ in case, spaces, hyphens or width alone"),
-        (("cow", "\uff43\uff4f\uff57"), "differ in case, spaces, hyphens or width alone"),
+        (("Cow", "cow"), "Cow, cow differ only in case"),
+        (("stop-sign", "Stop sign"), "differ only in case, spaces, hyphens or width"),
+        (("cow", "\uff43\uff4f\uff57"), "differ only in case, spaces, hyphens or width"),
         (
             ("cow", "cow/sheep", "sheep"),
-            "'cow/sheep' is a class of its own, beside 'cow' and 'sheep'",
+            "'cow/sheep' is a separate class besides 'cow' and 'sheep'",
         ),
-        (("cow", "cow and sheep", "sheep"), "beside 'cow' and 'sheep'"),
-        (("cow", "cow."), "'cow.' is a class of its own, beside 'cow'"),
-        (("cow", "cow:0.9"), "'cow:0.9' is a class of its own, beside 'cow'"),
-        (("cow", "none"), "'none' is a class of its own"),
-        (("masks_incorrect", "no_masks"), "'no_masks' is a class of its own"),
-        (("helmet", "Without Helmet"), "'Without Helmet' is a class"),
+        (("cow", "cow and sheep", "sheep"), "besides 'cow' and 'sheep'"),
+        (("cow", "cow."), "'cow.' is a separate class besides 'cow'"),
+        (("cow", "cow:0.9"), "'cow:0.9' is a separate class besides 'cow'"),
+        (("cow", "none"), "'none' is a separate class"),
+        (("masks_incorrect", "no_masks"), "'no_masks' is a separate class"),
+        (("helmet", "Without Helmet"), "'Without Helmet' is a separate class"),
     ],
 )
 def test_odd_names_are_told(classes, message):

@@ -27,7 +27,7 @@ def test_label_constants_are_the_fields_conventions():
 
 def test_masks_have_room_for_254_classes():
     check_class_count(254, "pets")
-    with pytest.raises(DataError, match="pets: 255 classes, but masks have room for 254 beside 0"):
+    with pytest.raises(DataError, match="pets: 255 classes, but masks have room for 254 besides 0"):
         check_class_count(255, "pets")
 
 

@@ -32,21 +32,23 @@ def test_where_all_is_read_nothing_is_told(tagged):
 def test_photos_at_any_depth_are_counted(tagged):
     touch(tagged, "images/2019/c.jpg", "images/2019/may/d.jpg", "images/2019/may/e.jpg")
     (note,) = notes(tagged)
-    assert note.startswith("3 photos in sub-folders")
+    assert note.startswith("3 photos in subfolders")
     assert f"{tagged}/images/2019, {tagged}/images/2019/may;" in note
 
 
 def test_files_of_other_endings_are_counted(tagged):
     touch(tagged, "images/c.heic", "images/d.HEIC", "images/e", "images/f.gif")
     (note,) = notes(tagged)
-    assert note.startswith("4 files of endings that are not read (.gif, .heic, no ending): c.heic,")
+    assert note.startswith(
+        "4 files with unsupported endings are ignored (.gif, .heic, no ending): c.heic,"
+    )
 
 
 @pytest.mark.parametrize("folder", ["masks", "saliency"])
 def test_maps_that_are_no_png_or_lie_deeper_are_counted(tagged, folder):
     touch(tagged, f"{folder}/a.jpg", f"{folder}/more/a.png")
     (note,) = notes(tagged)
-    assert note.startswith(f"2 files in {tagged}/{folder} are not read: a.jpg, more/a.png;")
+    assert note.startswith(f"2 files in {tagged}/{folder} are ignored: a.jpg, more/a.png;")
 
 
 def test_maps_of_no_photo_are_counted(tagged):
@@ -65,9 +67,11 @@ def test_the_notes_are_those_of_the_data_set(tagged):
 def test_class_folders_that_vanish_are_told(tmp_path):
     touch(tmp_path, "cat/1.jpg", "dog/1.heic", "dog/2.heic", "yak/2020/may/1.jpg")
     told = open_dataset(tmp_path).notes
-    assert "2 folders hold no photo and are no class: dog, yak" in told
-    assert any(note.startswith("2 files of endings that are not read (.heic)") for note in told)
-    assert any(f"not read: {tmp_path}/yak/2020/may" in note for note in told)
+    assert "2 folders contain no photo and are not classes: dog, yak" in told
+    assert any(
+        note.startswith("2 files with unsupported endings are ignored (.heic)") for note in told
+    )
+    assert any(f"ignored: {tmp_path}/yak/2020/may" in note for note in told)
 
 
 def test_folders_inside_each_other_are_read_as_such(tmp_path):

@@ -61,7 +61,7 @@ def test_what_systems_put_there_is_left_out_and_told(tmp_path):
     photos = open_photos(tmp_path)
     assert [sample.image_id for sample in photos.samples] == ["a"]
     (note,) = photos.notes
-    assert note.startswith(f"5 hidden files and files of system folders in {tmp_path} are left out")
+    assert note.startswith(f"5 hidden or system files in {tmp_path} are skipped")
     assert ".ipynb_checkpoints/a.jpg" in note
     assert open_photos(tmp_path / "Thumbs").notes == (), "what is named is searched"
 
@@ -108,7 +108,7 @@ def test_masks_are_found_alike(tmp_path):
     link(tmp_path / "gt" / "more", "../real")
     assert sorted(label_files(tmp_path / "gt")) == ["a", "more/b"]
     (note,) = left_out(tmp_path / "gt")
-    assert "1 hidden files" in note and "a-checkpoint.png" in note
+    assert "1 hidden or system files" in note and "a-checkpoint.png" in note
     assert label_files(tmp_path / "none") == {} and left_out(tmp_path / "none") == []
 
 

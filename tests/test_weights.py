@@ -182,7 +182,7 @@ def test_read_weights_runs_no_code_from_a_file(tmp_path):
 def test_read_weights_wants_tensors_by_name(tmp_path, content):
     path = tmp_path / "a.pth"
     torch.save(content, path)
-    with pytest.raises(DscnetError, match=r"a\.pth: holds no tensors"):
+    with pytest.raises(DscnetError, match=r"a\.pth: contains no named tensors"):
         read_weights(path)
 
 
@@ -257,5 +257,5 @@ def test_a_file_of_another_model_is_named(tmp_path):
     path = tmp_path / "other.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), path)
     features = timm.create_model("test_convnext", features_only=True)
-    with pytest.raises(DscnetError, match=r"other\.pth does not fit"):
+    with pytest.raises(DscnetError, match=r"other\.pth does not match"):
         load_pretrained(features, "test_convnext", str(path))

@@ -1,12 +1,12 @@
-"""A trunk small enough to reckon with, for tests of the CAM networks."""
+"""A backbone small enough to reckon with, for tests of the CAM networks."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 
-class TinyTrunk(nn.Module):
-    """Three taps at strides 2, 4 and 4."""
+class TinyBackbone(nn.Module):
+    """Three maps at strides 2, 4 and 4."""
 
     channels = (4, 5, 6)
     output_stride = 4

@@ -1,7 +1,6 @@
-"""Weakly-supervised semantic segmentation: image tags in, masks out, by DSCNet on a CAM baseline.
+"""Weakly-supervised semantic segmentation: from image tags to masks, with DSCNet on a CAM baseline.
 
-The names below are imported when first used, so that ``import dscnet`` and the command line's
-``--help`` do not wait for torch.
+The public names are imported lazily, so that ``import dscnet`` and ``--help`` do not import torch.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from dscnet.moved import hand_on_moved_modules
+from dscnet.deprecation import hand_on_moved_modules
 
 if TYPE_CHECKING:
     from dscnet.config.baselines import Baseline as Baseline
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 try:
     __version__ = metadata.version("dscnet")
-except metadata.PackageNotFoundError:  # a source tree on the path, never installed
+except metadata.PackageNotFoundError:  # a source tree on the path, not installed
     __version__ = "0+unknown"
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""From settings to objects: the only place below the pipeline that reads the config."""
+"""Builds objects from settings; the only module below the pipeline that reads the config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dscnet.labels.cam import resize_photos
 from dscnet.models import PlainCam, create_model
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.backbones import create_backbone
-from dscnet.models.cam import TAPS
+from dscnet.models.cam import FEATURE_MAPS
 from dscnet.models.deeplab import HEADS, DeepLab, create_deeplab
 from dscnet.models.irn import BoundaryNet
 from dscnet.models.resnet38 import NAME as RESNET38
@@ -31,15 +31,15 @@ from dscnet.objective import CamObjective, ContrastObjective
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 DROPOUT = 0.5
-"""SEAM's channel dropout before the class-aware convolution; Eq. (1) and Eq. (11) share it."""
+"""SEAM's channel dropout before the classifier, in Eq. (1) and Eq. (11)."""
 
 
 WALK_STRIDE = 8
-"""Photo pixels a cell of the random walk (AffinityNet)."""
+"""Stride of the random walk (AffinityNet)."""
 
 
 def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualStreamContext | None:
-    """DSCNet's streams as the variant asks for them; None for the baseline."""
+    """DSCNet's streams for the variant; None for the baseline."""
     if method.variant == "baseline":
         return None
     return DualStreamContext(
@@ -66,16 +66,15 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
 
 
 def build_scale(config: Config) -> PhotoScale:
-    """How large the networks see photos at inference.
+    """Photo sizes at inference.
 
     Raises:
-        ValueError: If a setting of ``scale`` is one that no photo can have.
+        ValueError: If a setting of ``scale`` is invalid.
     """
     scale, stride = config.scale, config.model.output_stride
     if config.side is not None and 0 < config.side < stride:
         raise ValueError(
-            f"scale.side must be at least a cell of the network, model.output_stride {stride}, got"
-            f" {config.side}"
+            f"scale.side must be at least model.output_stride, {stride}, got {config.side}"
         )
     try:
         return PhotoScale(config.side, scale.work_side, scale.tiles, scale.tile_overlap)
@@ -84,7 +83,7 @@ def build_scale(config: Config) -> PhotoScale:
 
 
 def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> PlainCam:
-    """The CAM network; ``pretrained=False`` when weights are loaded right after."""
+    """The CAM network; ``pretrained=False`` if weights are loaded afterwards."""
     model = config.model
     backbone = create_backbone(
         model.backbone,
@@ -97,20 +96,20 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         "dropout": DROPOUT,
         "group_by": method.group_by,
         "smooth": method.smooth,
-        # Without the contrast the embeddings are what they were drawn as.
-        "likeness": method.likeness if method.pgcl else 0.0,
+        # Without PGCL the embeddings are untrained.
+        "class_similarity": method.likeness if method.pgcl else 0.0,
         **config.baseline.options(config),
     }
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
     with torch.no_grad():
         network.classifier.weight.mul_(model.classifier_gain)
-    # Last, so that all variants of a seed start from the same baseline.
+    # Last, so that all variants of a seed share the same baseline initialisation.
     network.context = build_context(method, backbone.channels[-1], num_classes + 1)
     return network
 
 
 def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
-    """Eq. (13) as the variant asks for it."""
+    """The objective, Eq. (13), for the variant."""
     if method.variant == "baseline":
         return CamObjective()
     contrast = ContrastObjective(
@@ -133,14 +132,14 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
 def build_features(
     config: Config, model: PlainCam, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[[Tensor], Tensor]:
-    """From uint8 photos ``(B, 3, H, W)`` to the features that the random walk compares cells by.
+    """Feature extractor for the random walk, from uint8 photos ``(B, 3, H, W)``.
 
-    They are those that DSCNet groups pixels by, of photos at scale 1 enlarged until the trunk's
-    stride is that of the published walks.
+    The features by which DSCNet groups pixels, of photos at scale 1, upsampled so that the stride
+    is that of the published walks.
     """
     transform, scale = build_eval_transform(mean, std), build_scale(config)
     enlarge = max(1.0, model.backbone.output_stride / WALK_STRIDE)
-    tap = TAPS.index(config.method.group_by)
+    index = FEATURE_MAPS.index(config.method.group_by)
 
     @torch.inference_mode()
     def features(photos: Tensor) -> Tensor:
@@ -150,22 +149,22 @@ def build_features(
         if enlarge > 1:
             images = F.interpolate(images, scale_factor=enlarge, mode="bicubic")
         maps: tuple[Tensor, ...] = model.backbone(images)
-        return maps[tap]
+        return maps[index]
 
     return features
 
 
 def build_affinity_net(config: Config, *, pretrained: bool = True) -> AffinityNet:
-    """AffinityNet, on the CAM network's backbone at a stride of its own."""
-    return AffinityNet(_trunk(config, config.affinity.output_stride, pretrained))
+    """AffinityNet on the CAM network's backbone, at its own stride."""
+    return AffinityNet(_backbone(config, config.affinity.output_stride, pretrained))
 
 
 def build_boundary_net(config: Config, *, pretrained: bool = True) -> BoundaryNet:
-    """IRNet's boundary branch, on the CAM network's backbone."""
-    return BoundaryNet(_trunk(config, config.model.output_stride, pretrained))
+    """IRNet's boundary branch on the CAM network's backbone."""
+    return BoundaryNet(_backbone(config, config.model.output_stride, pretrained))
 
 
-def _trunk(config: Config, output_stride: int, pretrained: bool) -> nn.Module:
+def _backbone(config: Config, output_stride: int, pretrained: bool) -> nn.Module:
     return create_backbone(
         config.model.backbone,
         output_stride=output_stride,
@@ -177,27 +176,27 @@ def _trunk(config: Config, output_stride: int, pretrained: bool) -> nn.Module:
 def build_segmenter(
     config: Config, num_labels: int, *, pretrained: bool = True
 ) -> Segmenter | DeepLab:
-    """The segmentation network, on a trunk of its own or one like the CAM network's."""
+    """The segmentation network, on its own backbone or one like the CAM network's."""
     model, segment = config.model, config.segment
     backbone = segment.backbone or model.backbone
-    trunk: dict[str, Any] = {
+    options: dict[str, Any] = {
         "output_stride": segment.output_stride or model.output_stride,
         "weights": (segment.weights or model.weights) if pretrained else "none",
         "frozen_stages": segment.frozen_stages,
     }
-    # DeepLabV3+ is built on timm's trunks, and this is none.
+    # DeepLabV3+ needs a timm backbone.
     network = "deeplabv1" if (segment.network, backbone) == ("auto", RESNET38) else segment.network
     if network in HEADS:
-        return create_deeplab(network, create_backbone(backbone, **trunk), num_labels)
+        return create_deeplab(network, create_backbone(backbone, **options), num_labels)
     return create_segmenter(
-        backbone, num_labels, decoder_channels=segment.decoder_channels, **trunk
+        backbone, num_labels, decoder_channels=segment.decoder_channels, **options
     )
 
 
 def build_segmenter_transform(
     config: Config, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> TrainTransform:
-    """Augmentation of the segmentation network's photos: ``augment`` but for what is its own."""
+    """Augmentation for the segmentation network: ``augment`` with the overrides of ``segment``."""
     segment = config.segment
     own: dict[str, Any] = {"crop_size": segment.crop_size, "jitter": segment.jitter}
     augment = replace(config.augment, **{k: v for k, v in own.items() if v is not None})
@@ -208,7 +207,7 @@ def build_segmenter_transform(
 def build_affinity_transform(
     config: Config, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> TrainTransform:
-    """Augmentation of AffinityNet's photos: ``augment`` but for their scale."""
+    """Augmentation for AffinityNet: ``augment`` except for the scale."""
     return build_train_transform(config, mean, std, scale_range=config.affinity.scale_range)
 
 
@@ -219,9 +218,9 @@ def build_train_transform(
     *,
     scale_range: list[float] | None = None,
 ) -> TrainTransform:
-    """Augmentation of training photos; a range of scales takes the place of ``long_side``.
+    """Augmentation of training photos; ``scale_range`` replaces ``long_side``.
 
-    It is relative to what scale 1 is at inference. Tiles are crops of photos that much larger.
+    It is relative to scale 1 at inference. With tiles, photos are enlarged by that factor.
     """
     augment, side, tiles = config.augment, config.side, config.scale.tiles
     low, high = augment.long_side
@@ -240,12 +239,12 @@ def build_train_transform(
 
 
 def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> EvalTransform:
-    """Normalisation alone: photos keep their size."""
+    """Normalisation only; photos keep their size."""
     return EvalTransform(mean=mean, std=std)
 
 
 def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
-    """Arguments of ``TrainingModule``; the published quirks of SGD are resolved here."""
+    """Arguments of ``TrainingModule``; resolves the published quirks of SGD."""
     quirk = train.published_momentum_quirk or train.published_positional_quirk
     return {
         "optimizer": train.optimizer,
@@ -260,7 +259,7 @@ def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
 
 
 def inference_settings(config: Config) -> dict[str, Any]:
-    """Arguments of ``Predictor``: how a segmentation network is tested."""
+    """Inference arguments of ``Predictor``."""
     segment = config.segment
     return {
         "scale": build_scale(config),
@@ -272,23 +271,23 @@ def inference_settings(config: Config) -> dict[str, Any]:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device that inference runs on, as Lightning would choose it for training."""
+    """The inference device, chosen as Lightning would for training."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
 
 
 def check_hardware(name: str, settings: OptimiserConfig) -> None:
-    """Refuse a processor that is not there, and a precision that it does not have.
+    """Reject an unavailable accelerator or an unsupported precision.
 
     Args:
         name: Section of the settings, for the message.
-        settings: Which they are; Lightning judges them.
+        settings: The settings, checked by Lightning.
 
     Raises:
-        ValueError: The message names the section and gives Lightning's reason.
+        ValueError: With the section and Lightning's reason.
     """
-    # A trainer that is made tells what hardware there is, every time.
+    # Creating a trainer logs the available hardware every time.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         L.Trainer(
@@ -300,7 +299,7 @@ def check_hardware(name: str, settings: OptimiserConfig) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except Exception as error:  # Lightning's own families, and ValueError
+    except Exception as error:  # Lightning's own errors, and ValueError
         raise ValueError(f"{name}.accelerator or {name}.precision: {error}") from error
 
 

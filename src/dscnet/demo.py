@@ -1,4 +1,4 @@
-"""The whole pipeline on generated scenes: what `dscnet demo` runs."""
+"""The whole pipeline on generated scenes, for `dscnet demo`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def demo(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Generate scenes, run every stage on them, and measure.
+    """Generate scenes, run all stages on them, and evaluate.
 
     Args:
-        out: Run folder; the scenes lie in its folder ``scenes``.
-        resume: Go on in the folder of a demo.
-        force: Delete the run that the folder holds.
+        out: Run folder; the scenes are in its subfolder ``scenes``.
+        resume: Continue a demo in that folder.
+        force: Delete an existing run in that folder.
         seed: Seed of scenes and training.
         progress: Show progress bars.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
-        DscnetError: If the folder is occupied and neither is said, or what is to go on is not this
-            demo.
+        DscnetError: If the folder is not empty and neither is given, or the run to continue is not
+            this demo.
     """
     folder = RunFolder(Path(out))
     scenes = folder.root / "scenes"
@@ -53,7 +53,7 @@ def demo(
     if resume and not force:
         _refuse_other_runs(folder, config)
     folder.create(resume=resume, force=force)
-    # Before the scenes, so that a demo that was interrupted is known for a run.
+    # Before the scenes, so that an interrupted demo is recognised as a run.
     folder.write_config(config)
     if not scenes.exists():
         log.info("drawing %d scenes into %s", NUM_TRAIN + NUM_VAL, scenes)
@@ -62,12 +62,12 @@ def demo(
 
 
 def _refuse_other_runs(folder: RunFolder, config: Config) -> None:
-    """The scenes of another seed would stay, and a run on photos would be trained over."""
+    """Reject other runs: scenes of another seed would be kept, other runs overwritten."""
     if not folder.config.exists():
         return
     there, here = (dotted_settings(to_dict(c)) for c in (folder.read_config(), config))
     if differing := differences(there, here):
         raise DscnetError(
-            f"{folder.root} holds a run of other settings ({'; '.join(differing)}): name another"
-            " --out"
+            f"{folder.root} already contains a run with different settings"
+            f" ({'; '.join(differing)}). Choose another --out"
         )

@@ -1,4 +1,4 @@
-"""A run's network and masks for use elsewhere, each export checked against the original."""
+"""Export of a run's network and masks, checked against the original."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from dscnet.run_folder import RunFolder, write_text
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DscnetError
 
 OWN_SIZE_SIDE = 320
-"""Side of the photos that a network takes by default which saw them at their own size, pixels."""
+"""Default input side of networks trained on photos at their own size, pixels."""
 
 TOLERANCE = 1e-3
-"""Largest difference of a score, original against export, that counts as the same network."""
+"""Maximum difference of a score between the original and the export."""
 
 
 class Scores(nn.Module):
-    """Normalised photos whose sides are multiples of the stride to ``(B, L, H, W)`` scores.
+    """Maps normalised photos with sides that are multiples of the stride to probabilities.
 
-    One size and no mirror image, whatever ``segment.test_scales``, ``flip_test`` and ``crf`` are.
+    Single scale, without flipping or CRF, regardless of ``segment.test_scales``, ``flip_test`` and
+    ``crf``.
     """
 
     def __init__(self, segmenter: Segmenter | DeepLab | SegmentationPath) -> None:
@@ -46,7 +47,7 @@ class Scores(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities over the labels; label 0 = background."""
-        # Without the padding of `Segmenter.forward`, whose sizes a fixed graph cannot decide.
+        # Without the padding of `Segmenter.forward`, which depends on the input size.
         probabilities: Tensor = self.segmenter.net(image).softmax(1)
         return probabilities
 
@@ -62,19 +63,19 @@ def export(
     Args:
         model: Run folder.
         out: File (``onnx``: any batch of photos of one size; class names, normalisation and the
-            longer side that photos are to be scaled to in its metadata), or folder
-            (``safetensors``: weights, ``model.json``).
+            longer side to scale photos to in its metadata), or folder (``safetensors``: weights,
+            ``model.json``).
         kind: What to write.
-        size: Height and width of the photos that an ``onnx`` file takes, multiples of the stride;
-            None = a square as large as the network sees photos at scale 1.
+        size: Input height and width of an ``onnx`` file, multiples of the stride; None = a square
+            with the size of photos at scale 1.
 
     Returns:
-        What was written and how far it is from the original.
+        A description of what was written and its difference from the original.
 
     Raises:
-        ValueError: If ``size`` is no multiple of the output stride.
-        DscnetError: If the folder holds no network, ``out`` would replace a run's files or is no
-            place for what is written, the ``onnx`` extra is missing, or the export differs.
+        ValueError: If ``size`` is not a multiple of the output stride.
+        DscnetError: If the folder contains no network, ``out`` is invalid or would overwrite a
+            run's files, the ``onnx`` extra is missing, or the export differs.
     """
     _check_target(out, model, ending=None if kind == "safetensors" else ".onnx")
     predictor = Predictor.from_run(model)
@@ -91,7 +92,7 @@ def export(
         stored = load_file(weights)
         for name, value in predictor.model.state_dict().items():
             if not torch.equal(stored[name], value.cpu()):
-                raise DscnetError(f"{weights}: '{name}' differs from the network's")
+                raise DscnetError(f"{weights}: '{name}' differs from the network")
         write_text(out / "model.json", json.dumps(card, indent=2) + "\n")
         return f"{out}: weights, checked against the original, and model.json"
     assert isinstance(predictor.model, Segmenter | DeepLab | SegmentationPath)
@@ -111,22 +112,22 @@ def export_coco(
     masks: str | Path | None = None,
     photos: str | Path | None = None,
 ) -> str:
-    """Write masks as one COCO instances file.
+    """Write masks as a COCO instances file.
 
     Args:
         model: Run folder.
         out: File.
-        masks: Folder of label PNGs, such as ``dscnet predict`` writes; None = the run's pseudo
-            labels of its training photos.
-        photos: Folder of the photos that the masks are of, or one photo: gives the names of the
-            files; None = the run's photos, where they still are.
+        masks: Folder of label PNGs, such as from ``dscnet predict``; None = the run's pseudo labels
+            of its training photos.
+        photos: Folder of the photos of these masks, or one photo, for the file names; None = the
+            run's photos, if they still exist.
 
     Returns:
-        What was written.
+        A description of what was written.
 
     Raises:
-        DscnetError: If a folder holds no masks or no photos, nothing tells the run's classes,
-            ``out`` is a folder or one of a run's files, or what was written gives other masks.
+        DscnetError: If a folder contains no masks or no photos, the class names are unknown,
+            ``out`` is a folder or one of a run's files, or decoding gives different masks.
     """
     _check_target(out, model, ending=".json")
     folder = RunFolder(Path(model))
@@ -134,7 +135,9 @@ def export_coco(
     source = folder.labels if masks is None else Path(masks)
     files = sorted(source.glob("*.png"))
     if not files:
-        raise DscnetError(f"{source}: no label PNGs; run `dscnet label` or name a folder: --masks")
+        raise DscnetError(
+            f"{source}: no label PNGs; run `dscnet label` or give a folder with --masks"
+        )
     named = _photos_of_run(config) if photos is None else open_photos(photos).samples
     names = _file_names(named)
     labels = ((names.get(file.stem, file.name), read_labels(file)) for file in files)
@@ -147,42 +150,43 @@ def export_coco(
             raise DscnetError(f"{out}: the masks of {file} differ; nothing was written")
     write_text(out, json.dumps(content) + "\n")
     count = len(content["annotations"])
-    strangers = sum(file.stem not in names for file in files)
+    unmatched = sum(file.stem not in names for file in files)
     known = "of the run" if photos is None else f"in {photos}"
-    note = f"; {strangers} are no photos {known} and named as their masks" if strangers else ""
+    note = f"; {unmatched} match no photo {known} and keep the mask's name" if unmatched else ""
     if undecided:
-        note += f"; undecided pixels of {undecided} photos are left out, as background is"
+        note += f"; ignored pixels (255) of {undecided} photos are omitted, like background"
     return f"{out}: {len(files)} photos, {count} masks, checked against the original{note}"
 
 
 def _check_target(out: Path, model: str | Path, *, ending: str | None) -> None:
-    """Refuse a target that is of the wrong kind, or that would replace a run's files.
+    """Reject a target of the wrong type, or one that would overwrite a run's files.
 
-    A file must have its kind's ending, so that none of another kind is replaced; None = a folder.
+    A file must have the given ending, so that no other file is overwritten; None = a folder.
     """
     folder = ending is None
     if folder and out.exists() and not out.is_dir():
-        raise DscnetError(f"{out}: expected a folder to write to, found a file; name another --out")
+        raise DscnetError(
+            f"{out}: expected a folder to write to, found a file; choose another --out"
+        )
     if not folder and out.is_dir():
-        raise DscnetError(f"{out}: expected a file to write, found a folder; name a file in it")
+        raise DscnetError(f"{out}: expected a file to write, found a folder; give a file in it")
     target = out.resolve()
     run = _run_around(target, Path(model).resolve())
     if run is not None and folder:
         raise DscnetError(
             f"{out}: expected a folder outside of runs, found the run {run}, whose model.json and"
-            " weights could be replaced; name another --out"
+            " weights could be overwritten; choose another --out"
         )
     if run is not None and target.relative_to(run).parts[0] in _names_of_run(RunFolder(run)):
         raise DscnetError(
-            f"{out}: expected a file of your own, found a place where the run {run} keeps its"
-            " files; name another --out"
+            f"{out}: expected a new file, found a path used by the run {run}; choose another --out"
         )
     if ending is not None and out.suffix.lower() != ending:
-        raise DscnetError(f"{out}: expected a file ending in {ending}; name another --out")
+        raise DscnetError(f"{out}: expected a file ending in {ending}; choose another --out")
 
 
 def _run_around(path: Path, model: Path) -> Path | None:
-    """The run folder, ``model`` or another, that a path is or lies in."""
+    """The run folder, ``model`` or another, that a path is in."""
     for place in (path, *path.parents):
         run = RunFolder(place)
         if place == model or (run.config.exists() and run.environment.exists()):
@@ -191,7 +195,7 @@ def _run_around(path: Path, model: Path) -> Path | None:
 
 
 def _names_of_run(run: RunFolder) -> set[str]:
-    """What a run's files and folders are called, whether or not they are there yet."""
+    """Names of a run's files and folders, existing or not."""
     files = (run.config, run.environment, run.stages, run.losses, run.refinement, run.threshold)
     results = (run.model_card, run.metrics, run.report)
     folders = (run.checkpoints, run.cams, run.refined, run.learned, run.labels, run.saliency)
@@ -201,7 +205,7 @@ def _names_of_run(run: RunFolder) -> set[str]:
 
 
 def _classes_of_run(folder: RunFolder, config: Config) -> Sequence[str]:
-    """Class names; a run on labels or maps made elsewhere may have trained no CAM network."""
+    """Class names; a run on external labels or CAMs may not have a CAM network."""
     if folder.segmenter_card.exists() or folder.model_card.exists():
         names: Sequence[str] = folder.read_segmenter_card()["classes"]
         return names
@@ -215,7 +219,7 @@ def _classes_of_run(folder: RunFolder, config: Config) -> Sequence[str]:
 
 
 def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
-    """Labels of each photo as its annotations give them."""
+    """Labels of each photo decoded from its annotations."""
     of_photo: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         of_photo[annotation["image_id"]].append(annotation)
@@ -227,16 +231,16 @@ def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _photos_of_run(config: Config) -> Sequence[Sample]:
-    """The photos that a run learned from and was tested on; none where they no longer are."""
+    """The training and test photos of a run; empty if they no longer exist."""
     if not config.data or not Path(config.data).exists():
         return ()
-    # A data set without splits is one to train on.
+    # A data set without splits has training photos only.
     splits = {config.train_split} | ({config.val_split} & set(available_splits(config.data)))
     return [sample for split in splits for sample in open_dataset(config.data, split).samples]
 
 
 def _file_names(samples: Sequence[Sample]) -> dict[str, str]:
-    """File names of photos by id, below the folder that all lie in."""
+    """File names of photos by id, relative to their common folder."""
     if not samples:
         return {}
     root = os.path.commonpath([sample.image_path.parent for sample in samples])
@@ -251,8 +255,8 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[i
     except ImportError as error:
         raise DscnetError(f"{error.name} is missing: pip install 'dscnet[onnx]'") from error
     generator = torch.Generator().manual_seed(0)
-    # A batch of one would be taken for a constant. Height and width are constants: the trunk pads
-    # by them in a way that takes the exporter minutes to solve for free sizes.
+    # A batch size of 1 would be exported as a constant. Height and width are constants: the padding
+    # of the backbone depends on them, which takes the exporter minutes with dynamic sizes.
     example = torch.randn(2, 3, *size, generator=generator)
     program = torch.onnx.export(
         network,
@@ -263,7 +267,7 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[i
         output_names=["probabilities"],
         verbose=False,
     )
-    assert program is not None  # it is None only for the exporter that `dynamo=True` replaces
+    assert program is not None  # None only from the exporter that `dynamo=True` replaces
     model = program.model_proto
     for key, value in card.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
@@ -283,7 +287,7 @@ def _export_onnx(network: Scores, out: Path, card: dict[str, Any], size: tuple[i
 
 
 def _difference(network: Scores, file: Path, photos: Tensor) -> float:
-    """Largest difference of a score, network against ONNX file."""
+    """Maximum difference of a score between the network and the ONNX file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

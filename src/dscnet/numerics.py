@@ -1,4 +1,4 @@
-"""Small numeric rules that the whole room shares: float32 arithmetic and safe unit vectors."""
+"""Numerical helpers: float32 arithmetic under autocast, and safe unit vectors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function compute in float32 or better, under autocast too.
+    """Make a function compute in float32 or better, even under autocast.
 
-    Autocast is off inside, and half-precision tensor arguments arrive as float32 (float64 stays).
-    A correlation in bfloat16 keeps two or three digits: too few to tell groups apart.
+    Autocast is disabled inside, and half-precision tensor arguments are cast to float32 (float64 is
+    kept). A correlation in bfloat16 has two or three digits: too few to tell groups apart.
 
     Args:
-        function: Takes at least one tensor argument; the first one names the device.
+        function: Takes at least one tensor argument; the first one determines the device.
     """
 
     @functools.wraps(function)
@@ -41,11 +41,11 @@ def unit(vectors: Tensor, *, floor: Tensor | float = 0.0) -> Tensor:
 
     Args:
         vectors: ``(..., D)``.
-        floor: Norms up to this (broadcast against ``(..., 1)``) count as zero.
+        floor: Norms up to this count as zero; broadcast against ``(..., 1)``.
 
     Returns:
-        Unit vectors, ``(..., D)``. A zero vector stays zero and gets zero gradient, where a
-        division by a small constant would hand it a huge one.
+        Unit vectors, ``(..., D)``. A zero vector stays zero with zero gradient, whereas
+        dividing by a small constant would give it a huge gradient.
     """
     norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / norm.masked_fill(norm <= floor, torch.inf)

@@ -1,4 +1,4 @@
-"""Eq. (13): the losses joined, one named term each."""
+"""The training objectives, Eq. (13): sums of named loss terms."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dscnet.context import (
 )
 from dscnet.losses.contrastive import (
     group_contrast,
-    label_shares,
     pixel_contrast,
     semantic_contrast,
+    soft_targets,
 )
 from dscnet.losses.equivariance import equivariance_losses, min_pool_loss
 from dscnet.losses.saliency import saliency_loss
@@ -29,24 +29,24 @@ from dscnet.types import IGNORE_INDEX, Batch, LossTerms, ModelOutput
 
 
 class ContrastObjective(nn.Module):
-    """PGCL and SGCL, Eq. (7) and (9), on what a ``DualStreamContext`` computed.
+    """PGCL and SGCL, Eq. (7) and (9), on the output of a ``DualStreamContext``.
 
-    The pseudo labels that steer both are made from the CAM it is given (Eq. 2, or Eq. 12 when that
-    is DSCL's), never with a gradient. In training the groups go into the context's memory.
+    Their pseudo labels are computed without gradient from the given CAM (Eq. 2, or Eq. 12 for
+    DSCL's). In training the groups are added to the context's memory bank.
 
     Args:
-        num_labels: Classes with background, L.
+        num_labels: L, background included.
         pgcl: Whether to contrast groups (Eq. 7).
         sgcl: Whether to contrast groups with categories (Eq. 9).
-        contrast: ``groups``, or ``pixels`` for Eq. (3) in the place of Eq. (7).
+        contrast: ``groups``, or ``pixels`` for Eq. (3) instead of Eq. (7).
         pgcl_weight: Weight alpha of Eq. (13).
         sgcl_weight: Weight beta of Eq. (13).
         temperature: Divides the cosine similarity.
-        bg_score: Background score of the pseudo labels.
+        bg_score: Background threshold of the pseudo labels.
         group_rule: How a group gets its category, one of ``context.RULES``.
-        group_margin: Groups whose category leads the next by less give no term of Eq. (7).
-        hard_targets: SGCL's target is the majority label of a group instead of its shares.
-        warmup: Share of training, in [0, 1), before the terms start.
+        group_margin: Groups whose category leads the next by less are ignored in Eq. (7).
+        hard_targets: Use the majority label of a group as SGCL's target instead of soft targets.
+        warmup: Fraction of training, in [0, 1), before the terms are switched on.
     """
 
     def __init__(
@@ -87,19 +87,19 @@ class ContrastObjective(nn.Module):
         """Contrast the groups of one or more views of the same photos.
 
         Args:
-            views: What the context computed for each view.
-            cam_logits: The CAM of each view, ``(B, L, h, w)``, that names the groups.
+            views: The context's output for each view.
+            cam_logits: The CAM of each view, ``(B, L, h, w)``, that assigns categories to groups.
             tags: ``(B, C)`` in {0, 1}.
-            progress: Share of training that is done, in [0, 1]; a warm-up needs it.
+            progress: Fraction of training done, in [0, 1]; required with a warm-up.
 
         Returns:
-            Terms ``pgcl`` and ``sgcl`` as far as they are on; both zero during the warm-up.
+            The enabled terms among ``pgcl`` and ``sgcl``; zero during the warm-up.
 
         Raises:
-            ValueError: If there is a warm-up and no progress.
+            ValueError: If there is a warm-up but no progress.
         """
         if progress is None and self.warmup > 0:
-            raise ValueError(f"a warm-up of {self.warmup} needs the progress of the training")
+            raise ValueError(f"progress must be given with a warm-up, here {self.warmup}")
         names = [name for name, on in (("pgcl", self.pgcl), ("sgcl", self.sgcl)) if on]
         if progress is not None and progress < self.warmup:
             return LossTerms({name: tags.new_zeros(()) for name in names}, self.weights)
@@ -135,7 +135,7 @@ class ContrastObjective(nn.Module):
         ]
         embeddings = torch.cat([view.group_embeddings.flatten(0, 1) for view in views])
         num_photos = len(present)
-        # Every view of a photo is a source of its own, so that its groups find positives in the
+        # Each view of a photo is a separate source, so that its groups have positives in the
         # other view.
         sources = [
             (torch.arange(num_photos, device=present.device) + index * num_photos)[
@@ -160,22 +160,22 @@ class ContrastObjective(nn.Module):
     def _semantic_term(self, view: ContextOutput, labels: Tensor) -> Tensor:
         if view.semantic_logits is None:
             raise ValueError("sgcl needs a DualStreamContext built with semantic=True")
-        targets = label_shares(labels, view.groups, self.num_labels, hard=self.hard_targets)
+        targets = soft_targets(labels, view.groups, self.num_labels, hard=self.hard_targets)
         return semantic_contrast(view.semantic_logits, targets)
 
 
 class CamObjective(nn.Module):
-    """Tag loss, the baseline's own terms and DSCNet's, as far as the model's output holds them.
+    """Tag loss plus the terms of the baseline and of DSCNet that the model output supports.
 
     Args:
-        contrast: DSCNet's contrasts; None = baseline.
-        plain_weight: Weight of the tag loss on the mean of P, Eq. (1), over the pixels, where the
-            context scores the tags: by P~ of Eq. (11), or by its groups.
-        pool_ramp: Share of training, in [0, 1], over which the groups' tag scores take the place
-            of the mean over the pixels.
+        contrast: DSCNet's contrastive losses; None = baseline.
+        plain_weight: Weight of the tag loss on P of Eq. (1), pooled over pixels, if the context
+            scores the tags (by P~ of Eq. (11), or by its groups).
+        pool_ramp: Fraction of training, in [0, 1], over which pooling shifts from pixels to
+            groups.
 
     Raises:
-        ValueError: If ``pool_ramp`` is out of its range.
+        ValueError: If ``pool_ramp`` is out of range.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class CamObjective(nn.Module):
         self.pool_ramp = pool_ramp
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
-        """Losses of one step; ``progress`` is the share of training that is done, in [0, 1]."""
+        """Losses of one step; ``progress`` is the fraction of training done, in [0, 1]."""
         views = [view for view in (output, output.second) if view is not None]
         size = (batch.image.shape[-2], batch.image.shape[-1])
         sizes = [view.size or size for view in views]
@@ -222,7 +222,7 @@ class CamObjective(nn.Module):
 
 
 class SegmentationObjective(nn.Module):
-    """Cross-entropy of a segmenter's scores; pixels labelled 255 do not count."""
+    """Cross-entropy of segmentation scores; pixels labelled 255 are ignored."""
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
         """Loss ``seg``; zero with zero gradient when every pixel is 255."""
@@ -232,13 +232,13 @@ class SegmentationObjective(nn.Module):
 
 
 class AuxSegObjective(nn.Module):
-    """AuxSegNet's losses, each of weight 1, with those of a :class:`CamObjective`.
+    """AuxSegNet's losses, each with weight 1, plus those of a :class:`CamObjective`.
 
     Both branches are supervised before and after the cross-task affinity; ``seg`` and ``sal`` are
     sums of the two.
 
     Args:
-        cam: Tag loss and DSCNet's contrasts.
+        cam: Tag loss and DSCNet's contrastive losses.
     """
 
     def __init__(self, cam: CamObjective) -> None:
@@ -246,7 +246,7 @@ class AuxSegObjective(nn.Module):
         self.cam = cam
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
-        """Losses of one step; ``progress`` is the share of training that is done, in [0, 1]."""
+        """Losses of one step; ``progress`` is the fraction of training done, in [0, 1]."""
         mask, saliency = batch.mask, batch.saliency
         if mask is None or saliency is None:
             raise ValueError("AuxSegObjective needs a batch with masks and saliency")
@@ -263,7 +263,7 @@ class AuxSegObjective(nn.Module):
 
 
 def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, mean over the pixels that are not 255; zero where all are."""
+    """Cross-entropy, mean over the pixels that are not 255; zero if all are."""
     counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
     scores = seg_logits.to(torch.promote_types(seg_logits.dtype, torch.float32))
     summed = F.cross_entropy(scores, labels, ignore_index=IGNORE_INDEX, reduction="sum")
@@ -271,7 +271,7 @@ def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _tag_logits(view: ModelOutput, size: tuple[int, int], share: float) -> Tensor:
-    """Tag scores of the final CAM: the mean over the pixels, or a share of them by the groups."""
+    """Tag scores of the final CAM: pooled over pixels, over groups, or a mixture of the two."""
     groups = None if view.context is None else view.context.tag_logits
     if groups is not None and share == 1:
         return groups
@@ -282,7 +282,7 @@ def _tag_logits(view: ModelOutput, size: tuple[int, int], share: float) -> Tenso
 
 
 def _plain_tag_logits(view: ModelOutput, size: tuple[int, int]) -> Tensor:
-    """Tag scores of P, Eq. (1): the mean over the pixels."""
+    """Tag scores of P, Eq. (1), pooled over pixels."""
     if view.plain_tag_logits is not None:
         return view.plain_tag_logits
     assert view.cam_logits is not None
@@ -303,7 +303,7 @@ def _seam_terms(
 ) -> dict[str, Tensor]:
     """SEAM's minimum pooling, ER and ECR between the two views of the same photos."""
     if first.cam_refined is None or second.cam_refined is None or second.size is None:
-        raise ValueError("two views are compared only by models that refine their CAM")
+        raise ValueError("two views can only be compared if the model refines its CAM")
     er, ecr = equivariance_losses(
         first.final_logits,
         first.cam_refined,

@@ -1,4 +1,4 @@
-"""Masks for photos from a trained segmentation network: no tags, no ground truth."""
+"""Inference: masks for photos from a trained segmentation network, without tags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from torch.nn import functional
 
 from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
-from dscnet.data import TAG_SUFFIXES, PhotoSet, keep_photos, open_photos, unwritten
+from dscnet.data import (
+    TAG_SUFFIXES,
+    PhotoSet,
+    open_photos,
+    refuse_overwriting_photos,
+    write_failure,
+)
 from dscnet.data.io import image_size, read_image
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
@@ -40,32 +46,32 @@ TEST_CRF: dict[str, Any] = {
     "color_std": 5.0,
     "bilateral_weight": 3.0,
 }
-"""Constants of the dense CRF at test time: those of AuxSegNet's published code."""
+"""Parameters of the dense CRF at test time, from AuxSegNet's published code."""
 
 OWN_SIZE = PhotoScale()
-"""Photos are seen at their own size, as published."""
+"""Photos at their own size, as published."""
 
 OVERLAY_SIDE = 1600
-"""Longer side of overlays of larger photos, pixels: they are to be looked at."""
+"""Maximum longer side of overlays, pixels."""
 
 
 class Predictor:
-    """A segmentation network, ready for photos of any size.
+    """A segmentation network for photos of any size.
 
     Args:
         model: Maps ``(image (1, 3, H, W), None)`` to a ``ModelOutput`` with ``seg_logits``.
-        classes: Foreground names; label ``c + 1`` is ``classes[c]``.
-        mean: Channel means of the photos, in [0, 1] units.
-        std: Channel deviations, likewise.
-        scale: What a size of 1 is, and the size at which scores are fitted to the photo; by default
-            the photo's own.
-        scales: Sizes whose scores are averaged, relative to that, each > 0; at least one.
-        flip: Average the scores of each size with those of its mirror image.
-        crf: Fit the probabilities to the photo by a dense CRF with the constants ``TEST_CRF``.
-        device: Where to run.
+        classes: Foreground class names; label ``c + 1`` is ``classes[c]``.
+        mean: Channel means, for values in [0, 1].
+        std: Channel standard deviations.
+        scale: Photo size at scale 1, and the size at which scores are computed; by default the
+            photo's own.
+        scales: Test scales whose scores are averaged, each > 0; at least one.
+        flip: Also average over horizontally flipped photos.
+        crf: Post-process with a dense CRF with parameters ``TEST_CRF``.
+        device: Device to run on.
 
     Raises:
-        ValueError: If ``scales`` is empty or holds one that is not positive.
+        ValueError: If ``scales`` is empty or not all positive.
     """
 
     def __init__(
@@ -94,16 +100,15 @@ class Predictor:
         """Load the segmentation network of a run folder.
 
         Raises:
-            DscnetError: If the folder holds no trained segmentation network.
+            DscnetError: If the folder contains no trained segmentation network.
         """
         folder = RunFolder(Path(root))
         config = folder.read_config()
         weights = folder.weights if config.own_branch else folder.segmenter_weights
         if not weights.exists():
             raise DscnetError(
-                f"{folder.root} holds no segmentation network: {weights} is missing;"
-                f" `dscnet {'train' if config.own_branch else 'segment'} --out {folder.root}`"
-                " trains one"
+                f"{folder.root} contains no segmentation network: {weights} is missing; train one"
+                f" with `dscnet {'train' if config.own_branch else 'segment'} --out {folder.root}`"
             )
         card = folder.read_card() if config.own_branch else folder.read_segmenter_card()
         return cls.from_weights(config, weights, card)
@@ -114,7 +119,7 @@ class Predictor:
 
         Args:
             config: The run's settings.
-            weights: The network's.
+            weights: The network's weight file.
             card: Class names and photo normalisation, as in a run's ``model.json``.
         """
         classes = tuple(card["classes"])
@@ -130,7 +135,7 @@ class Predictor:
         """The most probable label of each pixel of one photo.
 
         Args:
-            image: RGB photo, ``(3, H, W)`` uint8, as ``dscnet.data.io.read_image`` gives it.
+            image: RGB photo, ``(3, H, W)`` uint8, from ``dscnet.data.io.read_image``.
 
         Returns:
             ``(H, W)`` uint8: 0 = background, ``c + 1`` = class ``c``.
@@ -140,33 +145,32 @@ class Predictor:
 
     @property
     def read_side(self) -> int | None:
-        """The longer side beyond which a photo holds more than is used; None = all is used."""
+        """Longer side that a photo can be reduced to without loss; None = no limit."""
         return self.scale.read_side(self.scales)
 
     def probabilities(self, image: Tensor) -> Tensor:
-        """Probabilities of the labels of one photo, at its size.
+        """Label probabilities of one photo at its own size.
 
         Args:
             image: RGB photo, ``(3, H, W)`` uint8.
 
         Returns:
-            ``(L, H, W)`` float32 on the CPU, sums to 1 over the labels; label 0 = background. Of a
-            large photo that is a lot: a call gives the labels without it.
+            ``(L, H, W)`` float32 on the CPU, sums to 1 over the labels; label 0 = background. For
+            large photos this takes much memory; calling the predictor does not need it.
         """
         size = (image.shape[-2], image.shape[-1])
         return _resize(self.work_probabilities(image, size)[None], size)[0].cpu()
 
     @torch.inference_mode()
     def work_probabilities(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Probabilities of the labels of one photo, at the size that ``scale`` works at.
+        """Label probabilities of one photo at the working size of ``scale``.
 
-        The softmax of the mean of the scores over sizes and mirror images. Photos are resized
-        bilinear without aligned corners, antialiased unless ``scale`` keeps their own size, and so
-        are their scores, never antialiased.
+        Softmax of the mean score over scales and flips. Photos and scores are resized bilinearly
+        without aligned corners; photos are antialiased unless ``scale`` keeps their own size.
 
         Args:
-            image: RGB photo, ``(3, *, *)`` uint8; it may have been reduced to ``read_side``.
-            size: Height and width that it has unreduced.
+            image: RGB photo, ``(3, *, *)`` uint8, possibly reduced to ``read_side``.
+            size: Height and width of the original photo.
 
         Returns:
             ``(L, h, w)`` float32, sums to 1 over the labels; label 0 = background.
@@ -187,7 +191,7 @@ class Predictor:
         return probabilities[0]
 
     def _scores(self, view: Tensor) -> Tensor:
-        """The network's scores ``(1, L, H, W)``, seen window by window where there are tiles."""
+        """The network's scores ``(1, L, H, W)``, computed window by window with tiling."""
         size = (view.shape[-2], view.shape[-1])
         parts = windows(size, self.scale.tiles, self.scale.tile_overlap)
         if len(parts) == 1:
@@ -206,12 +210,12 @@ class Predictor:
         *,
         overlays: Path | None = None,
     ) -> list[str]:
-        """Write ``masks/ID.png`` (palette PNG) for every photo; if asked, an overlay too.
+        """Write ``masks/ID.png`` (palette PNG) for every photo, and optionally an overlay.
 
-        A photo that cannot be read, or written because of its name, does not stop the others.
+        Photos that cannot be read, or whose output cannot be written, are skipped.
 
         Returns:
-            What went wrong, a line a photo; empty if nothing did.
+            One error message per skipped photo.
         """
         masks.mkdir(parents=True, exist_ok=True)
         failures = []
@@ -226,18 +230,18 @@ class Predictor:
             except DscnetError as error:
                 failures.append(str(error))
             except OSError as error:
-                failures.append(unwritten(sample, error))
+                failures.append(write_failure(sample, error))
         return failures
 
 
 def refuse_failures(failures: Sequence[str]) -> None:
-    """Raise a ``DataError`` with what ``write`` returned, where every photo must have its mask."""
+    """Raise a ``DataError`` with the messages from ``write``, if there are any."""
     if failures:
-        raise DataError("not every photo could be predicted:\n  " + "\n  ".join(failures))
+        raise DataError("some photos could not be predicted:\n  " + "\n  ".join(failures))
 
 
 def check_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, ...]:
-    """Refuse sizes that a photo cannot have; they are returned as they are."""
+    """Validate test scales and return them as a tuple."""
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"{name} must be one or more positive numbers, got {tuple(scales)}")
     return tuple(scales)
@@ -246,58 +250,58 @@ def check_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, 
 def predict(
     photos: str | Path | Sequence[str | Path], model: str | Path, out: str | Path
 ) -> list[str]:
-    """Masks for photos: ``OUT/masks``, ``OUT/overlays`` and ``OUT/classes.txt``.
+    """Predict masks for photos: ``OUT/masks``, ``OUT/overlays`` and ``OUT/classes.txt``.
 
     Args:
         photos: A folder or a photo, or several of them.
         model: Run folder of a trained network.
-        out: Folder to write to.
+        out: Output folder.
 
     Returns:
-        What went wrong, a line a photo.
+        One error message per photo that failed.
 
     Raises:
-        DscnetError: If the run holds no trained network, there is no photo, ``out`` holds a data
-            set or others' masks, or a photo would be replaced.
+        DscnetError: If the run has no trained network, there are no photos, ``out`` contains a data
+            set or other masks, or a photo would be overwritten.
     """
     _refuse_data_set(Path(out))
     places = [photos] if isinstance(photos, str | Path) else photos
     masks, overlays = Path(out) / "masks", Path(out) / "overlays"
-    # They may lie among the photos, from an earlier call.
+    # They may be inside the folder of photos, from an earlier call.
     photo_set = open_photos(*places, apart_from=(masks, overlays))
     for folder, ending in ((masks, "png"), (overlays, "jpg")):
         names = (f"{sample.image_id}.{ending}" for sample in photo_set.samples)
-        keep_photos(photo_set.samples, (folder / name for name in names))
+        refuse_overwriting_photos(photo_set.samples, (folder / name for name in names))
     _refuse_others_masks(Path(out))
     for note in photo_set.notes:
         log.warning("%s", note)
     predictor = Predictor.from_run(model)
-    # First, for it tells whose masks these are.
+    # First, as it marks these masks as predictions.
     write_text(Path(out) / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
     return predictor.write(photo_set, masks, overlays=overlays)
 
 
 def _refuse_data_set(out: Path) -> None:
-    """Predictions would replace its true masks and its list of classes."""
+    """Reject a data set: predictions would overwrite its ground-truth masks and class list."""
     parts = ("images", "JPEGImages", *(f"tags{suffix}" for suffix in TAG_SUFFIXES))
     found = [name for name in parts if (out / name).exists()]
     if found:
         raise DscnetError(
             f"{out}: expected a folder for predictions, found a data set ({', '.join(found)}),"
-            " whose masks and classes.txt would be replaced; name another --out"
+            " whose masks and classes.txt would be overwritten; choose another --out"
         )
 
 
 def _refuse_others_masks(out: Path) -> None:
-    """True masks of a data set without a folder of photos, or those of a run."""
+    """Reject masks that no earlier prediction wrote, such as those of a data set or a run."""
     masks, classes = out / "masks", out / "classes.txt"
     ours = classes.is_file() and classes.read_text(encoding="utf-8", errors="replace").startswith(
         "background\n"
     )
     if not ours and masks.is_dir() and any(masks.iterdir()):
         raise DscnetError(
-            f"{masks}: expected no masks, or those of an earlier `dscnet predict`, which leaves a"
-            f" list of labels in {classes}; found others that could be replaced; name another --out"
+            f"{masks}: expected no masks, or those of an earlier `dscnet predict`, which also"
+            f" writes {classes}; found other masks that could be overwritten; choose another --out"
         )
 
 
@@ -322,7 +326,7 @@ def _write_overlay(path: Path, photo: Path, labels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     image = read_image(photo, OVERLAY_SIDE)
-    shown = resize_labels(torch.from_numpy(labels), (image.shape[-2], image.shape[-1]))
+    reduced = resize_labels(torch.from_numpy(labels), (image.shape[-2], image.shape[-1]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = overlay(image.permute(1, 2, 0).numpy(), shown.numpy())
+    picture = overlay(image.permute(1, 2, 0).numpy(), reduced.numpy())
     Image.fromarray(picture).save(path, quality=90)

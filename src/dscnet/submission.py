@@ -1,4 +1,4 @@
-"""Results for the PASCAL VOC evaluation server: written as it takes them, and checked."""
+"""Archives for the PASCAL VOC evaluation server: writing and validation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dscnet.prepare.voc import PUBLISHED, TEST, devkit_folder
 from dscnet.types import DataError
 
 FOLDER = "results/VOC2012/Segmentation/{comp}_test_cls"
-"""Folder of the masks in the archive; comp5 = trained on VOC alone, comp6 = on other data too."""
+"""Folder of the masks in the archive; comp5 = trained on VOC only, comp6 = also on other data."""
 
 _MEMBER = re.compile(FOLDER.format(comp="(?P<comp>comp[56])") + r"/(?P<id>[^/.][^/]*)\.png")
 _ID = re.compile(r"[0-9]{4}_[0-9]{6}")
@@ -43,22 +43,22 @@ def submit_voc2012(
     ids: str | Path | None = None,
     comp: str = "comp6",
 ) -> int:
-    """Predict photos and write the archive that the server takes.
+    """Predict photos and write an archive for the server.
 
     Args:
         model: Run folder of a network that was trained on VOC's classes.
         images: As for :func:`photos_to_submit`.
-        out: The archive, ``.tgz`` or ``.tar.gz``; written whole or not at all, and checked before.
-        ids: List of the photos to predict, one id a line; None = as ``images`` says.
-        comp: ``comp5`` if the network has seen nothing but VOC, ``comp6`` if it has: weights from
-            ImageNet count as other data.
+        out: The archive, ``.tgz`` or ``.tar.gz``; written atomically after validation.
+        ids: List of the photos to predict, one id per line; None = as for ``images``.
+        comp: ``comp5`` if the network was trained on VOC only, else ``comp6``; ImageNet weights
+            count as other data.
 
     Returns:
-        How many photos it holds.
+        Number of photos in the archive.
 
     Raises:
         DataError: If a photo is missing or cannot be read, or the classes are not VOC's.
-        DscnetError: If the run holds no segmentation network.
+        DscnetError: If the run has no segmentation network.
         ValueError: If ``out`` is a folder or has another ending.
     """
     target = Path(out)
@@ -67,7 +67,7 @@ def submit_voc2012(
     predictor = Predictor.from_run(model)
     if predictor.classes != VOC_CLASSES:
         raise DataError(
-            f"{model}: expected a network of VOC's 20 classes ({first_few(VOC_CLASSES)}), found "
+            f"{model}: expected a network for VOC's 20 classes ({first_few(VOC_CLASSES)}), found "
             f"{len(predictor.classes)} ({first_few(predictor.classes)}); train it on VOC"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def submit_voc2012(
         pack(masks, archive, comp=comp)
         sizes = _sizes(photos)
         if problems := check_submission(archive, ids=list(sizes), sizes=sizes):
-            raise DataError("the server would refuse this:\n  " + "\n  ".join(problems))
+            raise DataError("the server would reject this:\n  " + "\n  ".join(problems))
         os.replace(archive, target)
     return len(photos.samples)
 
@@ -86,12 +86,12 @@ def submit_voc2012(
 def check_voc2012(
     path: str | Path, *, images: str | Path | None = None, ids: str | Path | None = None
 ) -> list[str]:
-    """Check an archive against a list of photos, and the photos' sizes.
+    """Check an archive against a list of photos and their sizes.
 
     Args:
         path: The archive.
-        images: As for :func:`photos_to_submit`; None = sizes are not known.
-        ids: List of the photos that it must hold; None = those of ``images``, or any.
+        images: As for :func:`photos_to_submit`; None = do not check sizes.
+        ids: List of the photos that it must contain; None = those of ``images``, or any.
 
     Returns:
         As :func:`check_submission`.
@@ -99,21 +99,21 @@ def check_voc2012(
     if images is not None:
         sizes = _sizes(photos_to_submit(images, ids))
         return check_submission(path, ids=list(sizes), sizes=sizes)
-    wanted = None if ids is None else listed_ids(Path(ids), masks_in(path))
-    return check_submission(path, ids=wanted)
+    expected = None if ids is None else listed_ids(Path(ids), masks_in(path))
+    return check_submission(path, ids=expected)
 
 
 def unchecked_ids(path: str | Path) -> str:
-    """What a check leaves open that knows no list of photos, as a line.
+    """A note that ids were not checked, for a check without a list of photos.
 
     Args:
         path: The archive.
 
     Raises:
-        DataError: If the file is no readable archive.
+        DataError: If the file is not a readable archive.
     """
     return (
-        f"{path}: ids were not checked, for want of --images or --ids; it holds "
+        f"{path}: ids were not checked without --images or --ids; it contains "
         f"{len(masks_in(path)):,} masks, the test set has {PUBLISHED['test']:,} photos"
     )
 
@@ -122,35 +122,35 @@ def photos_to_submit(images: str | Path, ids: str | Path | None = None) -> Photo
     """The photos to submit.
 
     Args:
-        images: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012: its list ``test``
-            counts; or a folder of photos, whose sub-folders are not searched.
-        ids: List of the photos, one id a line; None = as ``images`` says.
+        images: The folder VOC2012, or one that contains it or VOCdevkit/VOC2012, with its list
+            ``test``; or a folder of photos, without its subfolders.
+        ids: List of the photos, one id per line; None = as for ``images``.
 
     Raises:
-        DataError: If a list or a photo is missing, or an id is none of VOC's.
+        DataError: If a list or a photo is missing, or an id is not a VOC id.
     """
     root = Path(images)
     kit = devkit_folder(root)
     folder = root if kit is None else kit / "JPEGImages"
     there = photos_in(folder)
     named_by = _test_list(kit) if ids is None and kit is not None else ids
-    wanted = list(there) if named_by is None else listed_ids(Path(named_by), there)
-    if not wanted:
-        raise DataError(f"{folder}: expected photos, found none; sub-folders are not searched")
-    if missing := [image_id for image_id in wanted if image_id not in there]:
+    expected = list(there) if named_by is None else listed_ids(Path(named_by), there)
+    if not expected:
+        raise DataError(f"{folder}: expected photos, found none; subfolders are not searched")
+    if missing := [image_id for image_id in expected if image_id not in there]:
         raise DataError(
-            f"{folder}: expected the {len(wanted)} photos that {named_by} names, found "
-            f"{len(wanted) - len(missing)}; missing {first_few(missing)}: add them, or correct the "
-            "list"
+            f"{folder}: expected the {len(expected)} photos listed in {named_by}, found "
+            f"{len(expected) - len(missing)}; missing {first_few(missing)}: add them, or correct "
+            "the list"
         )
-    if strange := _strange_ids(wanted):
-        raise DataError(f"{named_by or folder}: {strange}; name the folder VOC2012, or its photos")
-    samples = tuple(Sample(image_id, there[image_id]) for image_id in wanted)
+    if problem := _id_problem(expected):
+        raise DataError(f"{named_by or folder}: {problem}; use the folder VOC2012 or its photos")
+    samples = tuple(Sample(image_id, there[image_id]) for image_id in expected)
     return PhotoSet(root.resolve().name, (), samples, split="test")
 
 
 def pack(masks: Path, path: Path, *, comp: str) -> None:
-    """Write an archive of a folder of masks, in the server's folders, without names of people."""
+    """Archive a folder of masks in the server's layout, without user names."""
     with tarfile.open(path, "w:gz") as archive:
         for mask in sorted(masks.glob("*.png")):
             info = tarfile.TarInfo(f"{FOLDER.format(comp=comp)}/{mask.name}")
@@ -165,18 +165,18 @@ def check_submission(
     ids: Sequence[str] | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> list[str]:
-    """Say what the server would refuse, or measure wrongly.
+    """List what the server would reject or evaluate incorrectly.
 
     Args:
         path: The archive.
-        ids: The photos that it must hold; None = any.
-        sizes: Height and width of photos by id, as far as they are known.
+        ids: The photos that it must contain; None = any.
+        sizes: Height and width of photos by id, where known.
 
     Returns:
-        A line a problem; empty if there is none.
+        One line per problem.
 
     Raises:
-        DataError: If the file is no readable archive.
+        DataError: If the file is not a readable archive.
     """
     path = Path(path)
     problems: list[str] = []
@@ -199,9 +199,9 @@ def check_submission(
         problems.append(f"{path}: expected one of comp5 and comp6, found both")
     if not found:
         problems.append(f"{path}: expected masks, found none")
-    if strange := _strange_ids(found):
-        problems.append(f"{path}: {strange}")
-    problems += [f"{name}.png: is there {n} times" for name, n in found.items() if n > 1]
+    if problem := _id_problem(found):
+        problems.append(f"{path}: {problem}")
+    problems += [f"{name}.png: occurs {n} times" for name, n in found.items() if n > 1]
     if ids is not None:
         for kind, names in (("missing", set(ids) - set(found)), ("extra", set(found) - set(ids))):
             if names:
@@ -213,10 +213,10 @@ def check_submission(
 
 
 def masks_in(path: str | Path) -> set[str]:
-    """Ids of the masks of an archive.
+    """Ids of the masks in an archive.
 
     Raises:
-        DataError: If the file is no readable archive.
+        DataError: If the file is not a readable archive.
     """
     with _opened(Path(path)) as archive:
         fitting = [_MEMBER.fullmatch(member.name) for member in archive if member.isfile()]
@@ -248,18 +248,18 @@ def _test_list(kit: Path) -> Path:
     path = kit / "ImageSets" / "Segmentation" / "test.txt"
     if not path.is_file():
         raise DataError(
-            f"{path}: expected the list of the test set, found none; unpack {TEST}, or name "
-            "other photos by --ids"
+            f"{path}: expected the list of the test set, found none; unpack {TEST}, or list "
+            "other photos with --ids"
         )
     return path
 
 
-def _strange_ids(ids: Iterable[str]) -> str | None:
-    """Which ids have not VOC's form; None if all have it."""
-    strange = sorted(image_id for image_id in ids if not _ID.fullmatch(image_id))
-    if not strange:
+def _id_problem(ids: Iterable[str]) -> str | None:
+    """Message about ids that do not have VOC's format; None if all have it."""
+    invalid = sorted(image_id for image_id in ids if not _ID.fullmatch(image_id))
+    if not invalid:
         return None
-    return f"expected VOC's ids, such as 2008_000001, found other ids: {first_few(strange)}"
+    return f"expected VOC ids, such as 2008_000001, found other ids: {first_few(invalid)}"
 
 
 def _sizes(photos: PhotoSet) -> dict[str, tuple[int, int]]:
@@ -273,15 +273,15 @@ def _mask_problems(name: str, file: IO[bytes], size: tuple[int, int] | None) -> 
             labels = np.array(image)
             palette = image.getpalette() or []
     except (*_DAMAGED, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        return [f"{name}: expected a PNG, found damage ({error})"]
+        return [f"{name}: expected a PNG, found a damaged file ({error})"]
     if (kind, mode) != ("PNG", "P"):
         return [f"{name}: expected a PNG of mode P (palette), found {kind} of mode {mode}"]
     problems = []
     if problem := _palette_problem(palette, labels):
         problems.append(f"{name}: {problem}")
-    strange = labels[labels >= _NUM_LABELS]
-    if strange.size:
-        problems.append(f"{name}: expected labels 0 to {_NUM_LABELS - 1}, found {strange[0]}")
+    invalid = labels[labels >= _NUM_LABELS]
+    if invalid.size:
+        problems.append(f"{name}: expected labels 0 to {_NUM_LABELS - 1}, found {invalid[0]}")
     if size is not None and labels.shape != size:
         found = " x ".join(str(side) for side in reversed(labels.shape))
         problems.append(f"{name}: expected {size[1]} x {size[0]} pixels, found {found}")
@@ -289,12 +289,12 @@ def _mask_problems(name: str, file: IO[bytes], size: tuple[int, int] | None) -> 
 
 
 def _palette_problem(palette: Sequence[int], labels: Labels) -> str | None:
-    """Writers that save space keep VOC's first colours alone, as many as the labels need."""
+    """Check the palette; it may be truncated to the colours that the labels need."""
     expected = voc_palette()[: 3 * _NUM_LABELS]
     given = list(palette[: 3 * _NUM_LABELS])
     if given != expected[: len(given)]:
         return "expected VOC's palette, found another"
     highest = int(labels[labels < _NUM_LABELS].max(initial=0))
     if len(given) < 3 * (highest + 1):
-        return f"expected VOC's colours of labels 0 to {highest}, found {len(given) // 3} colours"
+        return f"expected VOC's colours for labels 0 to {highest}, found {len(given) // 3} colours"
     return None

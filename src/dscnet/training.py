@@ -1,4 +1,4 @@
-"""The training loop; it knows no method: model, objective and loader in, weights out."""
+"""The training loop, independent of the method: takes a model, an objective and a loader."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def parameter_groups(
     weight_decay: float,
     bias_lr_factor: float = 2.0,
 ) -> list[dict[str, Any]]:
-    """SEAM's four groups: trunk and new layers, weights and biases.
+    """SEAM's four parameter groups: backbone and new layers, weights and biases.
 
-    Biases learn ``bias_lr_factor`` times as fast and have no weight decay; everything outside
-    ``model.backbone``, and outside the parts that ``model.slow_modules`` names, is new and learns
-    ``new_lr_factor`` times faster. Frozen parameters are in no group; empty groups are left out.
+    The learning rate of biases is multiplied by ``bias_lr_factor``, and they have no weight decay.
+    Everything outside ``model.backbone`` and ``model.slow_modules`` is new; its learning rate is
+    multiplied by ``new_lr_factor``. Frozen parameters and empty groups are omitted.
     """
     slow = [
         getattr(model, name, None) for name in ("backbone", *getattr(model, "slow_modules", ()))
     ]
-    trunk = {id(p) for module in slow if module is not None for p in module.parameters()}
+    pretrained = {id(p) for module in slow if module is not None for p in module.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (id(parameter) not in trunk, name.endswith("bias"))
+            key = (id(parameter) not in pretrained, name.endswith("bias"))
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -60,22 +60,22 @@ def parameter_groups(
 
 
 class TrainingModule(L.LightningModule):
-    """One optimisation: a model, its objective and SEAM's schedule.
+    """A model, its objective, the optimiser and SEAM's learning-rate schedule.
 
     Args:
         model: Maps ``(image, tags)`` to a ``ModelOutput``; its ``backbone`` is the pretrained part.
         objective: Maps ``(output, batch, progress)`` to ``LossTerms``.
         optimizer: ``sgd`` or ``adamw``.
-        lr: Learning rate of the trunk's weights.
+        lr: Learning rate of the backbone's weights.
         new_lr_factor: As for :func:`parameter_groups`.
-        momentum: Of SGD.
+        momentum: Momentum of SGD.
         weight_decay: As for :func:`parameter_groups`.
         bias_lr_factor: As for :func:`parameter_groups`.
-        poly_power: Exponent of the polynomial decay, a step.
-        lr_warmup: Share of the steps over which the learning rate rises to the decay, in [0, 1).
+        poly_power: Exponent of the polynomial decay, applied per step.
+        lr_warmup: Fraction of the steps for linear warm-up, in [0, 1).
         total_steps: Steps until the learning rate is 0.
-        seed: Each epoch's randomness depends on it and the epoch alone, so that resuming changes
-            nothing.
+        seed: The randomness of an epoch depends only on the seed and the epoch, so that a resumed
+            training is identical.
     """
 
     def __init__(
@@ -112,18 +112,18 @@ class TrainingModule(L.LightningModule):
         self.total_steps, self.seed = total_steps, seed
 
     def on_train_epoch_start(self) -> None:
-        """Make dropout and random starts of this epoch a function of seed and epoch alone."""
+        """Seed dropout and random initialisation by seed and epoch."""
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
-        """End the epoch, by Lightning's -1, where the steps are done: it may be a part of one.
+        """End the epoch (Lightning's -1) once all steps are done, possibly mid-epoch.
 
-        Not by ``max_steps``: with it, Lightning counts epochs otherwise when it resumes.
+        Not by ``max_steps``: with it, Lightning counts epochs differently when it resumes.
         """
         return -1 if self.global_step >= self.total_steps else None
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Any]:
-        """One step; the terms are logged under their own names, ``total`` is what is minimised."""
+        """One step; terms are logged under their names, ``total`` is minimised."""
         image = batch.image.contiguous(memory_format=torch.channels_last)
         output = self.model(image, batch.tags)
         terms = self.objective(output, batch, self.global_step / self.total_steps)
@@ -135,15 +135,15 @@ class TrainingModule(L.LightningModule):
         return {"loss": total, "terms": logged}
 
     def rate(self, step: int) -> float:
-        """Share of the learning rate at a step, counted from 0: linear rise, polynomial decay."""
+        """Learning-rate multiplier at a step, from 0: linear warm-up, polynomial decay."""
         rise = min(1.0, (step + 1) / max(1.0, self.lr_warmup * self.total_steps))
         return float(rise * max(0.0, 1 - step / self.total_steps) ** self.poly_power)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD or AdamW over SEAM's parameter groups; the rate changes every step."""
+        """SGD or AdamW over SEAM's parameter groups; the learning rate is updated every step."""
         groups = parameter_groups(self.model, **self.rates)
         if isinstance(self.objective, nn.Module) and any(True for _ in self.objective.parameters()):
-            raise ValueError("an objective must not hold parameters: put them into the model")
+            raise ValueError("an objective must not have parameters: put them into the model")
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "sgd":
             optimizer = torch.optim.SGD(groups, lr=self.rates["lr"], momentum=self.momentum)
@@ -157,9 +157,9 @@ class TrainingModule(L.LightningModule):
 
 
 class CsvLog(Callback):
-    """Writes ``metrics.csv``: step, epoch, its learning rate, every loss term, a row a step.
+    """Writes ``metrics.csv``: step, epoch, learning rate and every loss term, one row per step.
 
-    A resumed training continues the file behind the checkpoint's step.
+    A resumed training continues the file after the checkpoint's step.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +168,7 @@ class CsvLog(Callback):
         self.lr = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what an earlier part of this training logged."""
+        """Keep the rows logged before the training was resumed."""
         if trainer.global_step and self.path.exists():
             with self.path.open(encoding="utf-8", newline="") as file:
                 self.rows = [
@@ -176,7 +176,7 @@ class CsvLog(Callback):
                 ]
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Note the step's learning rate: when it ends, the schedule is at the next one's."""
+        """Record the learning rate; at the end of the step it is already the next one's."""
         self.lr = f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}"
 
     def on_train_batch_end(
@@ -187,13 +187,13 @@ class CsvLog(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Note the step that has just ended."""
+        """Record the step that has just ended."""
         values = {name: f"{float(value):.6g}" for name, value in outputs["terms"].items()}
         when = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch, "lr": self.lr}
         self.rows.append(when | values)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the whole file: an interrupted epoch is trained again and logs again."""
+        """Write the whole file; an interrupted epoch is trained and logged again."""
         when = ("step", "epoch", "lr")
         terms = "  ".join(f"{k} {v}" for k, v in self.rows[-1].items() if k not in when)
         log.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, terms)
@@ -208,7 +208,7 @@ class CsvLog(Callback):
 
 
 class CollapseWatch(Callback):
-    """Warns when a loss never falls below what a constant guess reaches.
+    """Warns if a loss ends no lower than that of the best constant prediction.
 
     Args:
         term: Name of the loss term.
@@ -227,7 +227,7 @@ class CollapseWatch(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Collect the term; a value that is not finite ends the training."""
+        """Collect the term; stop the training if it is not finite."""
         value = float(outputs["terms"][self.term])
         if not math.isfinite(value):
             raise DscnetError(
@@ -244,15 +244,15 @@ class CollapseWatch(Callback):
 
     @property
     def collapsed(self) -> bool:
-        """Whether it is at 0.9 of the floor or above; tags that never differ have a floor of 0."""
+        """Whether it ended at 0.9 of the floor or above; if tags never vary the floor is 0."""
         return self.floor > 0 and self.last >= 0.9 * self.floor
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the user."""
+        """Warn the user."""
         if self.collapsed:
             log.warning(
-                "the network has learned nothing from the tags: '%s' ended at %.3f, and guessing"
-                " their frequency reaches %.3f. Lower train.lr, or train longer.",
+                "loss '%s' ended at %.3f, no better than predicting class frequencies (%.3f). Lower"
+                " train.lr or train longer.",
                 self.term,
                 self.last,
                 self.floor,
@@ -260,16 +260,16 @@ class CollapseWatch(Callback):
 
 
 class KeepBest(Callback):
-    """Keeps the weights of the epoch whose end scores highest, the later of equals.
+    """Keeps the weights of the epoch with the highest score, the later one on ties.
 
-    Scores and weights are part of the checkpoint: a resumed training chooses as one without a
-    break. Scoring changes nothing of the training, but takes its time.
+    Scores and weights are part of the checkpoint, so a resumed training makes the same choice.
+    Scoring does not affect the training.
 
     Args:
-        score: Scores the model at an epoch's end, in evaluation mode; larger is better.
+        score: Scores the model in evaluation mode after an epoch; higher is better.
 
     Attributes:
-        scores: One an epoch so far.
+        scores: One per epoch so far.
     """
 
     def __init__(self, score: Callable[[Any], float]) -> None:
@@ -279,15 +279,15 @@ class KeepBest(Callback):
 
     @property
     def epoch(self) -> int:
-        """The epoch whose weights are kept, from 1; 0 before the first has ended."""
+        """The epoch whose weights are kept, from 1; 0 before the end of the first."""
         reversed_ = self.scores[::-1]
         return len(reversed_) - reversed_.index(max(reversed_)) if reversed_ else 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Score the model, and copy its weights if no epoch before scored higher."""
+        """Score the model, and copy its weights unless an earlier epoch scored higher."""
         model = pl_module.model
         assert isinstance(model, nn.Module)
-        # Some parts stay in evaluation while the others are trained: each gets back its own mode.
+        # Some modules stay in evaluation mode during training: restore each one's own mode.
         modes = [(part, part.training) for part in model.modules()]
         score = self.score(model.eval())
         for part, mode in modes:
@@ -302,24 +302,24 @@ class KeepBest(Callback):
             self.weights = {
                 name: value.detach().cpu().clone() for name, value in model.state_dict().items()
             }
-        log.info("score %.6g; epoch %d is kept", score, self.epoch)
+        log.info("score %.6g; keeping epoch %d", score, self.epoch)
 
     def restore(self, model: nn.Module) -> None:
-        """Load the kept weights, where an epoch has ended."""
+        """Load the kept weights, if any epoch has ended."""
         if self.weights:
             model.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the checkpoint holds."""
+        """State for the checkpoint."""
         return {"scores": self.scores, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.scores, self.weights = list(state_dict["scores"]), state_dict["weights"]
 
 
 def tag_entropy(tags: Tensor) -> float:
-    """Tag loss of always guessing each class's frequency; ``tags`` is ``(N, C)`` in {0, 1}."""
+    """Tag loss of always predicting class frequencies; ``tags`` is ``(N, C)`` in {0, 1}."""
     rate = tags.float().mean(0).clamp(1e-6, 1 - 1e-6)
     return float(-(rate * rate.log() + (1 - rate) * (1 - rate).log()).mean())
 
@@ -339,28 +339,28 @@ def fit(
     callbacks: Iterable[Callback] = (),
     progress: bool = True,
 ) -> None:
-    """Train for ``epochs`` or until the learning rate is 0, with a checkpoint an epoch.
+    """Train for ``epochs`` or until the learning rate is 0.
 
-    The checkpoint is ``folder/last.ckpt``.
+    A checkpoint is written to ``folder/last.ckpt`` after each epoch.
 
     Args:
-        module: What to train; trained in place.
+        module: The module to train, in place.
         loader: Batches of the training photos.
         epochs: Passes over ``loader``.
-        folder: Where checkpoints go.
+        folder: Checkpoint folder.
         log_path: CSV file of the losses.
-        clip: Upper bound of the gradient norm; 0 = none.
-        precision: As Lightning names it.
-        accelerator: As Lightning names it.
-        deterministic: Whether operations repeat exactly, where torch can.
-        resume: Go on from ``folder/last.ckpt`` where there is one.
-        callbacks: Further Lightning callbacks.
+        clip: Maximum gradient norm; 0 = no clipping.
+        precision: Lightning's ``precision``.
+        accelerator: Lightning's ``accelerator``.
+        deterministic: Use deterministic operations where torch has them.
+        resume: Continue from ``folder/last.ckpt`` if it exists.
+        callbacks: Additional Lightning callbacks.
         progress: Show a progress bar.
     """
     checkpoint = ModelCheckpoint(
         folder, filename="last", save_top_k=1, enable_version_counter=False
     )
-    # In a log file the line an epoch that CsvLog writes is worth more than a bar.
+    # In a log file CsvLog's line per epoch is more useful than a progress bar.
     progress = progress and sys.stderr.isatty()
     bar: list[Callback] = [RichProgressBar()] if progress else []
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -380,19 +380,19 @@ def fit(
     last = folder / "last.ckpt"
     resumed = str(last) if resume and last.exists() else None
     with warnings.catch_warnings():
-        # Frozen batch normalisation is meant to stay in evaluation; workers are the user's choice.
+        # Frozen batch normalisation stays in evaluation mode; workers are the user's choice.
         warnings.filterwarnings("ignore", "Found .* in eval mode")
         warnings.filterwarnings("ignore", ".*does not have many workers")
-        # Going on in a folder is what resuming means.
+        # Resuming reuses the folder.
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
-        # Lightning's own use of a torch function that newer versions call deprecated.
+        # Lightning itself uses a torch function that is deprecated in newer versions.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        # Where torch has no exact repeat, the usual operation is meant.
+        # Where torch has no deterministic implementation, the usual one is intended.
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
         try:
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True if resumed else None)
         except SystemExit:
-            # Lightning leaves the program when it is interrupted.
+            # Lightning exits the program when interrupted.
             if not trainer.interrupted:
                 raise
     if trainer.interrupted:

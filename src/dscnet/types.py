@@ -1,4 +1,4 @@
-"""Records that cross rooms, and the constants that every room shares."""
+"""Records and constants shared by all packages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from dscnet.context import ContextOutput
 
 IGNORE_INDEX = 255
-"""Label of pixels that neither training nor evaluation counts."""
+"""Label of pixels ignored in training and evaluation."""
 
 BACKGROUND = 0
 """Label of the background; foreground class ``c`` (0-based) has label ``c + 1``."""
 
 
 MAX_CLASSES = IGNORE_INDEX - 1
-"""Most foreground classes that an 8-bit mask has labels for."""
+"""Maximum number of foreground classes in an 8-bit mask."""
 
 
 class DscnetError(Exception):
-    """An error the user can mend; its text names what is wrong, where, and what to do."""
+    """An error the user can fix; the message says what is wrong, where, and what to do."""
 
 
 class DataError(DscnetError):
@@ -31,34 +31,34 @@ class DataError(DscnetError):
 
 
 def check_class_count(count: int, where: str) -> None:
-    """Refuse more foreground classes than masks have labels for.
+    """Reject more foreground classes than masks have labels for.
 
     Args:
-        count: How many there are.
-        where: The file or data set that names them, for the message.
+        count: Number of classes.
+        where: The file or data set that lists them, for the message.
 
     Raises:
         DataError: If there are more than ``MAX_CLASSES``.
     """
     if count > MAX_CLASSES:
         raise DataError(
-            f"{where}: {count} classes, but masks have room for {MAX_CLASSES} beside"
-            f" {BACKGROUND} = background and {IGNORE_INDEX} = ignore; merge some, or list in"
-            " classes.txt those alone that photos carry"
+            f"{where}: {count} classes, but masks have room for {MAX_CLASSES} besides"
+            f" {BACKGROUND} = background and {IGNORE_INDEX} = ignore; merge some, or list only the"
+            " classes that photos are tagged with in classes.txt"
         )
 
 
 @dataclass
 class Batch:
-    """What a data loader hands to a model.
+    """A training batch.
 
     Attributes:
         image: Normalised photos, ``(B, 3, H, W)`` float32.
         tags: Image-level labels, ``(B, C)`` float32 in {0, 1}; all zero for a negative photo.
         ids: One image id per photo.
         mask: Labels, ``(B, H, W)`` int64 with 0 = background and 255 = ignore; None without masks.
-        saliency: How much each pixel stands out, ``(B, 1, H, W)`` float32 in [0, 1]; None without
-            saliency maps.
+        saliency: Saliency of each pixel, ``(B, 1, H, W)`` float32 in [0, 1]; None without saliency
+            maps.
     """
 
     image: Tensor
@@ -68,7 +68,7 @@ class Batch:
     saliency: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """A copy whose tensors lie on ``device``."""
+        """A copy with tensors on ``device``."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
@@ -84,25 +84,25 @@ class Batch:
 
 @dataclass
 class ModelOutput:
-    """What every model returns; a branch that a model lacks is None.
+    """Output of every model; branches that a model lacks are None.
 
     Attributes:
         features: Backbone features X, or AffinityNet's F, ``(B, D, h, w)``; None for segmenters.
-        cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background, never
-            supervised.
-        cam_refined: CAM after the pixel correlation module or the cross-task affinity, and where
-            DSCNet's streams refine maps, after these; ``(B, L, h, w)`` in [0, 1].
-        context: What DSCNet's streams computed for this view.
-        tag_logits: Tag scores ``(B, C)`` of a model that pools its CAM in a way of its own; None =
-            the mean of the CAM enlarged to the photo.
-        plain_tag_logits: The same of P, where the context changes it or scores the tags itself.
+        cam_logits: Raw CAM P of Eq. (1), ``(B, L, h, w)``, channel 0 = background,
+            unsupervised.
+        cam_refined: CAM after the pixel correlation module or the cross-task affinity, and after
+            DSCNet's streams if they refine it; ``(B, L, h, w)`` in [0, 1].
+        context: Output of DSCNet's streams for this view.
+        tag_logits: Tag scores ``(B, C)`` of a model with its own pooling; None = the mean of the
+            CAM upsampled to the photo.
+        plain_tag_logits: Tag scores of P, if the context changes the CAM or scores the tags itself.
         seg_logits: Segmentation scores at image size, ``(B, L, H, W)``.
-        seg_initial: The same before the cross-task affinity refined them.
+        seg_initial: The same before refinement by the cross-task affinity.
         saliency_logits: Saliency scores at image size, ``(B, 1, H, W)``.
-        saliency_initial: The same before the cross-task affinity refined them.
-        boundary_logits: Scores of boundaries between objects, ``(B, 1, h, w)``.
-        size: Height and width in pixels of the photo that went in; None = that of the batch.
-        second: The same network on SEAM's second, smaller view; in training only.
+        saliency_initial: The same before refinement by the cross-task affinity.
+        boundary_logits: Scores of class boundaries, ``(B, 1, h, w)``.
+        size: Height and width of the input photo, pixels; None = that of the batch.
+        second: Output for SEAM's second, smaller view; in training only.
     """
 
     features: Tensor | None = None
@@ -121,7 +121,7 @@ class ModelOutput:
 
     @property
     def final_logits(self) -> Tensor:
-        """The CAM logits to use: P~ of Eq. (11) where DSCL made it, else P of Eq. (1)."""
+        """The CAM logits to use: P~ of Eq. (11) with DSCL, else P of Eq. (1)."""
         if self.context is not None and self.context.cam_logits is not None:
             return self.context.cam_logits
         if self.cam_logits is None:
@@ -131,7 +131,7 @@ class ModelOutput:
 
 @dataclass
 class LossTerms:
-    """Named scalar losses and their weights; a missing weight is 1.
+    """Named scalar losses and their weights; the default weight is 1.
 
     Example:
         >>> import torch
@@ -147,5 +147,5 @@ class LossTerms:
         """Weighted sum of the terms."""
         values = [self.weights.get(name, 1.0) * term for name, term in self.terms.items()]
         if not values:
-            raise ValueError("LossTerms holds no term")
+            raise ValueError("LossTerms has no terms")
         return sum(values[1:], values[0])

@@ -1,4 +1,4 @@
-"""The paper's mathematics, without losses: PGCL's groups, SGCL's graph, and DSCL's fusion."""
+"""The paper's mathematics, without losses: PGCL's groups, SGCL's graph and DSCL's fusion."""
 
 from dscnet.context.categories import (
     RULES,
@@ -9,7 +9,6 @@ from dscnet.context.categories import (
     pseudo_labels,
 )
 from dscnet.context.clustering import kmeans
-from dscnet.context.discriminant import LabelDiscriminant
 from dscnet.context.fusion import (
     FUSIONS,
     HEADS,
@@ -32,6 +31,8 @@ from dscnet.context.pixel_groups import (
     standardise,
 )
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
+from dscnet.context.shrinkage_lda import ShrinkageLDA
+from dscnet.deprecation import renamed_names
 
 __all__ = [
     "FUSIONS",
@@ -43,10 +44,10 @@ __all__ = [
     "ContextOutput",
     "DualStreamContext",
     "GroupMemory",
-    "LabelDiscriminant",
     "PixelGroups",
     "SemanticGraph",
     "SemanticNodes",
+    "ShrinkageLDA",
     "cam_starts",
     "context_row_factor",
     "correlate_groups",
@@ -62,3 +63,5 @@ __all__ = [
     "pseudo_labels",
     "standardise",
 ]
+
+__getattr__ = renamed_names(__name__, {"LabelDiscriminant": "ShrinkageLDA"}, globals())

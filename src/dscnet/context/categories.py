@@ -1,4 +1,4 @@
-"""Which labels an image, a pixel and a group have, read off tags and class activation maps."""
+"""Labels of images, pixels and groups, derived from tags and class activation maps."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from dscnet.numerics import full_precision
 from dscnet.types import IGNORE_INDEX
 
 RULES = ("mean_cam", "majority")
-"""How a group gets its category: by its mean CAM, or by the label that most of its pixels have."""
+"""How a group gets its category: from its mean CAM, or by majority vote of its pixels."""
 
 
 def present_labels(tags: Tensor) -> Tensor:
     """Labels of each image from its tags: ``(B, C)`` in {0, 1} to ``(B, L)`` bool.
 
-    Background, label 0, is present in every image, in one without tags too.
+    Background, label 0, is always present, even in an image without tags.
     """
     return F.pad(tags > 0.5, (1, 0), value=True)
 
 
 def predicted_labels(cam_logits: Tensor) -> Tensor:
-    """Labels of each image that its tag scores predict, ``(B, L, h, w)`` to ``(B, L)`` bool.
+    """Labels of each image as predicted by its tag scores, ``(B, L, h, w)`` to ``(B, L)`` bool.
 
-    The tag score of a class is the mean of its CAM over the image; above zero, it is present.
-    Background always is.
+    A class is present if the mean of its CAM over the image is positive; background always is.
     """
     return present_labels((cam_logits[:, 1:].float().mean((2, 3)) > 0).float())
 
 
 @full_precision
 def normalise_cam(cam_logits: Tensor, present: Tensor, bg_score: float) -> Tensor:
-    """Bring CAMs to [0, 1] with a constant background, as grouping and pseudo labels read them.
+    """Normalise CAMs to [0, 1] with a constant background, for grouping and pseudo labels.
 
     Args:
-        cam_logits: ``(B, L, h, w)``; channel 0, which nothing supervises, is not read.
+        cam_logits: ``(B, L, h, w)``; channel 0 is unsupervised and ignored.
         present: Present labels ``(B, L)``, or tags ``(B, C)``.
-        bg_score: Background channel of the result, in [0, 1].
+        bg_score: Background threshold: the value of the background channel, in [0, 1].
 
     Returns:
-        ``(B, L, h, w)``: foreground positive part divided by its maximum over the image, zero for
-        classes that are not present.
+        ``(B, L, h, w)``: the positive part of each foreground CAM divided by its maximum over the
+        image; zero for absent classes.
 
     Raises:
-        ValueError: If ``bg_score`` is outside [0, 1] or the shapes do not fit.
+        ValueError: If ``bg_score`` is outside [0, 1] or the shapes do not match.
     """
     batch, num_labels = cam_logits.shape[:2]
     if not 0 <= bg_score <= 1:
@@ -60,7 +59,7 @@ def normalise_cam(cam_logits: Tensor, present: Tensor, bg_score: float) -> Tenso
             f"got {tuple(present.shape)}"
         )
     foreground = cam_logits[:, 1:].relu() * (tags > 0.5)[..., None, None]
-    # 1e-5 keeps a class that is nowhere active at zero instead of dividing by zero.
+    # 1e-5 avoids division by zero for a class that is active nowhere.
     foreground = foreground / (foreground.amax((2, 3), keepdim=True) + 1e-5)
     background = torch.full_like(cam_logits[:, :1], bg_score)
     return torch.cat([background, foreground], dim=1)
@@ -71,11 +70,11 @@ def pseudo_labels(cam: Tensor, *, margin: float = 0.0) -> Tensor:
 
     Args:
         cam: From ``normalise_cam``, ``(B, L, h, w)``.
-        margin: A pixel whose best label leads the second by less is ignored; 0 ignores none. Keep
-            it below ``bg_score``, the lead that background has in a photo without any CAM.
+        margin: Pixels whose best label leads the runner-up by less than this are ignored; 0 ignores
+            none. Keep it below ``bg_score``, the lead of background in a photo without any CAM.
 
     Returns:
-        ``(B, h, w)`` int64, 255 = ignore. Equal scores go to the lower label.
+        ``(B, h, w)`` int64, 255 = ignore. Ties go to the lower label.
     """
     best, labels = cam.max(1)
     if margin <= 0 or cam.shape[1] == 1:
@@ -94,21 +93,21 @@ def group_categories(
     rule: str = "mean_cam",
     margin: float = 0.0,
 ) -> Tensor:
-    """Category of each group: the present label that its pixels' CAMs speak for.
+    """Category of each group: the present label best supported by the CAMs of its pixels.
 
-    [Reading] the text does not say how a group gets its category.
+    [Reading] The paper does not say how a group gets its category.
 
     Args:
         cam: From ``normalise_cam``, ``(B, L, h, w)``.
         groups: The groups of the same pixels.
         present: Labels of each image, ``(B, L)`` bool.
         rule: One of ``RULES``. ``mean_cam``: the present label with the largest mean CAM in the
-            group. ``majority``: the present label that is the largest at most of its pixels.
-        margin: A group whose best label leads the second present one by less (in mean CAM, or in
-            the share of pixels) has no category; 0 keeps all.
+            group. ``majority``: the present label with the largest CAM at most of its pixels.
+        margin: Groups whose best label leads the next present one by less than this (in mean CAM,
+            or in the fraction of pixels) get no category; 0 keeps all.
 
     Returns:
-        ``(B, K)`` int64; -1 for empty groups, those without margin, and images without a label.
+        ``(B, K)`` int64; -1 for empty groups, groups below the margin, and images without a label.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")

@@ -1,4 +1,4 @@
-"""Batched k-means: every image of a batch at once, each with its own number of groups."""
+"""Batched k-means: all images of a batch at once, each with its own number of groups."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ def kmeans(
 ) -> Tensor:
     """Partition the points of each image into groups by Lloyd's algorithm.
 
-    No gradient. A group that runs empty keeps its centre, so it may win points back; groups beyond
-    an image's number stay empty, and so do the surplus ones where there are more groups than
-    distinct points.
+    No gradient. A group that becomes empty keeps its centre, so it can regain points. Groups beyond
+    an image's own number stay empty, as do surplus groups if there are fewer distinct points.
 
     Args:
-        points: ``(B, N, D)``; float32 inside, float64 stays.
+        points: ``(B, N, D)``; computed in float32, or in float64 if given as such.
         num_groups: Groups of each image, ``(B,)`` int64, >= 1. K is their maximum.
-        starts: First centres, ``(B, K, D)``; None draws them by k-means++.
-        restarts: Draws of k-means++ per image, >= 1; the one with the least inertia is kept.
-        max_iter: Most iterations, >= 1; stops earlier once no assignment changes.
-        generator: Source of the random starts; it may live on another device than the points.
+        starts: Initial centres, ``(B, K, D)``; None = drawn by k-means++.
+        restarts: k-means++ initialisations per image, >= 1; the lowest inertia wins.
+        max_iter: Maximum number of iterations, >= 1; stops early once assignments are stable.
+        generator: Random generator for the initialisation; may be on another device.
 
     Returns:
         Group of each point, ``(B, N)`` int64 in ``[0, num_groups)``.
 
     Raises:
-        ValueError: If shapes do not fit, or a count is below 1.
+        ValueError: If shapes do not match, or a count is below 1.
     """
     _check(points, num_groups, starts, restarts, max_iter)
     size = int(num_groups.max())
@@ -54,7 +53,7 @@ def kmeans(
 def _lloyd(points: Tensor, starts: Tensor, allowed: Tensor, max_iter: int) -> tuple[Tensor, Tensor]:
     """Assignments ``(B, R, N)`` and inertia ``(B, R)`` from R sets of centres, ``(B, R, K, D)``.
 
-    All sets move at once: on a GPU many small steps would cost more than what they compute.
+    All sets are updated together: on a GPU many small kernels would be launch-bound.
     """
     _, restarts, size, _ = starts.shape
     slots = torch.arange(size, device=points.device)[:, None]
@@ -64,7 +63,7 @@ def _lloyd(points: Tensor, starts: Tensor, allowed: Tensor, max_iter: int) -> tu
     ids: Tensor | None = None
     for _ in range(max_iter):
         offsets = centres.pow(2).sum(-1).masked_fill(forbidden, torch.inf)[..., None]
-        # One row a group: fast whether the points lie pixel by pixel or channel by channel.
+        # One row per group: fast for either memory layout of the points.
         distances = torch.baddbmm(squared_norms + offsets, centres, points.mT, alpha=-2)
         nearest, new_ids = distances.reshape(len(points), restarts, size, -1).min(2)
         if ids is not None and torch.equal(ids, new_ids):
@@ -80,9 +79,9 @@ def _lloyd(points: Tensor, starts: Tensor, allowed: Tensor, max_iter: int) -> tu
 def _plus_plus(
     points: Tensor, size: int, restarts: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Draw ``(B, R, size, D)`` centres, each in proportion to its squared distance to those before.
+    """Draw ``(B, R, size, D)`` centres with probability proportional to the squared distance.
 
-    The masked images simply ignore their last centres: the first k of a draw are a draw of k.
+    Images with fewer groups ignore the last centres: the first k of a draw are a draw of k.
     """
     batch, num_points, _ = points.shape
     device = points.device if generator is None else generator.device
@@ -96,10 +95,10 @@ def _plus_plus(
         index = torch.searchsorted(cumulative, draw * cumulative[..., -1:], right=True)
         centre = points[rows, index.squeeze(2).clamp_max(num_points - 1)]
         centres.append(centre)
-        # By differences: a point that is a centre is at distance 0, and is not drawn again.
+        # By differences: a chosen point is at distance exactly 0, so it is not drawn again.
         distance = torch.cdist(centre, points, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = torch.minimum(nearest, distance.square())
-        # Where every point is already a centre any further one will do: it stays empty.
+        # If every point is already a centre, any further centre will do: its group stays empty.
         weights = torch.where(nearest.sum(-1, keepdim=True) > 0, nearest, torch.ones_like(nearest))
     return torch.stack(centres, dim=2)
 
@@ -123,4 +122,4 @@ def _check(
         if starts.ndim != 3 or (starts.shape[0], starts.shape[2]) != (batch, dim):
             raise ValueError(f"starts must be ({batch}, K, {dim}), got {tuple(starts.shape)}")
         if starts.shape[1] < size:
-            raise ValueError(f"starts must give {size} centres an image, got {starts.shape[1]}")
+            raise ValueError(f"starts must give {size} centres per image, got {starts.shape[1]}")

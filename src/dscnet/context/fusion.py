@@ -1,15 +1,15 @@
-"""DSCNet's two streams on one view of a batch, and their fusion into the refined CAM, DSCL."""
+"""DSCNet's two context streams on one view of a batch, and their fusion (DSCL)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscnet.context.categories import normalise_cam, predicted_labels, present_labels
-from dscnet.context.discriminant import LabelDiscriminant
 from dscnet.context.memory import GroupMemory
 from dscnet.context.pixel_groups import (
     PixelGroups,
@@ -21,19 +21,21 @@ from dscnet.context.pixel_groups import (
     standardise,
 )
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
+from dscnet.context.shrinkage_lda import ShrinkageLDA
+from dscnet.deprecation import RenamedAttribute
 from dscnet.numerics import full_precision, unit
 
 FUSIONS = ("groups", "categories")
-"""What re-expresses a pixel, Eq. (10): its groups' graph nodes, or their categories' nodes."""
+"""What a pixel attends to in Eq. (10): graph nodes of its groups, or of their categories."""
 
 HEADS = ("own", "shared")
-"""The half of Eq. (11) that reads X: one of its own, or Eq. (1)'s, so that P~ = P + W X^."""
+"""Classifier of X in Eq. (11): separate (own), or that of Eq. (1), so that P~ = P + W X^."""
 
 ROW_NORMS = ("softmax", "l1")
-"""norm() of Eq. (10): softmax with the temperature, or the positive part divided by its sum."""
+"""norm() of Eq. (10): softmax with temperature, or the positive part divided by its sum."""
 
 LEAST = 1e-3
-"""The least that a label is believed, so that nothing is ruled out for good."""
+"""Lower bound of scores and similarities, so that no label is ruled out entirely."""
 
 
 @dataclass
@@ -45,37 +47,40 @@ class ContextOutput:
         groups: The pixel groups, Eq. (5).
         group_embeddings: Mean embedding of each group, scaled to unit length, ``(B, K, E)``; zero
             for empty groups.
-        semantic_logits: Of each group for each label, ``(B, K, L)``, S of Eq. (8) before its
-            softmax; None without the semantic stream.
-        pointing: norm(A) of Eq. (10), how much each pixel points to each group, ``(B, N, K)``, no
-            gradient; None without fusion.
+        semantic_logits: Group-to-label logits, ``(B, K, L)``: S of Eq. (8) before its softmax; None
+            without the semantic stream.
+        pixel_to_group: Pixel-to-group attention, norm(A) of Eq. (10), ``(B, N, K)``, no gradient;
+            None without fusion.
         cam_logits: The refined CAM P~ of Eq. (11), ``(B, L, h, w)``; None without fusion.
-        tag_logits: Tag scores that the groups of the final CAM give, ``(B, C)``; None where they
-            are left to the mean over pixels.
-        likeness: How much each pixel is like each label of its photo, ``(B, L, h, w)`` in [0, 1],
-            by the context's discriminant; None in training, and before it has been fitted.
-        memory: The context's past groups, which the contrast reads and fills.
+        tag_logits: Tag scores pooled over the groups of the final CAM, ``(B, C)``; None if pooling
+            is over pixels.
+        class_similarity: Similarity of each pixel to each label of its photo, ``(B, L, h, w)`` in
+            [0, 1], from the shrinkage LDA; None in training, and before the LDA is fitted.
+        memory: Memory bank of past groups, read and filled by the group contrast.
     """
 
     embeddings: Tensor
     groups: PixelGroups
     group_embeddings: Tensor
     semantic_logits: Tensor | None = None
-    pointing: Tensor | None = None
+    pixel_to_group: Tensor | None = None
     cam_logits: Tensor | None = None
     tag_logits: Tensor | None = None
-    likeness: Tensor | None = None
+    class_similarity: Tensor | None = None
     memory: GroupMemory | None = None
+
+    pointing = RenamedAttribute("pixel_to_group")
+    likeness = RenamedAttribute("class_similarity")
 
     @full_precision
     def smooth(self, maps: Tensor, share: float) -> Tensor:
-        """Replace a share of each pixel's scores by those of the groups that it points to.
+        """Blend each pixel's scores with those of the groups it attends to.
 
-        [Reading] norm(A) of Eq. (10) applied to the groups' mean scores; the text has no such step.
+        [Reading] norm(A) of Eq. (10) applied to the mean scores of the groups; not in the paper.
 
         Args:
             maps: Scores of the same pixels, ``(B, L, h, w)``.
-            share: In [0, 1]; 0 changes nothing.
+            share: Weight of the groups' scores, in [0, 1]; 0 changes nothing.
 
         Returns:
             ``(B, L, h, w)``, within the range of ``maps``, at least float32.
@@ -86,82 +91,80 @@ class ContextOutput:
         _check_share(share)
         if share == 0:
             return maps
-        if self.pointing is None:
+        if self.pixel_to_group is None:
             raise ValueError("smoothing needs a context with fuse=True")
         means = group_mean(maps.flatten(2).mT, self.groups)
-        smoothed = (self.pointing.to(means) @ means).mT.reshape(maps.shape)
+        smoothed = (self.pixel_to_group.to(means) @ means).mT.reshape(maps.shape)
         return torch.lerp(maps, smoothed.to(maps), share)
 
     def weigh(self, maps: Tensor, share: float) -> Tensor:
-        """Weigh each pixel's scores by what pixels of all photos say of it.
+        """Weight each pixel's scores by its class similarity.
 
-        [Reading] the text has no such step. The weighted geometric mean of a score and of
-        ``likeness``: a label has to be likely by both. The scores are stretched to [0, 1] before,
-        as a refined map may cover a small part of it.
+        [Reading] Not in the paper. The weighted geometric mean of score and ``class_similarity``: a
+        label must be likely under both. The scores are stretched to [0, 1] first, as a refined CAM
+        may cover only a small part of that range.
 
         Args:
-            maps: Scores of the same pixels, ``(B, L, h, w)``, the background's first.
-            share: Weight of ``likeness``, in [0, 1]; 0 changes nothing.
+            maps: Scores of the same pixels, ``(B, L, h, w)``, background first.
+            share: Weight of ``class_similarity``, in [0, 1]; 0 changes nothing.
 
         Returns:
-            ``(B, L, h, w)`` in [0, 1]; ``maps`` where there is no likeness.
+            ``(B, L, h, w)`` in [0, 1]; ``maps`` unchanged without ``class_similarity``.
 
         Raises:
-            ValueError: If ``share`` is outside [0, 1], or the maps are not of the pixels and labels
-                that ``likeness`` is of.
+            ValueError: If ``share`` is outside [0, 1], or the shapes differ.
         """
         _check_share(share)
-        if share == 0 or self.likeness is None:
+        if share == 0 or self.class_similarity is None:
             return maps
-        if maps.shape != self.likeness.shape:
+        if maps.shape != self.class_similarity.shape:
             raise ValueError(
-                f"maps must be {tuple(self.likeness.shape)}, (B, L, h, w) with the background as"
-                f" label 0, got {tuple(maps.shape)}"
+                f"maps must be {tuple(self.class_similarity.shape)}, (B, L, h, w) with background"
+                f" as label 0, got {tuple(maps.shape)}"
             )
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         stretched = (maps - low) / (high - low).clamp_min(1e-5)
-        likely = self.likeness.to(maps).clamp_min(LEAST)
+        likely = self.class_similarity.to(maps).clamp_min(LEAST)
         return stretched.clamp_min(LEAST) ** (1 - share) * likely**share
 
 
 class DualStreamContext(nn.Module):
-    """Group the pixels, relate the groups to categories, and refine the CAM with both.
+    """Group pixels, relate the groups to categories, and refine the CAM with both.
 
-    The paper's variants are settings: M1 and M2 differ in the losses taken, M3 is ``semantic``, M4
-    is ``semantic`` and ``fuse``. The tags of an image touch the refined CAM only with
-    ``num_groups=None``, where they decide how many groups it has, and with ``starts="cam"``, where
-    they decide where k-means starts.
+    The paper's variants: M1 and M2 differ in their losses only, M3 is ``semantic``, M4 is
+    ``semantic`` and ``fuse``. The tags of an image affect the refined CAM only with
+    ``num_groups=None`` (number of groups) and with ``starts="cam"`` (initial centres).
 
-    After training, ``discriminant.add`` takes embeddings and labels of the photos' pixels; from
-    then on inference tells by them how much a pixel is like each label.
+    After training, fit the class prototypes with ``lda.add``; inference then also returns
+    ``class_similarity``.
 
     Args:
         in_channels: D, channels of the features.
         num_labels: L, background included.
         semantic: Whether to build the graph, Eq. (8).
-        fuse: Whether to make the refined CAM, Eq. (10) and (11); needs ``semantic``.
+        fuse: Whether to compute the refined CAM, Eq. (10) and (11); requires ``semantic``.
         fusion: One of ``FUSIONS``.
         head: One of ``HEADS``.
         row_norm: One of ``ROW_NORMS``.
         grouping: One of ``pixel_groups.GROUPINGS``.
         starts: One of ``pixel_groups.STARTS``.
-        num_groups: A fixed K, which ``starts="cam"`` does not go with; None = the present labels of
-            each image.
+        num_groups: A fixed K, not with ``starts="cam"``; None = number of present labels of each
+            image.
         embedding_dim: E, length of the embeddings.
         node_dim: Length of the graph's nodes.
         temperature: Of S and of norm(), > 0.
         residual: Whether the graph convolution adds its input.
         learned_prototypes: Whether the category nodes are trained.
-        zero_init: Whether the classifier's half that reads the context starts at zero, so that
-            training begins as a plain CAM.
-        dropout: Probability of dropping a channel before the classifier of the refined CAM, in
-            [0, 1); give it that of your own classifier, or the two differ in more than the context.
-        pool_sharpness: Of the pooling of the final CAM over the groups to tag scores, see
-            ``pixel_groups.pool_groups``; 0 = no such scores.
-        memory_size: Past groups kept a category, 0 = off. The contrast fills the memory.
+        zero_init: Whether the classifier's weights for the context start at zero, so that training
+            starts from a plain CAM.
+        dropout: Channel dropout before the classifier of the refined CAM, in [0, 1). Use the plain
+            classifier's rate, so that the two differ in the context only.
+        pool_sharpness: Sharpness of ``pixel_groups.pool_groups`` for the tag scores; 0 = pool over
+            pixels instead.
+        memory_size: Past groups kept per category, 0 = off. The contrast fills the memory.
 
     Raises:
-        ValueError: If an option is unknown or two do not fit together.
+        ValueError: If an option is unknown or two are incompatible.
     """
 
     def __init__(
@@ -209,7 +212,7 @@ class DualStreamContext(nn.Module):
         self.temperature = temperature
         self.pool_sharpness = pool_sharpness
         self.memory = GroupMemory(num_labels, memory_size, embedding_dim)
-        self.discriminant = LabelDiscriminant(num_labels, embedding_dim)
+        self.lda = ShrinkageLDA(num_labels, embedding_dim)
         self.projection = nn.Conv2d(in_channels, embedding_dim, 1, bias=False)
         self.graph: SemanticGraph | None = None
         self.expand: nn.Linear | None = None
@@ -248,22 +251,21 @@ class DualStreamContext(nn.Module):
 
         Args:
             features: X, ``(B, D, h, w)``.
-            cam_logits: P of Eq. (1), ``(B, L, h, w)``. Without gradient where it guides the
-                grouping.
-            tags: ``(B, C)`` in {0, 1}; None = the classes that ``cam_logits`` predict.
-            guide: Features that Eq. (4), (5) and A of Eq. (10) compare pixels by,
-                ``(B, D', h', w')``, resized to those of X, without gradient; None = X.
-            generator: Source of random starts of k-means.
+            cam_logits: P of Eq. (1), ``(B, L, h, w)``; no gradient through the grouping.
+            tags: ``(B, C)`` in {0, 1}; None = the classes predicted by ``cam_logits``.
+            guide: Features that pixels are compared by in Eq. (4), (5) and A of Eq. (10),
+                ``(B, D', h', w')``, resized to X, no gradient; None = X.
+            generator: Random generator for k-means.
 
         Raises:
-            ValueError: If a shape does not fit.
+            ValueError: If a shape does not match.
         """
         self._check_shapes(features, cam_logits, tags)
         present = predicted_labels(cam_logits) if tags is None else present_labels(tags)
         compared = _compared(features, guide)
         groups = group_pixels(
             compared,
-            # The grouping reads no background channel.
+            # The grouping ignores the background channel.
             normalise_cam(cam_logits.detach(), present, bg_score=0.0),
             present,
             grouping=self.grouping,
@@ -279,31 +281,42 @@ class DualStreamContext(nn.Module):
             relations = self.graph(group_mean(features.flatten(2).mT, groups), groups.valid)
             output.semantic_logits = relations.logits
             if self.classifier is not None:
-                output.pointing = self._pointing(compared, groups)
-                context = self._context_features(features, output.pointing, relations)
+                output.pixel_to_group = self._pixel_to_group(compared, groups)
+                context = self._context_features(features, output.pixel_to_group, relations)
                 output.cam_logits = self._classify(features, context.to(features.dtype), cam_logits)
         if self.pool_sharpness > 0:
             final = cam_logits if output.cam_logits is None else output.cam_logits
             output.tag_logits = pool_groups(final, groups, self.pool_sharpness)
-        if not self.training and self.discriminant.fitted:
-            likeness = self.discriminant(embeddings, present, self.temperature)
-            output.likeness = likeness.mT.reshape(cam_logits.shape)
+        if not self.training and self.lda.fitted:
+            class_similarity = self.lda(embeddings, present, self.temperature)
+            output.class_similarity = class_similarity.mT.reshape(cam_logits.shape)
         return output
 
+    discriminant = RenamedAttribute("lda")
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Read files written when ``lda`` was called ``discriminant``."""
+        old, new = f"{prefix}discriminant.", f"{prefix}lda."
+        for name in [name for name in state_dict if name.startswith(old)]:
+            state_dict[new + name.removeprefix(old)] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def embed(self, features: Tensor) -> Tensor:
-        """What the contrasts compare: unit embeddings of the pixels, ``(B, N, E)``."""
+        """Unit embeddings of the pixels for the contrastive losses, ``(B, N, E)``."""
         projected = self.projection(features).flatten(2).mT
         return unit(projected.to(torch.promote_types(projected.dtype, torch.float32)))
 
     @torch.no_grad()
-    def _pointing(self, compared: Tensor, groups: PixelGroups) -> Tensor:
-        """norm(A) of Eq. (10), ``(B, N, K)``."""
+    def _pixel_to_group(self, compared: Tensor, groups: PixelGroups) -> Tensor:
+        """Pixel-to-group attention, norm(A) of Eq. (10), ``(B, N, K)``."""
         context = correlate_groups(standardise(compared), groups)
         return normalise_rows(context, groups.valid, self.row_norm, self.temperature)
 
     @full_precision
     def _context_features(
-        self, features: Tensor, pointing: Tensor, relations: SemanticNodes
+        self, features: Tensor, pixel_to_group: Tensor, relations: SemanticNodes
     ) -> Tensor:
         """X^ of Eq. (10), ``(B, D, h, w)``."""
         assert self.expand is not None
@@ -312,7 +325,7 @@ class DualStreamContext(nn.Module):
         else:
             # S is a softmax already: norm(S) = S.
             values = relations.logits.softmax(-1) @ self.expand(relations.category_nodes)
-        enriched: Tensor = pointing.to(values.dtype) @ values
+        enriched: Tensor = pixel_to_group.to(values.dtype) @ values
         return enriched.mT.reshape(features.shape)
 
     def _classify(self, features: Tensor, context: Tensor, cam_logits: Tensor) -> Tensor:
@@ -330,9 +343,9 @@ class DualStreamContext(nn.Module):
                 f"features must be (B, {self.in_channels}, h, w), got {tuple(features.shape)}"
             )
         batch, _, height, width = features.shape
-        wanted = (batch, self.num_labels, height, width)
-        if cam_logits.shape != wanted:
-            raise ValueError(f"cam_logits must be {wanted}, got {tuple(cam_logits.shape)}")
+        expected = (batch, self.num_labels, height, width)
+        if cam_logits.shape != expected:
+            raise ValueError(f"cam_logits must be {expected}, got {tuple(cam_logits.shape)}")
         if tags is not None and tags.shape != (batch, self.num_labels - 1):
             raise ValueError(
                 f"tags must be ({batch}, {self.num_labels - 1}), got {tuple(tags.shape)}"
@@ -340,17 +353,17 @@ class DualStreamContext(nn.Module):
 
 
 def normalise_rows(context: Tensor, valid: Tensor, row_norm: str, temperature: float) -> Tensor:
-    """norm() of Eq. (10): how much each pixel points to each group of its image.
+    """norm() of Eq. (10): attention of each pixel to the groups of its image.
 
     Args:
         context: A, the correlations, ``(B, N, K)``.
-        valid: Groups that have a pixel, ``(B, K)`` bool, at least one an image.
+        valid: Non-empty groups, ``(B, K)`` bool, at least one per image.
         row_norm: One of ``ROW_NORMS``.
-        temperature: Of the softmax; ``l1`` has none.
+        temperature: Of the softmax; not used by ``l1``.
 
     Returns:
-        ``(B, N, K)``, rows that sum to one over the valid groups; with ``l1``, a row without a
-        positive entry is zero.
+        ``(B, N, K)``; rows sum to one over the valid groups. With ``l1``, a row without a positive
+        entry is zero.
     """
     if row_norm == "softmax":
         return (context / temperature).masked_fill(~valid[:, None], -torch.inf).softmax(-1)
@@ -358,7 +371,7 @@ def normalise_rows(context: Tensor, valid: Tensor, row_norm: str, temperature: f
 
 
 def _compared(features: Tensor, guide: Tensor | None) -> Tensor:
-    """What pixels are compared by, ``(B, D', h, w)`` at the resolution of the features."""
+    """Features for comparing pixels, ``(B, D', h, w)``, at the resolution of X."""
     compared = (features if guide is None else guide).detach()
     if compared.shape[-2:] == features.shape[-2:]:
         return compared
@@ -373,7 +386,7 @@ def _check_share(share: float) -> None:
 
 def _check_fusion(semantic: bool, fuse: bool, fusion: str, head: str, row_norm: str) -> None:
     if fuse and not semantic:
-        raise ValueError("fuse=True needs semantic=True: the refined CAM reads the graph")
+        raise ValueError("fuse=True needs semantic=True: the refined CAM uses the graph")
     if fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
     if head not in HEADS:

@@ -1,4 +1,4 @@
-"""Past groups of every category: positives that a small batch lacks."""
+"""Memory bank of past groups: positives that a small batch lacks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class GroupMemory(nn.Module):
-    """The last group embeddings of each category, across images and steps.
+    """The most recent group embeddings of each category, across images and steps.
 
-    One ring buffer per label, without gradient, saved with the model's state.
+    One ring buffer per label; no gradient; saved in the state dict.
 
     Args:
         num_labels: L, background included.
@@ -39,11 +39,11 @@ class GroupMemory(nn.Module):
 
     @torch.no_grad()
     def push(self, embeddings: Tensor, categories: Tensor) -> None:
-        """Add groups; the oldest of their category make room.
+        """Add groups; they replace the oldest of their category.
 
         Args:
             embeddings: ``(M, E)``; stored without gradient.
-            categories: ``(M,)`` int64 in [0, L); groups with -1 are left out.
+            categories: ``(M,)`` int64 in [0, L); groups with -1 are skipped.
 
         Raises:
             ValueError: If the lengths differ or a category is not below L.
@@ -61,7 +61,7 @@ class GroupMemory(nn.Module):
         labels, order = categories[known].sort(stable=True)
         added = torch.bincount(labels, minlength=num_labels)
         rank = torch.arange(len(labels), device=labels.device) - (added.cumsum(0) - added)[labels]
-        # Of more than ``size`` groups at once only the last are written, each slot just once.
+        # If more than ``size`` groups arrive at once, only the last are written, one per slot.
         keep = rank >= (added - self.size)[labels]
         slots = (self.pushed[labels] + rank) % self.size
         newest = embeddings[known][order].to(self.embeddings)
@@ -69,7 +69,7 @@ class GroupMemory(nn.Module):
         self.pushed += added
 
     def contents(self) -> tuple[Tensor, Tensor]:
-        """Return a copy of all groups held: embeddings ``(M', E)`` and categories ``(M',)``."""
+        """Return a copy of all stored groups: embeddings ``(M', E)`` and categories ``(M',)``."""
         slots = torch.arange(self.size, device=self.pushed.device)
         filled = slots < self.pushed[:, None]
         return self.embeddings[filled], filled.nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""PGCL's pixel groups: Pearson context, Eq. (4), grouped by k-means, Eq. (5)."""
+"""PGCL's pixel groups: Pearson correlation, Eq. (4), clustered by k-means, Eq. (5)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dscnet.context.clustering import kmeans
 from dscnet.numerics import full_precision, unit
 
 GROUPINGS = ("pearson", "context_rows")
-"""What k-means compares: the pixels by Pearson distance, or their rows of correlations."""
+"""What k-means clusters: pixels by Pearson distance, or their rows of the correlation matrix."""
 
 STARTS = ("cam", "kmeans++")
-"""Where k-means starts: at the CAM-weighted mean of each present label, or at random."""
+"""Initial centres of k-means: CAM-weighted mean of each present label, or random."""
 
 
 @dataclass(frozen=True)
 class PixelGroups:
-    """A partition of every image's pixels.
+    """A partition of the pixels of each image.
 
     Attributes:
-        ids: Group of each pixel, ``(B, N)`` int64 in ``[0, num_groups)``; pixels row by row.
-        num_groups: K, the most groups an image of the batch may have. Some may be empty.
+        ids: Group of each pixel, ``(B, N)`` int64 in ``[0, num_groups)``; row-major order.
+        num_groups: K, the maximum number of groups per image. Some may be empty.
 
     Example:
         >>> groups = PixelGroups(torch.tensor([[0, 2, 2]]), num_groups=3)
@@ -44,7 +44,7 @@ class PixelGroups:
 
     @cached_property
     def counts(self) -> Tensor:
-        """Pixels of each group, ``(B, K)`` float32."""
+        """Number of pixels in each group, ``(B, K)`` float32."""
         return self.one_hot().sum(1)
 
     @cached_property
@@ -53,7 +53,7 @@ class PixelGroups:
 
     @cached_property
     def valid(self) -> Tensor:
-        """Groups that have a pixel, ``(B, K)`` bool."""
+        """Non-empty groups, ``(B, K)`` bool."""
         return self.counts > 0
 
 
@@ -68,8 +68,8 @@ def standardise(features: Tensor) -> Tensor:
         features: ``(B, D, h, w)``.
 
     Returns:
-        ``(B, N, D)`` with N = h * w, at least float32. A pixel whose channels are all equal has no
-        correlation with anything and becomes zero.
+        ``(B, N, D)`` with N = h * w, at least float32. A pixel whose channels are all equal becomes
+        zero: it correlates with nothing.
     """
     if features.ndim != 4:
         raise ValueError(f"features must be (B, D, h, w), got {tuple(features.shape)}")
@@ -78,11 +78,11 @@ def standardise(features: Tensor) -> Tensor:
 
 @full_precision
 def context_row_factor(z: Tensor) -> Tensor:
-    """Points whose distances are those of the rows of the N x N correlation matrix Z Z^T.
+    """Points with the same pairwise distances as the rows of the N x N correlation matrix Z Z^T.
 
     |row_p - row_q|^2 = (z_p - z_q)^T (Z^T Z) (z_p - z_q), so with Z = Q R the points Z R^T have
-    exactly these distances. QR, unlike Cholesky, takes the Gram matrix's rank as it comes (centred
-    vectors always leave it singular). Where N <= D the rows themselves are the smaller side.
+    exactly these distances. QR, unlike Cholesky, copes with a rank-deficient Gram matrix (centred
+    vectors always make it singular). If N <= D the rows themselves are smaller.
 
     Args:
         z: Standardised pixels, ``(B, N, D)``.
@@ -96,11 +96,11 @@ def context_row_factor(z: Tensor) -> Tensor:
 
 @full_precision
 def cam_starts(points: Tensor, cam: Tensor, present: Tensor) -> Tensor:
-    """First centres of k-means: the CAM-weighted mean point of each present label.
+    """Initial centres of k-means: the CAM-weighted mean point of each present label.
 
     Background is weighted by 1 - the largest foreground CAM, not by its own channel. A present
-    label without CAM mass starts at a single pixel, another one for every slot, so that it neither
-    divides by zero nor coincides with the mean that the background starts from.
+    label without CAM mass starts at a single pixel, a different one per slot, which avoids dividing
+    by zero and coinciding with the background's mean.
 
     Args:
         points: ``(B, N, D)``.
@@ -108,8 +108,8 @@ def cam_starts(points: Tensor, cam: Tensor, present: Tensor) -> Tensor:
         present: Labels of each image, ``(B, L)`` bool.
 
     Returns:
-        ``(B, K, D)``, K = the most labels an image has. An image's present labels come first, in
-        order; what stands in the slots after them has no meaning but is finite.
+        ``(B, K, D)``, K = the maximum number of labels per image. The present labels come first, in
+        order; slots after them hold arbitrary finite values.
     """
     num_points = points.shape[1]
     weights = cam.flatten(2) * present[..., None]
@@ -139,26 +139,26 @@ def group_pixels(
     num_groups: int | None = None,
     generator: torch.Generator | None = None,
 ) -> PixelGroups:
-    """Split every image into groups of pixels with similar context, DSCNet Eq. (5).
+    """Split each image into groups of pixels with similar context, DSCNet Eq. (5).
 
-    No gradient. [Reading] the text leaves open what k-means compares (``grouping``), where it
-    starts (``starts``) and whether background counts as a category (here it does).
+    No gradient. [Reading] The paper leaves open what k-means compares (``grouping``), how it is
+    initialised (``starts``) and whether background counts as a category (here it does).
 
     Args:
         features: ``(B, D, h, w)``.
-        cam: ``(B, L, h, w)`` in [0, 1]; only read by ``starts="cam"``.
-        present: Labels of each image, ``(B, L)`` bool, background included, at least one an image.
+        cam: ``(B, L, h, w)`` in [0, 1]; used by ``starts="cam"`` only.
+        present: Labels of each image, ``(B, L)`` bool, background included, at least one per image.
         grouping: One of ``GROUPINGS``.
-        starts: One of ``STARTS``; the random starts are the best of three.
-        num_groups: The same K for every image; None = as many as the image has present labels.
-        generator: Source of the random starts.
+        starts: One of ``STARTS``; random initialisation keeps the best of three.
+        num_groups: The same K for every image; None = number of present labels of the image.
+        generator: Random generator for the initialisation.
 
     Returns:
-        The groups, at most K an image, some of them possibly empty.
+        The groups, at most K per image; some may be empty.
 
     Raises:
         ValueError: If an option is unknown, an image has no present label, or a fixed
-            ``num_groups`` is asked for with ``starts="cam"``, which has one start a label.
+            ``num_groups`` is combined with ``starts="cam"``, which has one centre per label.
     """
     check_grouping(grouping, starts, num_groups)
     points = standardise(features)
@@ -179,7 +179,7 @@ def group_pixels(
 def group_mean(values: Tensor, groups: PixelGroups) -> Tensor:
     """Mean over the pixels of each group, ``(B, N, E)`` to ``(B, K, E)``; differentiable.
 
-    An empty group has mean zero.
+    The mean of an empty group is zero.
     """
     members = groups.one_hot().to(values.dtype)
     return members.mT @ values / members.sum(1).clamp_min(1)[..., None]
@@ -190,14 +190,14 @@ def pool_groups(cam_logits: Tensor, groups: PixelGroups, sharpness: float) -> Te
     """Tag scores of photos from the mean CAM of their groups; differentiable.
 
     ``log(mean_k exp(sharpness * p_k)) / sharpness`` over the groups of a photo (Pinheiro and
-    Collobert, CVPR 2015, with groups in the place of pixels): between the mean of the groups and
-    the largest. A class then needs only one group that speaks for it, however small, while a class
-    that a photo does not have is denied by each of its groups. The mean over pixels asks a small
-    object to spill over its surroundings, and lets surroundings keep a score that others outweigh.
+    Collobert, CVPR 2015, with groups instead of pixels): between the mean and the maximum over the
+    groups. A present class needs the support of one group only, however small, while an absent
+    class is penalised in every group. Pooling over pixels instead makes a small object spill over
+    its surroundings, and tolerates scores in the surroundings that other pixels outweigh.
 
     Args:
-        cam_logits: Raw CAM, ``(B, L, h, w)``, label 0 = background, which is not read.
-        groups: The groups of the same pixels, at least one of each photo not empty.
+        cam_logits: Raw CAM, ``(B, L, h, w)``; label 0, background, is ignored.
+        groups: The groups of the same pixels, at least one non-empty per photo.
         sharpness: > 0; the larger, the nearer to the maximum.
 
     Returns:
@@ -210,12 +210,12 @@ def pool_groups(cam_logits: Tensor, groups: PixelGroups, sharpness: float) -> Te
 
 @full_precision
 def correlate_groups(z: Tensor, groups: PixelGroups) -> Tensor:
-    """Pearson correlation A of every pixel with every group; differentiable.
+    """Pearson correlation A of each pixel with each group; differentiable.
 
     Args:
         z: Standardised pixels, ``(B, N, D)``.
-        groups: The groups; one is represented by the mean of its standardised pixels, which is the
-            centre that k-means gave it.
+        groups: The groups, each represented by the mean of its standardised pixels, its k-means
+            centre.
 
     Returns:
         ``(B, N, K)`` in [-1, 1]; 0 for an empty group.
@@ -224,7 +224,7 @@ def correlate_groups(z: Tensor, groups: PixelGroups) -> Tensor:
 
 
 def check_grouping(grouping: str, starts: str, num_groups: int | None) -> None:
-    """Raise ValueError unless the three options are valid and fit together."""
+    """Raise ValueError unless the three options are valid and compatible."""
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")
     if starts not in STARTS:
@@ -234,12 +234,12 @@ def check_grouping(grouping: str, starts: str, num_groups: int | None) -> None:
     if num_groups is not None and starts == "cam":
         raise ValueError(
             f"num_groups={num_groups} needs starts='kmeans++', got 'cam', "
-            "which has one start a present label"
+            "which has one centre per present label"
         )
 
 
 def _standardise_rows(vectors: Tensor) -> Tensor:
-    """Centre and scale over the last dimension; what is constant but for rounding becomes zero."""
+    """Centre and scale over the last dimension; rows constant up to rounding become zero."""
     centred = vectors - vectors.mean(-1, keepdim=True)
     size: Tensor = torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True)
     return unit(centred, floor=16 * torch.finfo(vectors.dtype).eps * size)

@@ -11,13 +11,13 @@ from dscnet.numerics import full_precision, unit
 
 
 class SemanticNodes(NamedTuple):
-    """What the graph makes of a batch.
+    """Output of the graph for a batch.
 
     Attributes:
         nodes: Groups after the graph convolution, ``(B, K, node_dim)``; zero for empty groups.
         category_nodes: Categories after the graph convolution, ``(L, node_dim)``.
         logits: Cosine of the two divided by the temperature, ``(B, K, L)``; its softmax over the
-            labels is S of Eq. (8), the probability that a group is of a category.
+            labels is S of Eq. (8), the category probabilities of each group.
     """
 
     nodes: Tensor
@@ -29,10 +29,10 @@ class SemanticGraph(nn.Module):
     """One graph convolution over all groups of a batch and L category nodes.
 
     H' = relu(A H W), plus H if ``residual``; A is the positive part of the cosine between nodes,
-    with self-loops, each row divided by its sum. [Readings] category nodes are prototypes of their
-    own, the convolution has a residual, and S compares nodes after the convolution on both sides.
+    with self-loops, each row divided by its sum. [Readings] Category nodes are separate prototypes,
+    the convolution has a residual connection, and S compares nodes after the convolution.
 
-    The graph joins images: what comes out for one depends on the others of its batch.
+    The graph connects images: the output for one image depends on the rest of the batch.
 
     Args:
         in_channels: D, channels of the group features.
@@ -40,7 +40,7 @@ class SemanticGraph(nn.Module):
         node_dim: Length of a node.
         temperature: Divides the cosine, > 0.
         residual: Whether the convolution adds its input.
-        learned_prototypes: Whether category nodes are trained, or stay as drawn.
+        learned_prototypes: Whether category nodes are trained or keep their initial values.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SemanticGraph(nn.Module):
         self.residual = residual
         self.embed = nn.Linear(in_channels, node_dim)
         self.convolve = nn.Linear(node_dim, node_dim, bias=False)
-        # Of about unit length, whatever node_dim is.
+        # About unit length for any node_dim.
         prototypes = torch.randn(num_labels, node_dim) / node_dim**0.5
         self.prototypes = nn.Parameter(prototypes, requires_grad=learned_prototypes)
 
@@ -70,7 +70,7 @@ class SemanticGraph(nn.Module):
 
         Args:
             group_features: Mean feature of each group, ``(B, K, D)``.
-            valid: Groups that exist, ``(B, K)`` bool; the others take no part.
+            valid: Non-empty groups, ``(B, K)`` bool; the others are ignored.
         """
         if valid.shape != group_features.shape[:2]:
             raise ValueError(
@@ -93,7 +93,7 @@ def adjacency(nodes: Tensor, exists: Tensor) -> Tensor:
     """Row-normalised similarity of nodes, ``(M, node_dim)`` to ``(M, M)``.
 
     The positive part of the cosine; zero from and to nodes that do not exist (``exists``, ``(M,)``
-    bool), but for the self-loop that every node has, so that each row sums to one.
+    bool), except for the self-loops, so each row sums to one.
     """
     directions = unit(nodes)
     joined = exists[:, None] & exists[None, :]

@@ -1,7 +1,7 @@
-"""Whether masks and tags agree: both say which classes a photo shows.
+"""Consistency of masks and tags.
 
-Tags that miss a small object are ordinary and are counted. Masks that number the classes otherwise
-than the list of classes, or that belong to other photos, make every IoU wrong and are refused.
+Tags that miss a small object are common and only counted. Masks whose numbering differs from the
+class list, or that belong to other photos, would make every IoU wrong and are errors.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from dscnet.data.tag_files import first_few
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 _ALIKE = 0.5
-"""Jaccard index of the photos that show a label and those of a tag, from which on they match."""
+"""Minimum Jaccard index for a match between the photos with a label and those with a tag."""
 
 
 @dataclass(frozen=True)
 class _Photo:
-    """Classes of a photo, 0-based, by its tags and by its mask."""
+    """Classes of a photo, 0-based, in its tags and in its mask."""
 
     image_id: str
     tagged: frozenset[int]
-    shown: frozenset[int]
+    in_mask: frozenset[int]
 
 
 def compare_masks(photo_set: PhotoSet, report: CheckReport) -> None:
-    """Add where the masks of photos contradict their tags, or show no class at all.
+    """Report masks that contradict the tags, or contain no class at all.
 
-    Every mask counts that could be read. A class is shown by a mask that has a pixel of it.
+    All readable masks are compared. A mask contains a class if it has a pixel of it.
 
     Args:
-        photo_set: The photos; those whose tags are unknown are not compared.
-        report: Holds their facts.
+        photo_set: The photos; those with unknown tags are skipped.
+        report: Provides the facts about the photos and receives the findings.
     """
     place, classes = place_of(photo_set), photo_set.classes
     facts = ((sample, report.facts.get(sample.image_id)) for sample in photo_set.samples)
@@ -45,7 +45,7 @@ def compare_masks(photo_set: PhotoSet, report: CheckReport) -> None:
     values = frozenset[int]().union(*(labels for _, labels in masked))
     if IGNORE_INDEX in values and values <= {BACKGROUND, IGNORE_INDEX}:
         report.errors.append(
-            f"{place}: no mask shows a class; found only the values {sorted(values)}, and "
+            f"{place}: no mask contains a class; found only the values {sorted(values)}, and "
             f"{IGNORE_INDEX} means ignore; recode 0/255 masks to label indices, 1 for the first "
             "class of the list, or move the masks away"
         )
@@ -57,75 +57,75 @@ def compare_masks(photo_set: PhotoSet, report: CheckReport) -> None:
             frozenset(label - 1 for label in labels if BACKGROUND < label <= len(classes)),
         )
         for sample, labels in masked
-        if sample.tags is not None and _tells(labels, len(classes))
+        if sample.tags is not None and _comparable(labels, len(classes))
     ]
     beyond = any(len(classes) < label < IGNORE_INDEX for label in values)
-    errors = _numbered_otherwise(place, classes, photos, beyond) or _strangers(
+    errors = _numbering_errors(place, classes, photos, beyond) or _mismatch_errors(
         place, classes, photos
     )
     report.errors += errors
     if not errors:
-        report.warnings += _never_shown(place, classes, photos)
+        report.warnings += _missing_class_warnings(place, classes, photos)
         report.info += _differences(place, classes, photos)
 
 
-def _tells(labels: frozenset[int], num_classes: int) -> bool:
-    """Whether a mask says what its photo shows; one of nothing but 255 does not."""
+def _comparable(labels: frozenset[int], num_classes: int) -> bool:
+    """Whether a mask can be compared with tags; one that is all 255 cannot."""
     if labels <= {BACKGROUND, IGNORE_INDEX}:
         return IGNORE_INDEX not in labels
     return max(labels - {IGNORE_INDEX}) <= num_classes
 
 
-def _numbered_otherwise(
+def _numbering_errors(
     place: str, classes: Sequence[str], photos: Sequence[_Photo], beyond: bool
 ) -> list[str]:
-    """An error if labels of masks go with the tags of other classes than their own.
+    """An error if mask labels match the tags of other classes than their own.
 
-    With labels ``beyond`` the list of classes no order of it is right.
+    If there are labels ``beyond`` the class list, no order of it is right.
     """
-    likeness, both = _likeness(len(classes), photos)
-    match = _best_match(likeness)
+    similarity, both = _similarity(len(classes), photos)
+    match = _best_match(similarity)
     moved = {
         label: other
         for label, other in match.items()
         if label != other
-        and likeness[label, other] >= _ALIKE
-        and 2 * max(likeness[label, label], likeness[other, other]) <= likeness[label, other]
+        and similarity[label, other] >= _ALIKE
+        and 2 * max(similarity[label, label], similarity[other, other]) <= similarity[label, other]
     }
-    # Single photos may have been mistagged, unless they make the picture or two trade places.
+    # Single photos may be tagged wrongly, unless they are the majority or two classes are swapped.
     counts = [int(both[label, other]) for label, other in moved.items()]
-    traded = set(moved) == set(moved.values())
-    if sum(counts) < 2 or (max(counts) < 2 and not traded and 2 * sum(counts) <= len(photos)):
+    swapped = set(moved) == set(moved.values())
+    if sum(counts) < 2 or (max(counts) < 2 and not swapped and 2 * sum(counts) <= len(photos)):
         return []
-    told = [
-        f"label {label + 1} is {classes[label]!r} by its number and lies on photos tagged"
+    examples = [
+        f"label {label + 1} is {classes[label]!r} by its number but occurs in photos tagged"
         f" {classes[other]!r} ({both[label, other]} photos)"
         for label, other in sorted(moved.items())
     ]
     return [
-        f"{place}: masks number the classes otherwise than the list of classes:"
-        f" {first_few(told)}; {_renumbering(classes, photos, {} if beyond else match)}"
+        f"{place}: masks number the classes differently from the class list:"
+        f" {first_few(examples)}; {_renumbering(classes, photos, {} if beyond else match)}"
     ]
 
 
-def _likeness(
+def _similarity(
     count: int, photos: Sequence[_Photo]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Jaccard index of the photos of each label and each tag ``(C, C)``, and how many have both."""
-    shown = np.zeros((len(photos), count), dtype=np.int64)
-    tagged = np.zeros_like(shown)
+    """Jaccard index and overlap of the photos with each label and each tag, ``(C, C)`` each."""
+    in_mask = np.zeros((len(photos), count), dtype=np.int64)
+    tagged = np.zeros_like(in_mask)
     for row, photo in enumerate(photos):
-        shown[row, sorted(photo.shown)] = 1
+        in_mask[row, sorted(photo.in_mask)] = 1
         tagged[row, sorted(photo.tagged)] = 1
-    both = shown.T @ tagged
-    either = shown.sum(0)[:, None] + tagged.sum(0)[None, :] - both
+    both = in_mask.T @ tagged
+    either = in_mask.sum(0)[:, None] + tagged.sum(0)[None, :] - both
     return both / np.maximum(either, 1), both
 
 
-def _best_match(likeness: NDArray[np.float64]) -> dict[int, int]:
-    """The class that each label goes with best, no class twice; the own one where several do."""
-    pairs = [(int(label), int(other)) for label, other in np.argwhere(likeness > 0)]
-    pairs.sort(key=lambda pair: (-likeness[pair], pair[0] != pair[1], pair))
+def _best_match(similarity: NDArray[np.float64]) -> dict[int, int]:
+    """Best matching class of each label, one-to-one; ties go to the label's own class."""
+    pairs = [(int(label), int(other)) for label, other in np.argwhere(similarity > 0)]
+    pairs.sort(key=lambda pair: (-similarity[pair], pair[0] != pair[1], pair))
     match: dict[int, int] = {}
     taken: set[int] = set()
     for label, other in pairs:
@@ -136,49 +136,51 @@ def _best_match(likeness: NDArray[np.float64]) -> dict[int, int]:
 
 
 def _renumbering(classes: Sequence[str], photos: Sequence[_Photo], match: dict[int, int]) -> str:
-    """The remedy: another order of the classes where every tag has a label, else other masks."""
+    """The remedy: another class order if every tag has a label, else renumbered masks."""
     numbered = ", ".join(f"{label} = {name!r}" for label, name in enumerate(classes[:3], 1))
-    anew = f"write the masks with {BACKGROUND} = background, {numbered}"
-    anew += ", ..." if len(classes) > 3 else ""
+    renumber = f"write the masks with {BACKGROUND} = background, {numbered}"
+    renumber += ", ..." if len(classes) > 3 else ""
     tagged = frozenset[int]().union(*(photo.tagged for photo in photos))
     if not tagged <= set(match.values()):
-        return anew
+        return renumber
     left = [index for index in range(len(classes)) if index not in match.values()]
     order = [match[label] if label in match else left.pop(0) for label in range(len(classes))]
     names = ", ".join(classes[index] for index in order)
     return (
         f"list the classes in this order, in classes.txt or where the data set lists them: {names};"
-        f" or {anew}"
+        f" or {renumber}"
     )
 
 
-def _strangers(place: str, classes: Sequence[str], photos: Sequence[_Photo]) -> list[str]:
-    """An error if most masks show none of the classes that their photos are tagged with."""
+def _mismatch_errors(place: str, classes: Sequence[str], photos: Sequence[_Photo]) -> list[str]:
+    """An error if most masks contain none of the tagged classes."""
     tagged = [photo for photo in photos if photo.tagged]
-    strange = [photo for photo in tagged if not photo.tagged & photo.shown]
-    if len(strange) < 2 or 2 * len(strange) <= len(tagged):
+    wrong = [photo for photo in tagged if not photo.tagged & photo.in_mask]
+    if len(wrong) < 2 or 2 * len(wrong) <= len(tagged):
         return []
-    told = [
-        f"{photo.image_id} is tagged {_names(photo.tagged, classes)} and shows"
-        f" {_names(photo.shown, classes) or 'background alone'}"
-        for photo in strange[:3]
+    examples = [
+        f"{photo.image_id} is tagged {_names(photo.tagged, classes)}, but its mask contains"
+        f" {_names(photo.in_mask, classes) or 'only background'}"
+        for photo in wrong[:3]
     ]
     return [
-        f"{place}: {len(strange)} of {len(tagged)} masks show none of the classes that their photos"
-        f" are tagged with ({'; '.join(told)}); correct the tags, the order of the classes or the"
-        " masks, or move away masks that are of something else"
+        f"{place}: {len(wrong)} of {len(tagged)} masks contain none of the classes that their"
+        f" photos are tagged with ({'; '.join(examples)}); correct the tags, the class order or the"
+        " masks, or move away masks of other photos"
     ]
 
 
-def _never_shown(place: str, classes: Sequence[str], photos: Sequence[_Photo]) -> list[str]:
-    shown = frozenset[int]().union(*(photo.shown for photo in photos))
+def _missing_class_warnings(
+    place: str, classes: Sequence[str], photos: Sequence[_Photo]
+) -> list[str]:
+    in_masks = frozenset[int]().union(*(photo.in_mask for photo in photos))
     warnings = []
     for index, name in enumerate(classes):
         count = sum(index in photo.tagged for photo in photos)
-        if count and index not in shown:
+        if count and index not in in_masks:
             warnings.append(
-                f"{place}: no mask shows {name!r} (label {index + 1}), which {count} photos with"
-                " masks are tagged with, so its IoU says nothing; correct masks or tags"
+                f"{place}: no mask contains {name!r} (label {index + 1}), although {count} photos"
+                " with masks are tagged with it, so its IoU is meaningless; correct masks or tags"
             )
     return warnings
 
@@ -186,8 +188,8 @@ def _never_shown(place: str, classes: Sequence[str], photos: Sequence[_Photo]) -
 def _differences(place: str, classes: Sequence[str], photos: Sequence[_Photo]) -> list[str]:
     lines = []
     for text, parts in (
-        ("masks show classes that are not tagged", [(p, p.shown - p.tagged) for p in photos]),
-        ("masks lack classes that are tagged", [(p, p.tagged - p.shown) for p in photos]),
+        ("masks contain classes that are not tagged", [(p, p.in_mask - p.tagged) for p in photos]),
+        ("masks lack classes that are tagged", [(p, p.tagged - p.in_mask) for p in photos]),
     ):
         found = [f"{p.image_id} {_names(part, classes)}" for p, part in parts if part]
         if found:

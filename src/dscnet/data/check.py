@@ -1,4 +1,4 @@
-"""What is wrong with a data set, before hours are spent on it."""
+"""Validation of a data set before training."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from dscnet.data.tag_files import first_few
 from dscnet.data.tag_text import is_background, name_warnings
 from dscnet.types import IGNORE_INDEX, DataError, check_class_count
 
-# Values of 12 bits reach no more than this where 16 bits are scaled to 8.
+# Maximum of 12-bit values after scaling 16 bits to 8.
 _DARK = 16
-# What a run trains on and measures unless it is told otherwise.
+# The default splits for training and evaluation.
 _USUAL_SPLITS = ("train", "val")
 
 
 def check_path(path: str | Path, split: str | None = None) -> CheckReport:
-    """Open a data set and every file of it, and say what cannot be used.
+    """Open a data set with all its files, and report what cannot be used.
 
     Args:
         path: Folder, COCO instances file or YAML file.
-        split: Name of a split, or None for all photos; then the lists of the splits ``train`` and
-            ``val``, where there are any, are checked too.
+        split: Name of a split, or None for all photos; then the splits ``train`` and ``val``, if
+            they exist, are checked too.
 
     Raises:
         DataError: If the data set as a whole cannot be opened.
@@ -62,15 +62,15 @@ def check_path(path: str | Path, split: str | None = None) -> CheckReport:
 def check_dataset(
     photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
 ) -> CheckReport:
-    """Open every file of a data set and say what cannot be used.
+    """Open all files of a data set, and report what cannot be used.
 
-    Whatever is wrong with the folder as a whole (unknown class, tag without photo, ...) was
-    already raised by ``open_dataset``.
+    Errors of the data set as a whole (unknown class, tag without photo, ...) are raised by
+    ``open_dataset``.
 
     Args:
-        photo_set: The data set; the tags of photos whose tags are unknown are not checked.
-        min_size: Least height and width of a photo, pixels: the stride of the network's last map.
-        need_saliency: Whether a photo without saliency map is an error.
+        photo_set: The data set; unknown tags are not checked.
+        min_size: Minimum height and width of photos, pixels: the stride of the network.
+        need_saliency: Whether a missing saliency map is an error.
     """
     report = _check_files(photo_set, min_size=min_size, need_saliency=need_saliency)
     compare_masks(photo_set, report)
@@ -80,10 +80,10 @@ def check_dataset(
 def _check_files(
     photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
 ) -> CheckReport:
-    """Open every file, and look at classes and tags; masks are not compared with tags."""
+    """Check all files, classes and tags, without comparing masks with tags."""
     report = CheckReport()
     if not photo_set.samples:
-        report.errors.append(f"{photo_set.name}: there is no photo; add some")
+        report.errors.append(f"{photo_set.name}: there are no photos; add some")
         return report
     report.errors += _class_errors(photo_set)
     sizes = []
@@ -121,8 +121,8 @@ def _check_files(
     report.warnings += _value_warnings(photo_set.name, brightest)
     if black:
         report.warnings.append(
-            f"{len(black)} tagged photos have an all-black saliency map, which says that nothing "
-            f"stands out: {first_few(black)}; make those maps again if that is wrong"
+            f"{len(black)} tagged photos have an all-black saliency map, without any salient "
+            f"object: {first_few(black)}; recompute those maps if that is wrong"
         )
     report.info += _summary(photo_set, sizes)
     _check_tags(photo_set, report)
@@ -135,12 +135,12 @@ def _check_files(
 def _open_splits(
     path: str | Path, splits: Sequence[str], whole: PhotoSet, report: CheckReport
 ) -> dict[str, PhotoSet]:
-    """Open the usual splits, and add what is wrong with them alone."""
+    """Open the default splits, and report what is wrong with them."""
     if splits and "train" not in splits:
         report.warnings.append(
             f"{whole.name}: there is no split 'train' (its splits are {', '.join(splits)}); add "
-            f"train.txt with one image id a line to {split_home(Path(path))}, or name another by "
-            "--train_split"
+            f"train.txt with one image id per line to {split_home(Path(path))}, or choose another "
+            "with --train_split"
         )
     report.info += missing_split_notes(whole.name, "val", splits)
     parts = {}
@@ -150,26 +150,26 @@ def _open_splits(
         except DataError as error:
             report.errors.append(str(error))
     if train := parts.get("train"):
-        told = _carried_by_none(whole)
-        absent = [name for name in _carried_by_none(train) if name not in told]
+        reported = _untagged_classes(whole)
+        absent = [name for name in _untagged_classes(train) if name not in reported]
         _check_absent(train, absent, report)
     return parts
 
 
 def _class_errors(photo_set: PhotoSet) -> list[str]:
-    """What is wrong with classes that no reader of ours has listed."""
+    """Errors in class names of data sets that were not read by ``open_dataset``."""
     errors = []
     try:
         check_class_count(photo_set.num_classes, photo_set.name)
     except DataError as error:
         errors.append(str(error))
     if names := [name for name in photo_set.classes if is_background(name)]:
-        errors.append(f"{photo_set.name}: {names[0]!r} is no class but the background; remove it")
+        errors.append(f"{photo_set.name}: {names[0]!r} is the background, not a class; remove it")
     return errors
 
 
 def _digest(image: Tensor) -> bytes | None:
-    """The same for photos of the same pixels, however they are stored; None for a single colour."""
+    """Digest of the pixels, independent of the file format; None for a single colour."""
     if (image == image[:, :1, :1]).all():
         return None
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
@@ -189,7 +189,7 @@ def _size_errors(sample: Sample, size: tuple[int, int], min_size: int) -> list[s
 def _check_mask(
     sample: Sample, size: tuple[int, int], num_classes: int
 ) -> tuple[list[str], frozenset[int] | None]:
-    """What is wrong with a photo's mask, and its labels."""
+    """Errors in a photo's mask, and its labels."""
     if sample.mask_path is None:
         return [], None
     try:
@@ -198,10 +198,10 @@ def _check_mask(
         return [str(error)], None
     errors = _shape_errors(sample, str(sample.mask_path), tuple(mask.shape), size)
     labels = torch.unique(mask).tolist()
-    strange = [str(label) for label in labels if num_classes < label != IGNORE_INDEX]
-    if strange:
+    invalid = [str(label) for label in labels if num_classes < label != IGNORE_INDEX]
+    if invalid:
         errors.append(
-            f"{sample.mask_path}: has labels {first_few(strange)}, but {num_classes} classes have "
+            f"{sample.mask_path}: has labels {first_few(invalid)}, but {num_classes} classes have "
             f"labels up to {num_classes} ({IGNORE_INDEX} = ignore); correct the mask or the classes"
         )
     return errors, frozenset(labels)
@@ -210,11 +210,11 @@ def _check_mask(
 def _check_saliency(
     sample: Sample, size: tuple[int, int], needed: bool
 ) -> tuple[list[str], float | None]:
-    """What is wrong with a photo's saliency map, and its largest value in [0, 1]."""
+    """Errors in a photo's saliency map, and its maximum in [0, 1]."""
     if sample.saliency_path is None:
         missing = (
             f"{sample.image_path}: has no saliency map; add {sample.image_id}.png to the folder "
-            "saliency/ of the data set, or do without maps (saliency: from_cam)"
+            "saliency/ of the data set, or use none (saliency: from_cam)"
         )
         return [missing] if needed else [], None
     try:
@@ -226,27 +226,27 @@ def _check_saliency(
 
 
 def _reading_warnings(losses: Mapping[str, list[str]], dark: Sequence[str]) -> list[str]:
-    """Warnings of what is not read of photos, by its kind, and of photos that come out black."""
+    """Warnings about ignored content of photos, by kind, and about nearly black photos."""
     warnings = [
         f"{len(ids)} photos hold {loss}, which are not read: {first_few(ids)}; {LOSSES[loss]}"
         for loss, ids in losses.items()
     ]
     if dark:
         warnings.append(
-            f"{len(dark)} 16-bit photos are nearly black, for their values use 12 bits or fewer: "
+            f"{len(dark)} 16-bit photos are nearly black, as their values use 12 bits or fewer: "
             f"{first_few(dark)}; save them with 8 bits, the brightest value at 255"
         )
     return warnings
 
 
 def _value_warnings(name: str, brightest: Sequence[float]) -> list[str]:
-    """A warning of saliency maps whose values seem to be scaled otherwise."""
+    """A warning if saliency maps do not seem to be scaled to 0..255."""
     warnings = []
     # A map of 8 bits has steps of 1/255.
     if brightest and 0 < max(brightest) < 1.5 / 255:
         warnings.append(
-            f"{name}: no saliency map has a value above 1; expected 0..255, 255 for what stands "
-            "out most; multiply 0/1 maps by 255"
+            f"{name}: no saliency map has a value above 1; expected 0..255, 255 = most salient; "
+            "multiply 0/1 maps by 255"
         )
     return warnings
 
@@ -269,40 +269,40 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
     counts = [sum(index in tags for tags in tagged) for index in range(photo_set.num_classes)]
     trains = photo_set.split is None or photo_set.split.startswith("train")
     if trains:
-        _check_absent(photo_set, _carried_by_none(photo_set), report)
+        _check_absent(photo_set, _untagged_classes(photo_set), report)
     for name, count in zip(photo_set.classes, counts, strict=True):
         if count == len(tagged) and trains:
             report.warnings.append(
-                f"every photo carries {name!r}, so nothing tells it from the rest; add photos "
+                f"every photo is tagged {name!r}, so it cannot be told from the rest; add photos "
                 "without it"
             )
     report.warnings += name_warnings(photo_set.classes)
     if trains:
-        report.warnings += _never_alone(photo_set.classes, tagged)
+        report.warnings += _cooccurrence_warnings(photo_set.classes, tagged)
     pairs = zip(photo_set.classes, counts, strict=True)
     report.info.append("photos per class: " + ", ".join(f"{name} {count}" for name, count in pairs))
 
 
-def _carried_by_none(photo_set: PhotoSet) -> list[str]:
+def _untagged_classes(photo_set: PhotoSet) -> list[str]:
     present = {index for sample in photo_set.samples for index in sample.tags or ()}
     return [name for index, name in enumerate(photo_set.classes) if index not in present]
 
 
 def _check_absent(photo_set: PhotoSet, names: Sequence[str], report: CheckReport) -> None:
-    """Add that classes are carried by no photo to train on; they keep their labels in masks."""
+    """Report classes without training photos; they keep their labels in masks."""
     place = place_of(photo_set)
     if names and len(names) == photo_set.num_classes:
-        report.errors.append(f"{place}: no photo carries a class; tag some")
+        report.errors.append(f"{place}: no photo has a tag; tag some")
     elif names and photo_set.split is not None:
         report.warnings.append(
-            f"{place}: no photo carries {first_few([repr(name) for name in names])}, so nothing is"
-            " learned of it; tag some, or leave it out of the classes: in classes.txt, which may"
-            " be added, or where the data set lists them"
+            f"{place}: no photo is tagged {first_few([repr(name) for name in names])}, so it cannot"
+            " be learned; tag some, or remove it from the classes: in classes.txt, which may be"
+            " added, or where the data set lists them"
         )
 
 
-def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:
-    """A warning for each class whose photos all show another class too, which not all photos do."""
+def _cooccurrence_warnings(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:
+    """A warning for each class that only occurs together with another one."""
     warnings = []
     for index, name in enumerate(classes):
         photos = [set(tags) for tags in tagged if index in tags]
@@ -311,8 +311,8 @@ def _never_alone(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> l
         if others:
             listed = " and ".join(repr(classes[other]) for other in others)
             warnings.append(
-                f"every photo of {name!r} shows {listed} too, so tags do not tell where one ends "
-                f"and the other begins; add photos of {name!r} without, or make them one class"
+                f"every photo of {name!r} is also tagged {listed}, so tags cannot separate them; "
+                f"add photos of {name!r} only, or merge them into one class"
             )
     return warnings
 

@@ -1,4 +1,4 @@
-"""What a check of a data set found."""
+"""Findings of a data set check."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class PhotoFacts:
-    """What is compared of a photo after its files are closed.
+    """Facts about a photo for comparisons between photos.
 
     Attributes:
-        pixels: A digest of the photo's size and pixels; None if all have one colour, as empty
-            frames have.
-        labels: The values of its mask, each once; None without a mask that can be read.
+        pixels: Digest of the photo's size and pixels; None for a single colour, such as empty
+            frames.
+        labels: The distinct values of its mask; None without a readable mask.
     """
 
     pixels: bytes | None
@@ -26,9 +26,9 @@ class CheckReport:
     """Findings about a data set.
 
     Attributes:
-        errors: What must be mended before training; each names the place and the remedy.
-        warnings: What will probably spoil the result.
-        info: Counts and conversions, worth a glance.
+        errors: Must be fixed before training; each has the location and the remedy.
+        warnings: Likely to hurt the result.
+        info: Counts and conversions.
         facts: By image id, for comparisons between photos.
     """
 
@@ -39,11 +39,11 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing has to be mended."""
+        """Whether there are no errors."""
         return not self.errors
 
     def add(self, other: CheckReport) -> None:
-        """Take over the findings of another part of the same data set, each line once."""
+        """Merge the findings of another part of the same data set, without duplicates."""
         for own, more in (
             (self.errors, other.errors),
             (self.warnings, other.warnings),
@@ -53,7 +53,7 @@ class CheckReport:
         self.facts |= other.facts
 
     def text(self) -> str:
-        """Give the findings as lines to print, the first twenty of each kind."""
+        """Format the findings for printing, the first twenty of each kind."""
         lines = []
         for kind, found in (("error", self.errors), ("warning", self.warnings), ("", self.info)):
             prefix = f"{kind}: " if kind else ""

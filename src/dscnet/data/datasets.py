@@ -1,4 +1,4 @@
-"""Photos with image-level tags: one record per photo, whatever the files look like."""
+"""Data sets of photos with image-level tags, independent of the file format."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from dscnet.types import DataError
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo and what is known of it.
+    """One photo with its tags and files.
 
     Attributes:
-        image_id: Unique name that can be a file name.
+        image_id: Unique name, valid as a file name.
         image_path: The photo.
         tags: Sorted 0-based foreground classes; ``()`` for a negative photo, None if unknown.
         mask_path: Pixel labels, for evaluation; None if there are none.
@@ -56,14 +56,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos that belong together, and the names of their classes.
+    """A set of photos and their class names.
 
     Attributes:
         name: Name of the data set.
         classes: Foreground class names; class ``c`` has label ``c + 1``.
-        samples: The photos, in the order of the split file or else sorted by id.
-        notes: Things the user should know, such as which photos are negatives.
-        split: Name of the split, or None for all photos, as of a data set without splits.
+        samples: The photos, in the order of the split file, else sorted by id.
+        notes: Notes for the user, such as which photos are negatives.
+        split: Name of the split, or None for all photos.
     """
 
     name: str
@@ -84,22 +84,22 @@ class PhotoSet:
 
 
 def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
-    """Read what a data set holds; no photo is opened.
+    """Open a data set; photos are not read.
 
-    Known layouts: the VOC folders; ``images/`` beside ``tags.csv`` (``.json``, ``.jsonl``); one
-    sub-folder per class (``background``, ``negatives`` or ``none`` for photos of none); a COCO
-    instances file beside its photos; a YAML file naming the parts; those of ``register_format``.
-    Without a list of classes, the sorted tags are the classes. A photo that no tag entry names is a
-    negative, which a note says.
+    Supported layouts: VOC folders; ``images/`` with ``tags.csv`` (``.json``, ``.jsonl``); one
+    subfolder per class (``background``, ``negatives`` or ``none`` for photos without a class); a
+    COCO instances file with its photos; a YAML file naming the parts; formats registered by
+    ``register_format``. Without a class list, the sorted tags are the classes. Photos without a tag
+    entry count as negatives, with a note.
 
     Args:
         path: Folder, COCO instances file or YAML file.
-        split: Name of a split, or None for all photos. A data set without splits gives all its
-            photos for ``"train"``.
+        split: Name of a split, or None for all photos. For a data set without splits,
+            ``"train"`` means all photos.
 
     Raises:
-        DataError: If the layout is unknown, the set is empty, a tag has no photo or is no class,
-            ids are repeated, or the split or one of its photos is missing.
+        DataError: If the layout is unknown, the set is empty, a tag has no photo or is not a class,
+            ids are not unique, or the split or one of its photos is missing.
     """
     layout = find_layout(Path(path))
     if not layout.photos:
@@ -130,12 +130,12 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
 
 
 def place_of(photo_set: PhotoSet) -> str:
-    """Name a data set and, if it is one, the split of it, for messages."""
+    """Name of a data set and its split, if any, for messages."""
     return photo_set.name + (f", split {photo_set.split}" if photo_set.split else "")
 
 
 def available_splits(path: str | Path) -> tuple[str, ...]:
-    """Give the names of a data set's splits, sorted; empty if it has none.
+    """Names of a data set's splits, sorted; empty if there are none.
 
     Raises:
         DataError: If the layout is unknown.
@@ -144,26 +144,26 @@ def available_splits(path: str | Path) -> tuple[str, ...]:
 
 
 def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSet:
-    """Collect photos whose tags are unknown, from folders and their sub-folders or single files.
+    """Collect untagged photos from folders, including subfolders, or single files.
 
-    A photo in a sub-folder has the folder's name in its id: ``trip/a.jpg`` is ``trip__a``. Of a
-    data set, its masks and saliency maps are none of them. Linked folders are searched too, each
-    once; notes say what was left out.
+    The id of a photo in a subfolder includes the folder: ``trip/a.jpg`` is ``trip__a``. Masks and
+    saliency maps of a data set are excluded. Linked folders are searched once each; notes list what
+    was skipped.
 
     Args:
         places: Folders or photos.
-        apart_from: Folders whose pictures are none of these photos, such as masks made of them;
-            of no effect on a place that lies in one.
+        apart_from: Folders to exclude, such as masks made of these photos; no effect on places
+            inside one.
 
     Raises:
-        DataError: If a place holds no photo or is none, or two photos have the same id.
+        DataError: If a place contains no photo or is none, or two photos have the same id.
     """
     roots = [Path(place) for place in places]
     own = {folder.resolve() for folder in apart_from}
     beside = [root / name for root in roots for name in MAP_FOLDERS if (root / name).is_dir()]
     maps = [folder for folder in beside if folder.resolve() not in own]
     left_out = (*apart_from, *maps)
-    notes = [f"{folder} is left out: maps, by its name, not photos" for folder in maps]
+    notes = [f"{folder} is skipped: maps, not photos, because of its name" for folder in maps]
     photos = photos_by_id(pair for root in roots for pair in _photos_at(root, left_out, notes))
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
     notes += ending_notes([root for root in roots if root.is_dir()], left_out)
@@ -171,65 +171,65 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
 
 
 def some_samples(samples: Sequence[Sample], count: int = 200) -> Sequence[Sample]:
-    """At most ``count`` of the photos, evenly spread, where all would take long to look at."""
+    """At most ``count`` evenly spaced photos, where using all would be slow."""
     return samples[:: math.ceil(len(samples) / count)]
 
 
-def keep_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:
-    """Refuse to write files that would replace photos.
+def refuse_overwriting_photos(samples: Sequence[Sample], targets: Iterable[Path]) -> None:
+    """Reject output files that would overwrite photos.
 
     Args:
         samples: The photos.
-        targets: Files that are going to be written.
+        targets: Files to write.
 
     Raises:
         DataError: If a target is one of the photos.
     """
-    # Unlike Path.resolve, it bears links that lead to themselves.
+    # Unlike Path.resolve, realpath tolerates cyclic links.
     photos = {os.path.realpath(sample.image_path) for sample in samples}
     lost = [target for target in targets if os.path.realpath(target) in photos]
     if lost:
         raise DataError(
-            f"{lost[0]}: expected a file to write, found one of the photos, which it would"
-            f" replace ({len(lost)} such); name another --out"
+            f"{lost[0]}: expected a file to write, found one of the photos, which would be"
+            f" overwritten ({len(lost)} in total); choose another --out"
         )
 
 
-def unwritten(sample: Sample, error: OSError) -> str:
-    """Say of a photo that what was made of it could not be written.
+def write_failure(sample: Sample, error: OSError) -> str:
+    """Error message for output of a photo that could not be written.
 
     Raises:
-        OSError: The error, if the disk is the trouble, which no other photo would escape.
+        OSError: The error itself if the disk is the cause, as it would affect all photos.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
         raise error
     return (
-        f"{sample.image_path}: what was made of it cannot be written ({error.strerror or error});"
-        " shorten its name and those of its folders, or name another --out"
+        f"{sample.image_path}: its output cannot be written ({error.strerror or error}); shorten"
+        " its name and those of its folders, or choose another --out"
     )
 
 
 def _photos_at(
     root: Path, apart_from: Sequence[Path], notes: list[str]
 ) -> Iterator[tuple[str, Path]]:
-    """Ids and photos of a place; what was left out of it is added to the notes."""
+    """Ids and photos of a place; skipped files are added to the notes."""
     endings = ", ".join(IMAGE_SUFFIXES)
     if root.is_file():
         if not is_photo(root):
             raise DataError(
-                f"{root}: is no photo; name a folder of photos or a file ending in {endings}"
+                f"{root}: is not a photo; give a folder of photos or a file ending in {endings}"
             )
         yield root.stem, root
         return
     if not root.is_dir():
         raise DataError(f"{root}: no such folder or photo; check the path")
     found = find_files(root, is_photo, apart_from)
-    told = left_out_notes(found.left_out, root)
+    skipped = left_out_notes(found.left_out, root)
     if not found.files:
         raise DataError(
-            "; ".join([f"{root}: no photo found; photos are files ending in {endings}", *told])
+            "; ".join([f"{root}: no photo found; photos are files ending in {endings}", *skipped])
         )
-    notes += told
+    notes += skipped
     for path in found.files:
         yield join_id(*path.relative_to(root).with_suffix("").parts), path
 
@@ -237,7 +237,7 @@ def _photos_at(
 def _classes_from(entries: Sequence[TagEntry], layout: Layout) -> tuple[str, ...]:
     names = {name for entry in entries for name in entry.names}
     if not names:
-        raise DataError(f"{layout.name}: no photo carries a tag; tag the photos first")
+        raise DataError(f"{layout.name}: no photo has a tag; tag the photos first")
     if names <= set(layout.usual_classes):
         return layout.usual_classes
     return clean_classes(ordered_classes(names), layout.name)
@@ -261,7 +261,7 @@ def _entries_by_photo(entries: Sequence[TagEntry], layout: Layout) -> dict[str, 
         raise DataError(
             f"{missing[0].where}: tags without a photo for "
             f"{first_few([entry.image_id for entry in missing])}; add the photos to "
-            f"{_photo_folder(layout)} (files ending in {', '.join(IMAGE_SUFFIXES)}; sub-folders "
+            f"{_photo_folder(layout)} (files ending in {', '.join(IMAGE_SUFFIXES)}; subfolders "
             "are not searched) or remove their tags"
         )
     return found
@@ -278,8 +278,8 @@ def _ids_of_split(layout: Layout, split: str | None, data_set: Path) -> list[str
     if split not in layout.splits:
         has = f"its splits are {', '.join(sorted(layout.splits))}" if layout.splits else "no splits"
         raise DataError(
-            f"{layout.name}: there is no split {split!r} ({has}); name another or add it to "
-            f"{split_home(data_set)}: {split}.txt with one image id a line"
+            f"{layout.name}: there is no split {split!r} ({has}); choose another or add it to "
+            f"{split_home(data_set)}: {split}.txt with one image id per line"
         )
     path = layout.splits[split]
     lines: dict[str, int] = {}
@@ -295,12 +295,12 @@ def _ids_of_split(layout: Layout, split: str | None, data_set: Path) -> list[str
             )
         if image_id in lines:
             raise DataError(
-                f"{path}, line {number}: photo {image_id!r} is in line {lines[image_id]} already; "
+                f"{path}, line {number}: photo {image_id!r} is already in line {lines[image_id]}; "
                 "remove one"
             )
         lines[image_id] = number
     if not lines:
-        raise DataError(f"{path}: names no photo; write one image id a line")
+        raise DataError(f"{path}: lists no photo; write one image id per line")
     return list(lines)
 
 
@@ -313,7 +313,7 @@ def _notes(samples: Sequence[Sample], classes: Sequence[str], untagged: Sequence
     without = set(untagged)
     negatives = [s.image_id for s in samples if not s.tags and s.image_id not in without]
     if negatives:
-        notes.append(f"{len(negatives)} photos carry no tag (negatives): {first_few(negatives)}")
+        notes.append(f"{len(negatives)} photos have no tag (negatives): {first_few(negatives)}")
     if untagged:
         notes.append(
             f"{len(untagged)} photos have no tag entry and count as negatives: "
@@ -322,5 +322,5 @@ def _notes(samples: Sequence[Sample], classes: Sequence[str], untagged: Sequence
     present = {index for sample in samples for index in sample.tags or ()}
     absent = [name for index, name in enumerate(classes) if index not in present]
     if absent:
-        notes.append(f"no photo carries {first_few(absent, 10)}")
+        notes.append(f"no photo is tagged {first_few(absent, 10)}")
     return notes

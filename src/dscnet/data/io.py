@@ -1,4 +1,4 @@
-"""Photos and masks from disk as tensors, with messages that say what to do about a bad file."""
+"""Reads photos, masks and saliency maps as tensors, with helpful error messages."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 262, 277, 338
 _PAGES = "pages after the first"
 _BANDS = "bands beside those of the colours"
 LOSSES = {
-    _PAGES: "save each page that is a photo of its own as a file of its own",
-    _BANDS: "if others than the first three show the objects, save those three as RGB",
+    _PAGES: "save each page that is a separate photo as a separate file",
+    _BANDS: "if bands other than the first three show the objects, save those three as RGB",
 }
-"""What is not read of a photo, and what to do about it."""
+"""Content of a photo that is ignored, and what to do about it."""
 
 
 def read_image(path: str | Path, long_side: int | None = None) -> Tensor:
-    """Read a photo as RGB, turned upright by its EXIF orientation.
+    """Read a photo as RGB, rotated by its EXIF orientation.
 
-    Grey, palette and CMYK photos are converted; transparency is laid over white; 16 bits are scaled
-    to 8. Of several pages the first is read, of more than three bands those of the colours.
+    Grey, palette and CMYK photos are converted; transparency is composited over white; 16 bits are
+    scaled to 8. Only the first page and the colour bands are read.
 
     Args:
         path: The file.
-        long_side: A photo whose longer side has more pixels is reduced to this while it is read,
-            which takes a fraction of the time and memory; None = never.
+        long_side: Photos with a longer side are reduced to this while reading, which saves time and
+            memory; None = never.
 
     Returns:
         uint8 ``(3, H, W)``.
 
     Raises:
-        DataError: If the file is missing, damaged, too large to be safe, of floating-point type or
-            of colours that are not converted.
+        DataError: If the file is missing, damaged, too large, or in an unsupported pixel format.
     """
     path = Path(path)
     with opened(path) as image:
@@ -56,7 +55,7 @@ def read_image(path: str | Path, long_side: int | None = None) -> Tensor:
         target = None
         if long_side is not None and max(image.size) > long_side:
             target = with_long_side(image_size(path), long_side)
-            # The decoder of JPEG reduces by 2, 4 or 8; what it leaves is twice as large as needed.
+            # The JPEG decoder reduces by 2, 4 or 8; leave at least twice the target size.
             image.draft(None, with_long_side(image.size, 2 * long_side))
         transparent = _is_transparent(image)
         inverted = image.mode in _SIXTEEN_BIT and _tag(image, _PHOTOMETRIC, 1) == 0
@@ -67,10 +66,10 @@ def read_image(path: str | Path, long_side: int | None = None) -> Tensor:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read ``(H, W)`` of a photo as ``read_image`` will give it, from the header alone.
+    """Read ``(H, W)`` of a photo as returned by ``read_image``, from the header only.
 
     Raises:
-        DataError: If the file is missing or no image.
+        DataError: If the file is missing or not an image.
     """
     with opened(Path(path)) as image:
         width, height = _stored_size(image)
@@ -79,12 +78,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def photo_traits(path: str | Path) -> tuple[str, ...]:
-    """Say what ``read_image`` will have to convert; mostly nothing.
+    """List what ``read_image`` will convert; usually nothing.
 
-    The header tells, but for alpha, whose values are looked at.
+    Based on the header, except for alpha, whose values are checked.
 
     Raises:
-        DataError: If the file is missing or no image.
+        DataError: If the file is missing or not an image.
     """
     with opened(Path(path)) as image:
         traits = {
@@ -98,14 +97,14 @@ def photo_traits(path: str | Path) -> tuple[str, ...]:
 
 
 def photo_losses(path: str | Path) -> tuple[str, ...]:
-    """Say which keys of :data:`LOSSES` a photo holds that ``read_image`` does not; mostly none.
+    """List the keys of :data:`LOSSES` that ``read_image`` will ignore; usually none.
 
     Raises:
-        DataError: If the file is missing or no image.
+        DataError: If the file is missing or not an image.
     """
     with opened(Path(path)) as image:
         losses = {
-            # Phones and cameras keep previews and depth beside the photo as an MPO.
+            # Phones and cameras store previews and depth maps with the photo as an MPO.
             _PAGES: getattr(image, "n_frames", 1) > 1 and image.format not in ("JPEG", "MPO"),
             _BANDS: _num_bands(image) > _num_colours(image) + _is_transparent(image),
         }
@@ -113,26 +112,26 @@ def photo_losses(path: str | Path) -> tuple[str, ...]:
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """Read labels from a palette or grey PNG; see :func:`dscnet.files.label_images.read_labels`.
+    """Read labels from a palette or grey PNG, see :func:`dscnet.files.label_images.read_labels`.
 
     Returns:
         uint8 ``(H, W)``, 0 = background, 255 = ignore.
 
     Raises:
-        DataError: If the file is missing, damaged or anything else, such as a picture in colours or
-            a JPEG, whose values are no labels.
+        DataError: If the file is missing, damaged or another format, such as a colour image or a
+            JPEG, whose values are not labels.
     """
     return torch.from_numpy(read_labels(Path(path)))
 
 
 def read_saliency(path: str | Path) -> Tensor:
-    """Read a saliency map from a grey PNG of up to 8 bits; the largest number of its depth is 1.
+    """Read a saliency map from a grey PNG of up to 8 bits, scaled to [0, 1].
 
     Returns:
         float32 ``(1, H, W)`` in [0, 1].
 
     Raises:
-        DataError: If the file is missing, damaged or anything else.
+        DataError: If the file is missing, damaged or another format.
     """
     plane, highest = read_plane(Path(path), "saliency")
     return torch.from_numpy(plane.astype(np.float32))[None] / highest
@@ -142,7 +141,7 @@ def _to_rgb(image: Image.Image, transparent: bool, inverted: bool) -> Image.Imag
     if image.mode in _SIXTEEN_BIT:
         image = _eight_bits(image, inverted)
     elif transparent:
-        # Grey with colours multiplied by alpha has no other way to RGBA.
+        # Premultiplied grey converts to RGBA only via LA.
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
@@ -150,7 +149,7 @@ def _to_rgb(image: Image.Image, transparent: bool, inverted: bool) -> Image.Imag
 
 
 def _eight_bits(image: Image.Image, inverted: bool) -> Image.Image:
-    """Scale 16-bit grey, unless its values are those of 8 bits; ``inverted``: 0 is white."""
+    """Scale 16-bit grey to 8 bits, unless its values already are; ``inverted``: 0 is white."""
     values = np.asarray(image).astype(np.float32)
     if inverted:
         values = (2**16 - 1) - values
@@ -160,11 +159,10 @@ def _eight_bits(image: Image.Image, inverted: bool) -> Image.Image:
 
 
 def _is_transparent(image: ImageFile.ImageFile) -> bool:
-    """Whether a photo has an alpha band, or a colour, that says where it is transparent.
+    """Whether a photo has an alpha channel or a transparent colour.
 
-    Alpha of nothing but zeros would leave nothing to see: it is a band that nobody filled. The
-    fourth band of a TIFF is often another channel, such as near infrared, and many programs
-    declare it alpha or nothing. True alpha is mostly opaque or nothing, with soft edges between.
+    All-zero alpha is an unused band. The fourth band of a TIFF is often another channel, such as
+    near infrared, declared as alpha or not at all; real alpha is mostly 0 or 255, with soft edges.
     """
     if image.mode not in _WITH_ALPHA:
         return "transparency" in image.info
@@ -185,15 +183,15 @@ def _num_bands(image: ImageFile.ImageFile) -> int:
 
 
 def _tag(image: ImageFile.ImageFile, tag: int, otherwise: int) -> int:
-    """The first number of a TIFF's tag; ``otherwise`` if there is none."""
+    """First value of a TIFF tag; ``otherwise`` if there is none."""
     value = image.tag_v2.get(tag, otherwise) if isinstance(image, TiffImageFile) else otherwise
     return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as the file stores them, before its orientation turns them."""
+    """Width and height as stored, before rotation by the orientation tag."""
     if isinstance(image, TiffImageFile):
-        # Some versions of Pillow give the size of a TIFF as it is when turned, others do not.
+        # Some Pillow versions return the size of a TIFF after rotation, others before.
         tags = image.tag_v2
         return int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
     return image.size

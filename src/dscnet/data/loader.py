@@ -1,4 +1,4 @@
-"""Batches whose content depends on the seed and the epoch, never on the number of workers."""
+"""Reproducible batches: they depend on seed and epoch, not on the number of workers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dscnet.types import IGNORE_INDEX, Batch, DataError
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 CACHE_BYTES = 1 << 30
-"""Decoded photos and maps that a data set keeps by default, in each worker."""
+"""Default cache size for decoded photos and maps, bytes per worker."""
 
 Planes = tuple[Tensor, Tensor | None, Tensor | None]
-"""A photo, its labels and its saliency map."""
+"""A photo, its mask and its saliency map."""
 
 
 class Item(NamedTuple):
@@ -38,23 +38,23 @@ class Item(NamedTuple):
 
 
 class PhotoDataset(Dataset[Item]):
-    """Photos of a set, read and transformed on demand.
+    """Photos of a data set, read and transformed on demand.
 
     Args:
-        photo_set: The photos. Unknown tags count as no tag.
+        photo_set: The photos. Unknown tags are treated as no tags.
         transform: Maps a uint8 photo ``(3, H, W)`` and mask ``(H, W)`` or None to network input.
-            With saliency maps its method ``joint`` takes and gives those too.
-        mask_dir: Folder of label maps ``<image id>.png`` to learn from.
-        use_masks: Take the data set's own masks instead; for evaluation.
-        saliency_dir: Folder of saliency maps ``<image id>.png`` to learn from.
-        long_side: Photos whose longer side has more pixels are reduced to this, maps with them; the
-            ``read_side`` of a transform says what it needs. None = never.
-        cache_bytes: Decoded photos are kept in memory up to this bound, in each worker; 0 = none.
+            With saliency maps its method ``joint`` is used, which also transforms those.
+        mask_dir: Folder of training masks ``<image id>.png``.
+        use_masks: Use the data set's own masks instead; for evaluation.
+        saliency_dir: Folder of training saliency maps ``<image id>.png``.
+        long_side: Photos with a longer side, and their maps, are reduced to this; see ``read_side``
+            of the transforms. None = never.
+        cache_bytes: Maximum size of decoded photos kept in memory, per worker; 0 = no cache.
 
     Raises:
-        ValueError: If both sources of masks are asked for, or saliency maps of a transform that
-            cannot take them.
-        DataError: If a photo has no mask or no saliency map there.
+        ValueError: If both sources of masks are given, or saliency maps with a transform that does
+            not support them.
+        DataError: If a mask or saliency map is missing.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class PhotoDataset(Dataset[Item]):
         """Read and transform one photo.
 
         Args:
-            key: Index, or index and seed. With a seed the transform's random numbers depend on
-                it alone and torch's global generator is left as it was.
+            key: Index, or index and seed. With a seed, the transform is seeded by it, and the
+                state of torch's global generator is preserved.
 
         Raises:
-            DataError: If a file cannot be used, or photo and mask or saliency map differ in size.
+            DataError: If a file cannot be used, or sizes differ.
         """
         index, seed = (key, None) if isinstance(key, int) else key
         sample = self.photo_set.samples[index]
@@ -102,7 +102,7 @@ class PhotoDataset(Dataset[Item]):
             image, mask, saliency = self._transform(*planes)
         else:
             with torch.random.fork_rng(devices=[]):
-                # torch.manual_seed would reseed the accelerator too.
+                # torch.manual_seed would also reseed the accelerator.
                 torch.default_generator.manual_seed(seed)
                 image, mask, saliency = self._transform(*planes)
         tags = torch.zeros(self.photo_set.num_classes)
@@ -142,7 +142,7 @@ class PhotoDataset(Dataset[Item]):
             raise DataError(
                 f"{path} has {tuple(saliency.shape[1:])} rows and columns, but its photo "
                 f"{self.photo_set.samples[index].image_path} has {size}; "
-                "make the saliency map again at the photo's size"
+                "recreate the saliency map at the photo's size"
             )
         return saliency
 
@@ -155,13 +155,13 @@ class PhotoDataset(Dataset[Item]):
             raise DataError(
                 f"{path} has {tuple(mask.shape)} rows and columns, but its photo "
                 f"{self.photo_set.samples[index].image_path} has {size}; "
-                "make the mask again at the photo's size"
+                "recreate the mask at the photo's size"
             )
         num_classes = self.photo_set.num_classes
-        strange = mask[(mask > num_classes) & (mask != IGNORE_INDEX)]
-        if strange.numel():
+        invalid = mask[(mask > num_classes) & (mask != IGNORE_INDEX)]
+        if invalid.numel():
             raise DataError(
-                f"{path}: has label {int(strange[0])}, but {num_classes} classes have labels up "
+                f"{path}: has label {int(invalid[0])}, but {num_classes} classes have labels up "
                 f"to {num_classes} ({IGNORE_INDEX} = ignore); correct the mask or the classes"
             )
         return mask
@@ -170,8 +170,8 @@ class PhotoDataset(Dataset[Item]):
 class SeededSampler(Sampler[tuple[int, int]]):
     """Photo indices, each with a seed for its augmentation.
 
-    Order and seeds are a function of ``seed`` and the epoch alone, so a run that is resumed with
-    ``set_epoch`` sees what an uninterrupted one would.
+    Order and seeds depend only on ``seed`` and the epoch, so a run resumed with ``set_epoch`` gets
+    the same data as an uninterrupted one.
 
     Args:
         length: Number of photos.
@@ -191,7 +191,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, that the next iteration belongs to."""
+        """Set the epoch, from 0, of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(index, seed)`` for every photo once."""
+        """Yield ``(index, seed)`` once per photo."""
         rng = np.random.default_rng((self.seed, self.epoch))
         seeds = rng.integers(2**62, size=self.length).tolist()
         order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
@@ -207,10 +207,10 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Join photos of one size into a batch.
+    """Collate photos of the same size into a batch.
 
     Raises:
-        ValueError: If there is no photo, sizes differ, or only some photos have masks or saliency
+        ValueError: If there are no photos, sizes differ, or only some photos have masks or saliency
             maps.
     """
     sizes = {tuple(item.image.shape[1:]) for item in items}
@@ -240,15 +240,15 @@ def make_loader(
     num_workers: int = 0,
     drop_last: bool = False,
 ) -> DataLoader[Batch]:
-    """Load batches reproducibly; ``loader.sampler`` is a ``SeededSampler`` to set the epoch on.
+    """Create a reproducible loader; ``loader.sampler`` is a ``SeededSampler``.
 
     Args:
         dataset: The photos.
-        batch_size: Photos a batch.
+        batch_size: Photos per batch.
         seed: Seed of order and augmentation, >= 0.
         shuffle: Whether the order is random.
-        num_workers: Processes that read photos; 0 reads in this one. The batches are the same.
-        drop_last: Whether a last, smaller batch is left out.
+        num_workers: Worker processes; 0 = none. Does not affect the batches.
+        drop_last: Whether to drop an incomplete last batch.
 
     Raises:
         DataError: If ``drop_last`` would leave no batch.
@@ -266,7 +266,7 @@ def make_loader(
         num_workers=num_workers,
         drop_last=drop_last,
         persistent_workers=num_workers > 0,
-        # Its own generator, so that starting an epoch draws nothing from the global one.
+        # A separate generator, so that starting an epoch does not use the global one.
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -276,7 +276,7 @@ def _mask_path(sample: Sample, mask_dir: Path | None, use_masks: bool) -> Path |
         return None
     path = sample.mask_path if mask_dir is None else mask_dir / f"{sample.image_id}.png"
     if path is None:
-        raise DataError(f"{sample.image_path}: has no mask; add one or take another split")
+        raise DataError(f"{sample.image_path}: has no mask; add one or use another split")
     if not path.is_file():
         raise DataError(f"{path}: no mask for photo {sample.image_path}; make the masks first")
     return path

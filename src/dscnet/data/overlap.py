@@ -1,4 +1,4 @@
-"""Whether photos to measure on are photos that were trained on."""
+"""Overlap of training and validation photos."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dscnet.data.datasets import PhotoSet
 from dscnet.data.tag_files import first_few
 
 _FEW = 0.05
-"""Share of the photos measured up to which copies of training photos change little."""
+"""Fraction of duplicated validation photos up to which they are only a warning."""
 
 
 def compare_splits(train: PhotoSet, val: PhotoSet, report: CheckReport) -> None:
-    """Add what is wrong with splits that share photos, by id or, under other ids, by their pixels.
+    """Report photos that both splits contain, by id or by identical pixels.
 
     Args:
-        train: The photos to train on.
-        val: The photos to measure on.
-        report: Holds the facts of both, as far as their files could be read.
+        train: The training photos.
+        val: The validation photos.
+        report: Provides the facts of both and receives the findings.
     """
     place = f"{val.name}, splits {train.split} and {val.split}"
     trained = {sample.image_id for sample in train.samples}
     shared = [sample.image_id for sample in val.samples if sample.image_id in trained]
     if shared:
         report.errors.append(
-            f"{place}: {len(shared)} of {len(val.samples)} photos to measure on are trained on"
-            f" ({first_few(shared)}); remove them from one of the lists, or name other splits by"
-            " --train_split and --val_split"
+            f"{place}: {len(shared)} of {len(val.samples)} validation photos are training photos"
+            f" ({first_few(shared)}); remove them from one of the lists, or choose other splits"
+            " with --train_split and --val_split"
         )
     known = {
         fact.pixels: name
@@ -42,6 +42,6 @@ def compare_splits(train: PhotoSet, val: PhotoSet, report: CheckReport) -> None:
     if copies:
         many = len(copies) > _FEW * len(val.samples)
         (report.errors if many else report.warnings).append(
-            f"{place}: {len(copies)} of {len(val.samples)} photos to measure on have the same"
-            f" pixels as photos trained on ({first_few(copies)}); remove them from one of the lists"
+            f"{place}: {len(copies)} of {len(val.samples)} validation photos have the same pixels"
+            f" as training photos ({first_few(copies)}); remove them from one of the lists"
         )

@@ -1,4 +1,4 @@
-"""How large a network sees photos: one size for photos of any resolution, or their own."""
+"""Photo sizes for inference: a common size for any resolution, or the photos' own."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class PhotoScale:
-    """What scale 1 means, and the size at which maps of photos are made and refined.
+    """The photo size at scale 1, and the working size of CAMs and their refinement.
 
-    A network is trained on photos resized to some longer side. What it sees later is tied to that
-    side, so that a photo gives the same maps whatever its resolution; the results are enlarged to
-    the photo's own size at the very end. Published code sees photos at their own size instead.
+    A network is trained on photos resized to some longer side. Inference uses the same size, so
+    that CAMs do not depend on the photo's resolution; results are upsampled to the photo's own size
+    at the very end. Published code uses photos at their own size instead.
 
     Args:
         side: Longer side at scale 1, pixels, before tiling; None = the photo's own.
-        work_side: Longer side of the maps and of all that refines them, pixels. None = that of
-            scale 1. Without ``side``, only larger photos are reduced to it.
-        tiles: Windows along the longer side. The photo is seen this many times larger, a window at
-            a time, so that small things are not lost.
-        tile_overlap: Part of a window that the next one sees again, in [0, 1).
+        work_side: Longer side of CAMs and their refinement, pixels. None = that of scale 1. Without
+            ``side``, only larger photos are reduced to it.
+        tiles: Windows along the longer side. The photo is enlarged by this factor and processed one
+            window at a time, for small objects.
+        tile_overlap: Overlap of neighbouring windows, as a fraction of a window, in [0, 1).
 
     Raises:
-        ValueError: If a side or ``tiles`` is below 1, ``tile_overlap`` is outside [0, 1), or photos
-            at their own size are to be tiled.
+        ValueError: If a side or ``tiles`` is below 1, ``tile_overlap`` is outside [0, 1), or tiling
+            is combined with photos at their own size.
     """
 
     side: int | None = None
@@ -37,7 +37,7 @@ class PhotoScale:
     tile_overlap: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse values that no photo can have."""
+        """Validate the fields."""
         for name in ("side", "work_side", "tiles"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -45,40 +45,38 @@ class PhotoScale:
         if not 0 <= self.tile_overlap < 1:
             raise ValueError(f"tile_overlap must be in [0, 1), got {self.tile_overlap}")
         if self.tiles > 1 and self.side is None:
-            raise ValueError(
-                f"tiles must be 1 where photos are seen at their own size, got {self.tiles}"
-            )
+            raise ValueError(f"tiles must be 1 for photos at their own size, got {self.tiles}")
 
     def work_size(self, size: Size) -> Size:
-        """Size of a photo's maps.
+        """Working size of a photo's CAMs.
 
         Args:
-            size: The photo's own.
+            size: The photo's own size.
         """
         if self.side is not None:
             return with_long_side(size, self.work_side or self.side * self.tiles)
         return with_long_side(size, min(max(size), self.work_side or max(size)))
 
     def view_size(self, size: Size, scale: float) -> Size:
-        """Size at which a photo is seen at a scale.
+        """Input size of a photo at a scale.
 
         Args:
-            size: The photo's own.
-            scale: Relative to what scale 1 is, > 0.
+            size: The photo's own size.
+            scale: Relative to scale 1, > 0.
         """
         return scaled(size, self.factor(size, scale))
 
     def factor(self, size: Size, scale: float) -> float:
-        """How much larger than it is a photo is seen at a scale; arguments as of `view_size`."""
+        """Resize factor of a photo at a scale; arguments as for `view_size`."""
         if self.side is not None:
             return scale * self.side * self.tiles / max(size)
         return scale * min(1.0, (self.work_side or max(size)) / max(size))
 
     def read_side(self, scales: Sequence[float]) -> int | None:
-        """The longer side beyond which a photo holds more than is used of it; None = all is used.
+        """Longer side that a photo can be reduced to without loss; None = no limit.
 
         Args:
-            scales: Those that the photo is seen at.
+            scales: The scales in use.
         """
         if self.side is None:
             return self.work_side
@@ -97,7 +95,7 @@ def scaled(size: Size, factor: float) -> Size:
 
 
 def same_shape(size: Size, other: Size) -> bool:
-    """Whether one size is the other scaled, up to the rounding of a pixel.
+    """Whether two sizes have the same aspect ratio, up to rounding.
 
     Example:
         >>> same_shape((213, 320), (2662, 4000)), same_shape((213, 320), (320, 213))
@@ -109,15 +107,15 @@ def same_shape(size: Size, other: Size) -> bool:
 
 
 def windows(size: Size, tiles: int, overlap: float) -> list[tuple[slice, slice]]:
-    """Square windows that cover a photo evenly, cut off at its shorter side.
+    """Square windows that cover a photo evenly, clipped at its shorter side.
 
     Args:
-        size: The photo's, as it is seen.
-        tiles: How many windows beside each other would cover the longer side without overlap.
-        overlap: Least part of a window that the next one sees again, in [0, 1).
+        size: Input size of the photo.
+        tiles: Number of windows that would cover the longer side without overlap.
+        overlap: Minimum overlap, as a fraction of a window, in [0, 1).
 
     Returns:
-        Rows and columns of each window; one is enough for ``tiles`` 1.
+        Rows and columns of each window; a single one for ``tiles`` 1.
     """
     side = math.ceil(max(size) / tiles)
     return [

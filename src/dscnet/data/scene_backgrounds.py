@@ -1,4 +1,4 @@
-"""The backgrounds of generated scenes; most of them are the usual surroundings of one class."""
+"""Backgrounds of generated scenes; most are the typical context of one class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def cloud(rng: np.random.Generator, size: int, rows: int, columns: int) -> Floats:
-    """A smooth random field ``(size, size)`` in 0..1 with about so many blobs down and across."""
+    """A smooth random field ``(size, size)`` in 0..1 with about ``rows`` x ``columns`` blobs."""
     grid = rng.random((rows, columns), dtype=np.float32)
     field = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(field, np.float32).clip(0, 1)
@@ -108,7 +108,7 @@ def paint_foliage(rng: np.random.Generator, size: int) -> Floats:
 
 
 def paint_sand(rng: np.random.Generator, size: int) -> Floats:
-    """Rippled sand; the surroundings of no class."""
+    """Rippled sand; the context of no class."""
     _, y = frame(size)
     ripples = 0.5 + 0.5 * np.sin(2 * np.pi * (y * 7 + 1.5 * cloud(rng, size, 4, 4)))
     share = 0.35 * ripples + 0.35 * cloud(rng, size, 90, 90) + 0.3 * cloud(rng, size, 4, 4)
@@ -117,7 +117,7 @@ def paint_sand(rng: np.random.Generator, size: int) -> Floats:
 
 
 def paint_rock(rng: np.random.Generator, size: int) -> Floats:
-    """Cracked grey-brown stone; the surroundings of no class."""
+    """Cracked grey-brown stone; the context of no class."""
     ridges = np.abs(2 * cloud(rng, size, 9, 9) - 1)
     share = 0.6 * ridges + 0.4 * cloud(rng, size, 28, 28)
     dark = np.asarray([0.27, 0.25, 0.23], np.float32) + _shift(rng)
@@ -125,5 +125,5 @@ def paint_rock(rng: np.random.Generator, size: int) -> Floats:
 
 
 def _shift(rng: np.random.Generator) -> Floats:
-    """A small change of colour."""
+    """A small random colour shift."""
     return rng.normal(0, 0.03, 3).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The objects of generated scenes: each class has a plain body and one part that tells it apart.
+"""Objects of generated scenes: each class has a plain body and one discriminative part.
 
-Drawings live in a unit frame: ``u`` to the right, ``v`` down, both about -1..1, facing right.
-Bodies of all classes and all clutter share one set of colours and have no pattern; parts have one.
+Drawings use a unit frame: ``u`` to the right, ``v`` down, both about -1..1, facing right.
+Bodies of all classes and all clutter share a set of colours without pattern; parts are patterned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BODY_COLOURS = (
     *((0.86, 0.84, 0.80), (0.74, 0.70, 0.62), (0.58, 0.59, 0.60), (0.70, 0.60, 0.46)),
     *((0.46, 0.37, 0.30), (0.42, 0.49, 0.58), (0.60, 0.40, 0.35), (0.48, 0.52, 0.38)),
 )
-"""RGB in 0..1 that every body and every piece of clutter may have."""
+"""RGB in 0..1 of bodies and clutter."""
 
 _SUPERSAMPLE = 2
 _BODY, _PART = 1, 2
@@ -33,14 +33,14 @@ _MARGIN = 1.35  # a canvas reaches this far beyond the unit frame, room for tilt
 
 @dataclass(frozen=True)
 class Brush:
-    """A colour, or a pattern of two: the pattern's value 1 shows ``colour``, 0 shows ``other``."""
+    """A colour, or a pattern of two: value 1 is ``colour``, 0 is ``other``."""
 
     colour: Colour
     other: Colour = (0.0, 0.0, 0.0)
     pattern: Pattern | None = None
 
     def __call__(self, u: Floats, v: Floats) -> Floats:
-        """Colours ``(M, 3)`` at M points; a little darker towards the bottom, as lit from above."""
+        """Colours ``(M, 3)`` at M points, darker towards the bottom, as lit from above."""
         share = np.ones_like(u) if self.pattern is None else self.pattern(u, v)
         colour, other = np.asarray(self.colour, np.float32), np.asarray(self.other, np.float32)
         return (other + share[:, None] * (colour - other)) * (0.95 - 0.15 * v[:, None])
@@ -89,7 +89,7 @@ def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> F
 
 
 def smooth(outline: ArrayLike) -> Floats:
-    """Cut the corners of a closed outline three times (Chaikin), which leaves a round one."""
+    """Smooth a closed outline by three rounds of Chaikin's corner cutting."""
     corners = np.asarray(outline, np.float32)
     return _corner_cutting(len(corners)) @ corners
 
@@ -107,12 +107,12 @@ def _corner_cutting(count: int) -> Floats:
 
 @dataclass(frozen=True)
 class Layer:
-    """A finished drawing, ``p`` pixels a side, ready to be laid over a picture.
+    """A finished drawing, ``p`` pixels per side, for compositing.
 
     Attributes:
         colour: RGB in 0..1 times ``alpha``, ``(p, p, 3)``.
         alpha: Coverage in 0..1, ``(p, p)``.
-        part: Where the part that tells the class apart shows, ``(p, p)``.
+        part: Mask of the discriminative part, ``(p, p)``.
     """
 
     colour: Floats
@@ -121,13 +121,13 @@ class Layer:
 
 
 class Canvas:
-    """A square to draw one object on, at twice the resolution of the picture.
+    """A square canvas for one object, at twice the resolution of the image.
 
     Args:
-        radius: Pixels of the picture to one unit of the drawing.
-        angle: Turn in radians, clockwise on screen.
-        stretch: Width is multiplied, height divided by it.
-        flip: Face left.
+        radius: Image pixels per unit of the drawing.
+        angle: Rotation in radians, clockwise on screen.
+        stretch: Factor of the width; the height is divided by it.
+        flip: Mirror, to face left.
     """
 
     def __init__(
@@ -152,11 +152,11 @@ class Canvas:
         self._fill(outline, brush, _BODY)
 
     def part(self, outline: ArrayLike, brush: Brush) -> None:
-        """Fill an outline ``(M, 2)`` as the part that tells the class apart."""
+        """Fill an outline ``(M, 2)`` as the discriminative part."""
         self._fill(outline, brush, _PART)
 
     def layer(self) -> Layer:
-        """Bring the drawing to the picture's resolution."""
+        """Downsample the drawing to the image's resolution."""
         alpha = _shrink((self._kind > 0).astype(np.float32))
         part = _shrink((self._kind == _PART).astype(np.float32))
         return Layer(_shrink(self._colour), alpha, (alpha >= 0.5) & (part > alpha / 2))
@@ -216,7 +216,7 @@ def draw_plane(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_sheep(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A lumpy trunk on four legs; the part is a black head with a white blaze."""
+    """A lumpy body on four legs; the part is a black head with a white blaze."""
     wool = _plain(rng)
     for u in (-0.6, -0.4, 0.15, 0.35):
         foot = (u + rng.uniform(-0.08, 0.08), 0.88)
@@ -269,15 +269,15 @@ def draw_house(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_bird(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A plain trunk, wing and tail; the part is a ringed head with an orange beak."""
+    """A plain torso, wing and tail; the part is a ringed head with an orange beak."""
     body = _plain(rng)
     for u in (0.0, 0.18):
         canvas.body(bar((u, 0.4), (u + 0.06, 0.85), 0.06), _shade(body, 0.5))
     droop = rng.uniform(0.2, 0.5)
     tail = [(-0.35, -0.05), (-1.05, droop), (-0.98, droop + 0.26), (-0.2, 0.35)]
     canvas.body(tail, _shade(body, 0.8))
-    trunk = [(-0.75, 0.1), (-0.2, -0.38), (0.6, -0.6), (0.8, 0.0), (0.35, 0.58), (-0.3, 0.52)]
-    canvas.body(smooth(trunk), body)
+    torso = [(-0.75, 0.1), (-0.2, -0.38), (0.6, -0.6), (0.8, 0.0), (0.35, 0.58), (-0.3, 0.52)]
+    canvas.body(smooth(torso), body)
     wing = [(-0.7, 0.2), (-0.1, -0.25), (0.4, -0.1), (0.1, 0.36)]
     canvas.body(smooth(wing), _shade(body, 0.82))
     canvas.part([(0.75, -0.55), (1.14, -0.38), (0.75, -0.3)], Brush((0.98, 0.52, 0.05)))
@@ -287,7 +287,7 @@ def draw_bird(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_clutter(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A thing of no class; its outline and colours could be those of a body."""
+    """An object of no class, with outline and colours like those of a body."""
     outlines = (
         ellipse(0, 0, 0.9, 0.6, lumps=int(rng.integers(3, 12))),
         smooth([(-1.1, -0.3), (1.1, -0.3), (0.7, 0.4), (-0.7, 0.4)]),

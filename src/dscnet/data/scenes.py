@@ -1,8 +1,8 @@
-"""Generated scenes: a data set that shows what image tags alone get wrong, made in seconds.
+"""Synthetic scenes: a small data set with the typical failures of CAMs, generated in seconds.
 
-Each class has a small patterned part that tells it apart, a plain body whose colours other classes
-and clutter share, and usual surroundings. A classifier needs only the part, or the surroundings, so
-a plain class activation map misses bodies and marks water as boat, which is what DSCNet is about.
+Each class has a small discriminative part, a plain body with colours shared by other classes and
+clutter, and a typical background. A classifier only needs the part or the background, so a plain
+CAM misses bodies and labels water as boat, the failures that DSCNet addresses.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dscnet.files.label_images import voc_palette
 from dscnet.types import DataError
 
 MIN_SHARE = 0.015
-"""Every object that is placed shows on at least this share of the picture."""
+"""Minimum visible area of every object, as a fraction of the image."""
 
-_MIN_VISIBLE = 0.45  # and at least this share of its own outline stays free of what is in front
+_MIN_VISIBLE = 0.45  # minimum visible fraction of an object's own area
 _MAX_CLASSES = 3
 _MIN_SIZE = 32
-_NEGATIVE_EVERY = 33  # one picture in so many holds no object, 3 %
+_NEGATIVE_EVERY = 33  # one image in this many has no object, 3 %
 _SPLITS = ("train", "val")
 
 
@@ -36,7 +36,7 @@ class _Kind(NamedTuple):
     name: str
     draw: Callable[[objects.Canvas, np.random.Generator], None]
     paint: Callable[[np.random.Generator, int], backgrounds.Floats]
-    overhead: bool  # its surroundings lie above others
+    overhead: bool  # its background lies above others
     tilt: float  # radians
 
 
@@ -57,14 +57,14 @@ _GROUNDS = (*(kind.paint for kind in _KINDS), *_NEUTRAL)  # ground c surrounds c
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture with what is known about it.
+    """An image with its ground truth.
 
     Attributes:
         image: RGB, ``(H, W, 3)`` uint8.
         mask: Labels, ``(H, W)`` uint8, 0 = background and clutter. Not for training.
-        labels: Classes that show, 0-based and sorted; empty without objects.
-        part: Where the part that tells an object's class apart shows, ``(H, W)`` bool.
-        grounds: Classes whose usual surroundings show, with or without them, 0-based and sorted.
+        labels: Visible classes, 0-based and sorted; empty without objects.
+        part: Mask of the discriminative parts, ``(H, W)`` bool.
+        grounds: Classes whose typical background is visible, 0-based and sorted.
     """
 
     image: NDArray[np.uint8]
@@ -77,19 +77,19 @@ class Scene:
 def render_scene(
     rng: np.random.Generator, size: int = 128, *, classes: Sequence[int] | None = None
 ) -> Scene:
-    """Draw one scene: surroundings, clutter, one to three objects, light and noise.
+    """Draw one scene: background, clutter, one to three objects, lighting and noise.
 
-    Objects are about 25 to 60 % of the side and may hide each other or leave the frame a little;
-    each shows on at least ``MIN_SHARE`` of the picture.
+    Objects are about 25 to 60 % of the side and may occlude each other or be cut by the border;
+    each covers at least ``MIN_SHARE`` of the image.
 
     Args:
-        rng: Source of every choice.
-        size: Pixels a side, at least 32.
-        classes: Classes that the picture must show, 0-based, different, at most 3; empty for a
-            picture without objects. None draws one or two, or none in 3 % of the pictures.
+        rng: Random generator.
+        size: Pixels per side, at least 32.
+        classes: Classes to show, 0-based, distinct, at most 3; empty for no objects. None draws one
+            or two, or none for 3 % of the images.
 
     Raises:
-        ValueError: If an argument breaks its rule.
+        ValueError: If an argument is invalid.
     """
     if size < _MIN_SIZE:
         raise ValueError(f"size must be at least {_MIN_SIZE}, got {size}")
@@ -123,20 +123,20 @@ def write_scenes(
     ``JPEGImages/*.jpg``, ``SegmentationClass/*.png`` (palette), ``saliency/*.png``,
     ``ImageSets/Segmentation/{train,val}.txt``, ``ImageSets/tags.csv``, ``classes.txt`` (background
     first) and ``README.txt``. The masks are for evaluation. The saliency maps (8 bit, 255 = object)
-    stand in for those of a saliency network but are made from the true masks: blurred, noisy, and
-    now and then without an object's part or with a hole. So they know more than tags do; say so
-    with every number that was measured with them.
+    imitate those of a saliency network but are made from the ground-truth masks: blurred, noisy,
+    and sometimes without an object's part or with a hole. So they contain more information than
+    tags; mention that with every number measured with them.
 
-    Picture j of a split depends on ``seed``, ``size``, the split and j only. Classes take turns as
-    the one that must show, so a split of six or more pictures has them all. Every 33rd picture of a
-    split has no object and an empty tag. A split of no pictures has no list file.
+    Image j of a split depends on ``seed``, ``size``, the split and j only. The required class
+    cycles, so a split of six or more images has all classes. Every 33rd image of a split has no
+    object and no tag. An empty split has no list file.
 
     Args:
-        root: Folder to make. It appears when it is complete, or not at all.
-        num_train: Pictures to train on, at least 0.
-        num_val: Pictures to validate on, at least 0; they come after the others.
-        size: Pixels a side, at least 32.
-        seed: Same seed, same files; at least 0.
+        root: Folder to create, atomically.
+        num_train: Training images, at least 0.
+        num_val: Validation images, at least 0.
+        size: Pixels per side, at least 32.
+        seed: Random seed, at least 0.
 
     Raises:
         DataError: If ``root`` exists and is not an empty folder.
@@ -150,7 +150,9 @@ def write_scenes(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} already exists and is not empty; remove it or name another folder")
+        raise DataError(
+            f"{root} already exists and is not empty; remove it or choose another folder"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as beside:
         made = Path(beside) / root.name
@@ -161,7 +163,7 @@ def write_scenes(
 
 
 def _draw_classes(rng: np.random.Generator, index: int) -> tuple[int, ...]:
-    """Classes of the picture at ``index``: its turn's, and sometimes a second one."""
+    """Classes of the image at ``index``: the required one, and sometimes a second."""
     if index % _NEGATIVE_EVERY == _NEGATIVE_EVERY - 1:
         return ()
     first = index % len(_KINDS)
@@ -171,7 +173,7 @@ def _draw_classes(rng: np.random.Generator, index: int) -> tuple[int, ...]:
 
 
 def _draw_grounds(rng: np.random.Generator, classes: Sequence[int]) -> list[int]:
-    """One or two grounds, from top to bottom: mostly those of the classes, at times others."""
+    """One or two backgrounds, top to bottom: mostly those of the classes, sometimes others."""
     neutral = int(rng.integers(len(_KINDS), len(_GROUNDS)))
     other = int(rng.choice([c for c in range(len(_KINDS)) if c not in classes]))
     if not classes:
@@ -188,7 +190,7 @@ def _draw_grounds(rng: np.random.Generator, classes: Sequence[int]) -> list[int]
 
 
 class _Stage:
-    """A picture in the making: what has been painted, and which object every pixel shows."""
+    """An image being drawn, with the object visible at each pixel."""
 
     def __init__(self, rng: np.random.Generator, size: int, grounds: list[int]) -> None:
         self._rng, self._size = rng, size
@@ -201,13 +203,13 @@ class _Stage:
             border = edge + 0.1 * (backgrounds.cloud(rng, size, 2, 5)[:1] - 0.5)
             share = np.clip((y - border) * size / 2 + 0.5, 0, 1)[..., None]
             self._image += share * (_GROUNDS[grounds[1]](rng, size) - self._image)
-        self._labels = np.zeros(1, np.uint8)  # by owner; owner 0 is the ground
-        self._outlines = np.zeros(1, np.int64)  # pixels of an owner as if nothing lay before it
+        self._labels = np.zeros(1, np.uint8)  # by owner; owner 0 is the background
+        self._outlines = np.zeros(1, np.int64)  # pixels of an owner without occlusion
         self._owner = np.zeros((size, size), np.uint8)
         self._part = np.zeros((size, size), np.bool_)
 
     def put_clutter(self, largest: float) -> bool:
-        """Place a thing of no class anywhere, if that leaves every object visible."""
+        """Place clutter anywhere, unless it hides an object."""
         scale = self._rng.uniform(0.3, 1.0) * largest
         canvas = self._canvas(scale, tilt=np.pi)
         objects.draw_clutter(canvas, self._rng)
@@ -215,7 +217,7 @@ class _Stage:
         return self._lay(canvas.layer(), x, y, label=0)
 
     def put_object(self, chosen: int, scales: tuple[float, float]) -> bool:
-        """Place an object, in its surroundings if they show, unless too little of one shows."""
+        """Place an object, on its background if visible, unless an object would be hidden."""
         kind = _KINDS[chosen]
         canvas = self._canvas(self._rng.uniform(*scales), tilt=kind.tilt)
         kind.draw(canvas, self._rng)
@@ -224,7 +226,7 @@ class _Stage:
         return self._lay(canvas.layer(), self._rng.uniform(0.12, 0.88), y, label=chosen + 1)
 
     def scene(self) -> Scene:
-        """Light the picture, add the camera's noise, and hand it out."""
+        """Apply lighting and noise, and return the scene."""
         rng = self._rng
         x, y = backgrounds.frame(self._size)
         across, down = rng.uniform(-0.3, 0.3, 2)
@@ -251,7 +253,7 @@ class _Stage:
         )
 
     def _lay(self, layer: objects.Layer, x: float, y: float, label: int) -> bool:
-        """Lay a drawing over the picture, centred at ``(x, y)``, unless that hides an object."""
+        """Composite a drawing centred at ``(x, y)``, unless that hides an object."""
         side = len(layer.alpha)
         left, top = (int(at * self._size) - side // 2 for at in (x, y))
         rows = slice(max(top, 0), min(top + side, self._size))
@@ -264,9 +266,9 @@ class _Stage:
         owner[here][solid] = len(self._labels)
         labels = np.append(self._labels, np.uint8(label))
         outlines = np.append(self._outlines, np.count_nonzero(layer.alpha >= 0.5))
-        shown = np.bincount(owner.ravel(), minlength=len(labels))
+        visible = np.bincount(owner.ravel(), minlength=len(labels))
         needed = np.maximum(MIN_SHARE * owner.size, _MIN_VISIBLE * outlines)
-        if np.any((shown < needed) & (labels > 0)):
+        if np.any((visible < needed) & (labels > 0)):
             return False
         self._owner, self._labels, self._outlines = owner, labels, outlines
         self._image[here] = layer.colour[cut] + (1 - alpha[..., None]) * self._image[here]
@@ -275,17 +277,17 @@ class _Stage:
 
 
 def _imperfect_saliency(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
-    """What a saliency network might say, made from the true mask ``(H, W)``."""
+    """An imitation of a saliency network's output, from the ground-truth mask ``(H, W)``."""
     size = len(scene.mask)
-    shown = scene.mask > 0
+    salient = scene.mask > 0
     if rng.random() < 0.3:
-        shown &= ~scene.part
+        salient &= ~scene.part
     if rng.random() < 0.3:
         x, y = backgrounds.frame(size)
         u, v = rng.uniform(0.2, 0.8, 2)
-        shown &= np.hypot(x - u, y - v) > rng.uniform(0.08, 0.16)
+        salient &= np.hypot(x - u, y - v) > rng.uniform(0.08, 0.16)
     blur = ImageFilter.GaussianBlur(size * rng.uniform(0.01, 0.025))
-    soft = np.asarray(Image.fromarray(np.uint8(255 * shown)).filter(blur), np.float32)
+    soft = np.asarray(Image.fromarray(np.uint8(255 * salient)).filter(blur), np.float32)
     strength = 0.7 + 0.3 * backgrounds.cloud(rng, size, 5, 5)
     stray = 45 * backgrounds.cloud(rng, size, 6, 6) ** 2 + rng.integers(0, 12, soft.shape)
     saliency: NDArray[np.uint8] = np.clip(soft * strength + stray, 0, 255).astype(np.uint8)

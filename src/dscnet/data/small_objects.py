@@ -1,4 +1,4 @@
-"""Whether things are large enough for a network to see them, at the size that it sees photos at."""
+"""Detects objects that are too small for the network at its input size."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from dscnet.data.scale import PhotoScale, Size
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError
 
 FEW_CELLS = 3.0
-"""Cells of the network along a thing, below which it is hardly told from what is around it."""
+"""Minimum size of an object in cells of the network's feature map, along a side."""
 
 MUCH_SMALLER = 4.0
-"""Photos that are reduced more than this may hold things that nobody sees any more."""
+"""Reduction factor of photos above which small objects may be lost."""
 
 MOST_TILES = 6
-"""More than this takes more than 36 times as long."""
+"""Maximum number of tiles to suggest: 36 times the computation."""
 
 
 def small_object_notes(photos: PhotoSet, scale: PhotoScale, stride: int) -> list[str]:
-    """Say which things become smaller than a few cells of the network.
+    """Note classes whose objects are smaller than a few cells of the network.
 
-    By the masks where there are any: the pixels of a class in a photo, as a square, as no mask
-    tells one thing from the next. Without masks, how large a thing must be.
+    With masks, the size is the square root of the pixels of a class in a photo, as masks do not
+    separate objects. Without masks, notes the minimum object size.
 
     Args:
-        photos: Up to 200 of them are looked at, evenly spread.
-        scale: How large the network sees them.
-        stride: Pixels a cell, at that size.
+        photos: Up to 200 of them are sampled evenly.
+        scale: Input sizes of the network.
+        stride: Output stride of the network.
     """
     some = some_samples(photos.samples)
     across: dict[int, list[float]] = defaultdict(list)
@@ -45,19 +45,19 @@ def small_object_notes(photos: PhotoSet, scale: PhotoScale, stride: int) -> list
     known = {label: median(found) for label, found in across.items()}
     return [
         f"{photos.classes[label - 1]}: about {cells:.1f} cells of the network across (median of"
-        f" {len(across[label])} photos), too few to be seen well; {_remedy(scale, cells)}"
+        f" {len(across[label])} photos), too small to be recognised well; {_remedy(scale, cells)}"
         for label, cells in sorted(known.items())
         if cells < FEW_CELLS and label <= len(photos.classes)
     ]
 
 
 def _cells(sample: Sample, scale: PhotoScale, stride: int) -> Iterator[tuple[int, float]]:
-    """Labels that a photo's mask shows, and how many cells each is across."""
+    """Labels in a photo's mask, and the size of each in cells."""
     if sample.mask_path is None:
         return
     try:
         mask = read_mask(sample.mask_path)
-    except DataError:  # the check of the data says so
+    except DataError:  # reported by the data check
         return
     height, width = scale.view_size((mask.shape[0], mask.shape[1]), 1.0)
     labels, counts = torch.unique(mask, return_counts=True)
@@ -73,17 +73,17 @@ def _size_note(sizes: list[Size], scale: PhotoScale, stride: int) -> list[str]:
     seen = scale.view_size(size, 1.0)
     least = math.ceil(FEW_CELLS * stride / factor)
     return [
-        f"photos of {size[1]} x {size[0]} pixels are seen at {seen[1]} x {seen[0]}: a thing of"
-        f" fewer than {least} pixels across is smaller than {FEW_CELLS:.0f} cells of the network;"
-        f" if yours are, {_remedy(scale, FEW_CELLS / 2)}"
+        f"photos of {size[1]} x {size[0]} pixels are resized to {seen[1]} x {seen[0]}: objects"
+        f" smaller than {least} pixels cover fewer than {FEW_CELLS:.0f} cells of the network; if"
+        f" yours are, {_remedy(scale, FEW_CELLS / 2)}"
     ]
 
 
 def _remedy(scale: PhotoScale, cells: float) -> str:
     if scale.side is None:
-        return "see photos larger: --cam.scales and --segment.test_scales"
+        return "use larger scales: --cam.scales and --segment.test_scales"
     tiles = min(MOST_TILES, math.ceil(scale.tiles * FEW_CELLS / cells))
     return (
-        f"--scale.tiles {tiles} looks at photos in parts, which takes about"
+        f"--scale.tiles {tiles} processes photos in tiles, which takes about"
         f" {(tiles / scale.tiles) ** 2:.0f} times as long"
     )

@@ -1,4 +1,4 @@
-"""Notes on lists of splits: those that nobody reads, and one to measure on that is missing."""
+"""Notes on split lists that are ignored, and on a validation split that is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _USUAL_NAMES = frozenset(
 
 
 def unread_list_notes(data_set: Path, splits: Collection[Path]) -> list[str]:
-    """Say which files look like lists of splits and are not read.
+    """Note on files that look like split lists but are ignored.
 
     Args:
         data_set: Folder, COCO instances file or YAML file.
@@ -28,24 +28,24 @@ def unread_list_notes(data_set: Path, splits: Collection[Path]) -> list[str]:
         return []
     names = [path.relative_to(root).as_posix() for path in stray]
     return [
-        f"{len(names)} lists that look like splits are not read: {first_few(names)}; lists that are"
-        f" read belong into {split_home(data_set)}: one .txt a split, one image id a line"
+        f"{len(names)} lists that look like splits are ignored: {first_few(names)}; split lists"
+        f" belong into {split_home(data_set)}: one .txt per split, one image id per line"
     ]
 
 
 def missing_split_notes(name: str, split: str, splits: Sequence[str]) -> list[str]:
-    """Say that there are no photos to measure on where a split data set lacks their list.
+    """Note that a data set with splits lacks the split to evaluate on.
 
     Args:
-        name: Of the data set.
-        split: The list to measure on.
-        splits: Names of all lists; empty if the data set is not split.
+        name: Name of the data set.
+        split: The split to evaluate on.
+        splits: Names of all splits; empty if the data set has none.
     """
     if not splits or split in splits:
         return []
     return [
         f"{name}: there is no split {split!r} (its splits are {', '.join(splits)}), so nothing is"
-        " measured on photos that were not trained on; name another by --val_split"
+        " evaluated on held-out photos; choose another with --val_split"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Image-level tags and class names as people write them: CSV, JSON, JSON lines, VOC annotations."""
+"""Readers of image-level tags and class names: CSV, JSON, JSON Lines, VOC annotations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dscnet.types import DataError, check_class_count
 TAG_SUFFIXES = (".csv", ".json", ".jsonl")
 
 _CSV_HEADER = ["image_id", "labels"]
-# The background as lists of labels with numbers or colours beside the names have it.
+# The background in lists with numbers or colours next to the names.
 _NUMBERED_BACKGROUND = re.compile(r"[\d\W_]*background[\d\W_]*", re.IGNORECASE)
 
 
@@ -27,8 +27,8 @@ class TagEntry:
     """The tags of one photo.
 
     Attributes:
-        image_id: The photo's name as written, with or without its file ending.
-        names: Clean class names, each once, in the order of the file; empty for a negative photo.
+        image_id: The photo's name as written, with or without file ending.
+        names: Cleaned, unique class names in file order; empty for a negative photo.
         where: File and line (or entry), for messages.
     """
 
@@ -39,7 +39,7 @@ class TagEntry:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a tag file before its labels are split; a list needs no splitting."""
+    """One row of a tag file, with its labels still as text or as a list."""
 
     image_id: str
     labels: str | list[str]
@@ -50,16 +50,16 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
     """Read image-level tags from ``.csv``, ``.json`` or ``.jsonl``.
 
     CSV has the header ``image_id,labels``. JSON is ``{"id": ["cat", "dog"]}`` or a list of
-    ``{"image_id": ..., "labels": ...}``; JSON lines holds one such object a line. In all of them
-    labels follow the rule of ``tag_text.split_tags``. A name that another row has between
-    separators or in a list is known (so ``traffic light`` alone is one tag).
+    ``{"image_id": ..., "labels": ...}``; JSON Lines has one such object per line. Labels are
+    parsed by ``tag_text.split_tags``. Names that occur between separators or in a list in any row
+    are known (so ``traffic light`` alone is one tag).
 
     Args:
         path: The file.
         known: Class names that may contain spaces, usually those of ``classes.txt``.
 
     Raises:
-        DataError: If the file is missing or does not have this form.
+        DataError: If the file is missing or malformed.
     """
     readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
     reader = readers.get(path.suffix.lower())
@@ -73,14 +73,14 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
 
 
 def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
-    """Read the object names of every VOC annotation in a folder, one ``.xml`` a photo.
+    """Read the object names of all VOC annotations in a folder, one ``.xml`` per photo.
 
-    Parts of objects do not count, and an object ``background``, in any case, is none.
+    Parts of objects are ignored, and so is an object ``background`` in any case.
 
     Args:
-        folder: Searched without its sub-folders.
+        folder: Searched without subfolders.
         difficult: Whether objects marked difficult count. [Reading: they do, as in the tag list
-            that the field's code shares.]
+            used by published code.]
 
     Raises:
         DataError: If a file is not well-formed XML or an object has no name.
@@ -103,56 +103,55 @@ def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Read foreground class names, one a line; a leading ``background``, in any case, is dropped.
+    """Read foreground class names, one per line; a leading ``background`` in any case is dropped.
 
     Raises:
-        DataError: If the file is missing or empty, a name is repeated, there are more classes than
-            masks have room for, or a blank line lies between names: masks may number the classes by
-            the lines of the file.
+        DataError: If the file is missing or empty, a name is repeated, there are too many classes
+            for masks, or there is a blank line between names, as line numbers are labels.
     """
     lines = "\n".join(map(clean_name, read_text(path).split("\n"))).strip().splitlines()
     if "" in lines:
         blank = lines.index("")
         raise DataError(
-            f"{path}: a blank line follows {lines[blank - 1]!r}, and the place of a class in the"
-            " list is its label in masks; remove the line, or write the name of its class there"
+            f"{path}: a blank line follows {lines[blank - 1]!r}, but the position of a class in the"
+            " list is its label in masks; remove the line, or insert the name of its class"
         )
     return clean_classes(lines, str(path))
 
 
 def clean_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Drop a leading background name and refuse an empty or ambiguous list of classes.
+    """Drop a leading background name and reject an empty or ambiguous class list.
 
     Returns:
-        Clean names.
+        Cleaned names.
 
     Raises:
-        DataError: If no class is left, there are more than masks have room for, or a name is
-            repeated or is a misplaced background.
+        DataError: If no class is left, there are too many for masks, or a name is repeated or is a
+            misplaced background.
     """
     names = [clean_name(name) for name in names]
     if names and is_background(names[0]):
         names = names[1:]
     if not names:
-        raise DataError(f"{where}: names no class; write one class name a line")
+        raise DataError(f"{where}: lists no class; write one class name per line")
     for index, name in enumerate(names):
         if is_background(name):
             raise DataError(f"{where}: {name!r} must come first or not at all; move or remove it")
         if index == 0 and _NUMBERED_BACKGROUND.fullmatch(name):
             raise DataError(
-                f"{where}: {name!r} is more than the name of the background; write names alone, one"
-                " a line, in the order of their labels"
+                f"{where}: {name!r} is more than the name of the background; write only names, one"
+                " per line, in the order of their labels"
             )
         if name in names[:index]:
-            raise DataError(f"{where}: class {name!r} is named twice; remove one")
+            raise DataError(f"{where}: class {name!r} is listed twice; remove one")
     check_class_count(len(names), where)
     return tuple(names)
 
 
 def ordered_classes(names: Collection[str]) -> list[str]:
-    """Put class names that nobody listed in the order of their labels.
+    """Sort class names of a data set without a class list into label order.
 
-    Sorted, capitals first; names that are one text but for a number (``2`` and ``10``, ``c2`` and
+    Sorted, capitals first; names that differ only in a number (``2`` and ``10``, ``c2`` and
     ``c10``) by that number.
     """
     parts = {name: re.split(r"(\d+)", name) for name in names}
@@ -164,10 +163,10 @@ def ordered_classes(names: Collection[str]) -> list[str]:
 
 
 def class_indices(entry: TagEntry, classes: Sequence[str]) -> tuple[int, ...]:
-    """Give the sorted 0-based foreground indices of an entry's tags.
+    """Sorted 0-based foreground indices of an entry's tags.
 
     Raises:
-        DataError: If a tag is no known class; the message names the nearest one.
+        DataError: If a tag is not a known class; the message suggests the closest one.
     """
     for name in entry.names:
         if name not in classes:
@@ -179,14 +178,14 @@ def class_indices(entry: TagEntry, classes: Sequence[str]) -> tuple[int, ...]:
 
 
 def suggestion(word: str, choices: Iterable[str]) -> str:
-    """Say which choice is nearest to a mistyped word, as the end of a sentence; may be empty."""
+    """Suggest the closest choice for a mistyped word, as the end of a sentence; may be empty."""
     by_lower = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f", did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def first_few(names: Sequence[str], limit: int = 3) -> str:
-    """Name the first items of a list and count the rest: ``"a, b, c and 4 more"``."""
+    """List the first items and count the rest: ``"a, b, c and 4 more"``."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -206,10 +205,10 @@ def read_text(path: Path) -> str:
 
 
 def files_ending(folder: Path, suffix: str) -> list[Path]:
-    """Files of a folder by ending, in either case, sorted; hidden ones (``._a.png``) are left out.
+    """Files of a folder with an ending, ignoring case, sorted, without hidden ones (``._a.png``).
 
     Args:
-        folder: Searched without its sub-folders; if it is absent there are no files.
+        folder: Searched without subfolders; may be missing.
         suffix: With its dot, in lower case.
     """
     if not folder.is_dir():
@@ -226,7 +225,7 @@ def _names(row: _Row, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _csv_rows(path: Path) -> list[_Row]:
-    # From a stream: without ends of lines a field of several would lose what parts its names.
+    # From a stream: splitting lines first would drop line breaks within quoted fields.
     lines = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True)
     found, start, rows = [], 1, []
     try:
@@ -238,8 +237,8 @@ def _csv_rows(path: Path) -> list[_Row]:
             start = lines.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {start}: is no CSV ({error}); put quotes around a whole field or remove"
-            " them"
+            f"{path}, line {start}: invalid CSV ({error}); put quotes around a whole field or"
+            " remove them"
         ) from error
     for cells, where in found:
         if not any(cell.strip() for cell in cells):
@@ -266,7 +265,7 @@ def _json_rows(path: Path) -> list[_Row]:
 
 def _jsonl_rows(path: Path) -> list[_Row]:
     rows = []
-    # Other marks than "\\n" that end lines for Python may stand in a JSON text.
+    # Not splitlines(): other line separators may occur within JSON text.
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -280,7 +279,7 @@ def _parse_json(text: str, where: str) -> object:
         if len(seen) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise DataError(f"{where}: {twice!r} is named twice; merge the two")
+            raise DataError(f"{where}: {twice!r} occurs twice; merge the two")
         return seen
 
     try:

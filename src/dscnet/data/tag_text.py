@@ -1,4 +1,4 @@
-"""What people write as tags and class names, by one rule whatever the file it stands in."""
+"""Parsing of tags and class names, the same for all file formats."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
-# The last four are what Chinese and Japanese keyboards have in their place.
+# The last four are their full-width forms.
 _SEPARATORS = re.compile("[;|,\t\r\n\uff1b\uff5c\uff0c\u3001]")
 _QUOTES = frozenset({"''", '""', "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb"})
-# A list as Python, pandas, numpy or JSON writes it; in round or curly brackets only with quotes.
+# A list as written by Python, pandas, NumPy or JSON; in round or curly brackets only with quotes.
 _LIST = re.compile(r"\[.*\]|[({]\s*(?:['\"].*)?[)}]", re.DOTALL)
 _NEXT_QUOTE = re.compile(r"(?<=['\"])\s+(?=['\"])")
-# Marks without width. Joiners between letters beyond ASCII are spelling (Persian, Hindi, emoji).
+# Zero-width characters. Joiners between non-ASCII letters are spelling (Persian, Hindi, emoji).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]"
     "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
 _NONE = frozenset({"negative", "negatives", "neg", "none", "null", "nan", "n/a"})
-# What people join names by beside the separators, and numbers such as confidences.
+# Other joints of names besides the separators, and numbers such as confidences.
 _JOINTS = re.compile(r"[^\w\s'-]+|\band\b|\b\d+\b")
 _ABSENT = re.compile(r"(?:no|non|not|without)[ _-](.+)")
 
 
 def clean_name(text: str) -> str:
-    """A class name as it is compared and shown.
+    """Normalise a class name for comparison and display.
 
-    Accents are composed (NFC), marks that nobody sees go, any run of white space is one space, and
-    quotes around the whole name go with the white space around it.
+    Applies NFC, removes invisible characters, collapses whitespace, and strips surrounding quotes.
     """
     name = " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).split())
     quoted = len(name) > 1 and name[0] + name[-1] in _QUOTES
@@ -37,50 +36,50 @@ def clean_name(text: str) -> str:
 
 
 def written_forms(name: str) -> tuple[str, ...]:
-    """The name itself, then with accents composed, as most write, and apart, as macOS does."""
+    """The name itself, then in NFC (most systems) and NFD (macOS)."""
     if name.isascii():
         return (name,)
     return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
 
 
 def is_background(name: str) -> bool:
-    """Tell the background's name, in any case, from the name of a class."""
+    """Whether a name is that of the background, ignoring case."""
     return clean_name(name).strip("_").casefold() == "background"
 
 
 def foreground(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of classes as the tags of a photo: clean, each once, without the background's."""
+    """Class names as tags of a photo: cleaned, unique, without background."""
     cleaned = map(clean_name, names)
     return tuple(dict.fromkeys(name for name in cleaned if name and not is_background(name)))
 
 
 def says_none(name: str) -> bool:
-    """Tell a word for "none of the classes": the background's, ``negative``, ``none``, ..."""
+    """Whether a word means "none of the classes": background, ``negative``, ``none``, ..."""
     return is_background(name) or clean_name(name).strip("_-<>").casefold() in _NONE
 
 
 def without_none(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ...]:
-    """The same without any word for "none of the classes", unless it is a known name."""
+    """The names without words for "none of the classes", unless they are known names."""
     return tuple(name for name in foreground(names) if name in known or not says_none(name))
 
 
 def split_tags(labels: str | Sequence[str], known: Collection[str] = ()) -> tuple[str, ...]:
-    """Class names in one field of a tag file.
+    """Parse the class names in one field of a tag file.
 
-    Text is, by the first that holds: a known name; a list (``['cow', 'dog']``); names between
-    separators, which are ``;``, ``|``, ``,``, tabs and ends of lines; names between spaces. A list
-    has one name an item. Words for "none of the classes" are left out unless they are known.
+    Text is parsed as the first that applies: a known name; a list (``['cow', 'dog']``); names
+    separated by ``;``, ``|``, ``,``, tabs or line breaks; names separated by spaces. A list has one
+    name per item. Words for "none of the classes" are dropped unless they are known.
 
     Args:
         labels: Text, or a list of names.
-        known: Class names, clean.
+        known: Cleaned class names.
 
     Returns:
-        Clean names, each once, in their order.
+        Cleaned, unique names in order.
 
     Raises:
-        ValueError: If a list holds other things than names, or a name that is not known and seems
-            to be several.
+        ValueError: If a list contains anything but names, or an unknown name that seems to be
+            several.
     """
     if isinstance(labels, str):
         parts = _parts(labels, known)
@@ -90,7 +89,7 @@ def split_tags(labels: str | Sequence[str], known: Collection[str] = ()) -> tupl
 
 
 def is_separated(labels: str | Sequence[str]) -> bool:
-    """Whether the names in a field are surely whole, be there spaces in them."""
+    """Whether the names in a field are delimited, so that they may contain spaces."""
     if not isinstance(labels, str):
         return True
     text = labels.strip()
@@ -98,7 +97,7 @@ def is_separated(labels: str | Sequence[str]) -> bool:
 
 
 def name_warnings(classes: Sequence[str]) -> list[str]:
-    """What is odd about the names of classes taken together."""
+    """Warnings about suspicious class names."""
     warnings = []
     alike: dict[str, list[str]] = {}
     for name in classes:
@@ -108,26 +107,26 @@ def name_warnings(classes: Sequence[str]) -> list[str]:
         if len(twins) > 1:
             more = "" if len({n.casefold() for n in twins}) == 1 else ", spaces, hyphens or width"
             warnings.append(
-                f"{', '.join(twins)} differ in case{more} alone"
-                f" and are {len(twins)} classes; write them alike if they are one"
+                f"{', '.join(twins)} differ only in case{more}"
+                f" but are {len(twins)} classes; use one spelling if they are the same"
             )
     for name in classes:
         if parts := _joined(name, classes):
             warnings.append(
-                f"{name!r} is a class of its own, beside {' and '.join(map(repr, parts))}; if it"
-                " means no other thing, write the names alone, several separated by ';'"
+                f"{name!r} is a separate class besides {' and '.join(map(repr, parts))}; if it is a"
+                " combination of these, write the names separated by ';'"
             )
         if says_none(name) or _denies(name, classes):
             warnings.append(
-                f"{name!r} is a class of its own, though its name says what a photo does not show;"
-                " if its photos show none of the classes, leave them without tags or, in class"
+                f"{name!r} is a separate class, although its name suggests the absence of classes;"
+                " if its photos show none of the classes, leave them untagged or, with class"
                 " folders, put them into negatives/"
             )
     return warnings
 
 
 def _joined(name: str, classes: Sequence[str]) -> list[str]:
-    """The other classes that a name consists of, but for marks, numbers and "and" around them."""
+    """The other classes that a name combines, ignoring punctuation, numbers and "and"."""
     words = [word.strip() for word in _JOINTS.split(name)]
     parts = list(dict.fromkeys(word for word in words if word))
     whole = parts == [name] or not all(word in classes for word in parts)
@@ -135,7 +134,7 @@ def _joined(name: str, classes: Sequence[str]) -> list[str]:
 
 
 def _denies(name: str, classes: Sequence[str]) -> bool:
-    """Whether a name is another one with "no" before it."""
+    """Whether a name is "no" plus another name."""
     denied = _ABSENT.fullmatch(name.casefold())
     if denied is None:
         return False
@@ -153,8 +152,8 @@ def _parts(text: str, known: Collection[str]) -> Sequence[str]:
 
 
 def _listed(text: str) -> list[str]:
-    """Names of a list that was written as text."""
-    commas = _NEXT_QUOTE.sub(", ", text)  # numpy writes none
+    """Names in a list written as text."""
+    commas = _NEXT_QUOTE.sub(", ", text)  # NumPy writes no commas
     found: object = None
     for read in (json.loads, ast.literal_eval):
         try:
@@ -169,7 +168,7 @@ def _listed(text: str) -> list[str]:
         return []
     items = list(found) if isinstance(found, list | tuple | set) else [found]
     if not all(item is None or isinstance(item, str | int | float) for item in items):
-        raise ValueError(f"{text[:40]!r} is no list of names; write the names, separated by ';'")
+        raise ValueError(f"{text[:40]!r} is not a list of names; write names separated by ';'")
     names = [str(item) for item in items]
     return sorted(names) if isinstance(found, set) else names
 
@@ -178,7 +177,7 @@ def _item(item: str, known: Collection[str]) -> str:
     name = clean_name(item)
     if name not in known and _SEPARATORS.search(item.strip()):
         raise ValueError(
-            f"{name!r} seems to be several names in one item of a list; write each as an item of"
-            " its own, or add it to classes.txt if it is one class"
+            f"{name!r} seems to be several names in one list item; write each as a separate item,"
+            " or add it to classes.txt if it is one class"
         )
     return name

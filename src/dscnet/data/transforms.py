@@ -1,4 +1,4 @@
-"""How photos, masks and saliency maps become network input, for training and for prediction."""
+"""Transforms of photos, masks and saliency maps to network input, for training and inference."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from dscnet.types import IGNORE_INDEX
 
 
 class TrainTransform:
-    """Random scale, flip, colours and crop, as SEAM trains.
+    """Random scale, flip, colour jitter and crop, as in SEAM.
 
-    Random numbers come from torch's global generator. The photo's longer side, or a factor of its
-    own size, is drawn uniformly, the photo is flipped with probability 1/2 and cropped; where it is
-    smaller than the crop it lies at a random offset, surrounded by zeros (the mean colour, since
-    normalisation comes before) and, in the mask, by 255.
+    Uses torch's global generator. The longer side, or a scale factor, is drawn uniformly; the photo
+    is flipped with probability 1/2 and cropped. Photos smaller than the crop are placed at a random
+    offset and padded with zeros (the mean colour after normalisation), masks with 255.
 
-    Deviation: bilinear instead of bicubic scaling, on 8-bit values, and the colours are varied
-    after the crop, so that contrast turns about the crop's mean grey: a third of the time.
+    Deviation: bilinear instead of bicubic scaling, on 8-bit values, and colour jitter after the
+    crop, so that contrast is relative to the crop's mean grey; this takes a third of the time.
 
     Args:
         crop_size: Side of the square crop, pixels.
         long_side: Closed range of the longer side after scaling, pixels (SEAM: 448 to 768); None
             with ``scale_range``.
-        scale_range: Closed range of a factor of the photo's own size, in its place.
+        scale_range: Closed range of a scale factor, instead of ``long_side``.
         jitter: Strength of brightness, contrast, saturation and hue changes, each 0 or more, hue
             at most 0.5; one number sets the first three. Hue takes most of the time.
-        flip: Whether photos are mirrored half of the time.
-        mask_fill: Label of what lies around a photo smaller than the crop.
-        mean: Mean of red, green and blue, of values in [0, 1].
-        std: Their standard deviation.
+        flip: Whether photos are flipped with probability 1/2.
+        mask_fill: Label of the padding.
+        mean: Channel means, for values in [0, 1].
+        std: Channel standard deviations.
 
     Raises:
-        ValueError: If a size is not positive, a range is reversed, there is none or there are two,
-            or a colour is missing.
+        ValueError: If a size is not positive, a range is reversed, not exactly one range is given,
+            or a channel is missing.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class TrainTransform:
         if crop_size < 1:
             raise ValueError(f"crop_size must be at least 1, got {crop_size}")
         if (long_side is None) == (scale_range is None):
-            raise ValueError("one of long_side and scale_range must be given, and one alone")
+            raise ValueError("exactly one of long_side and scale_range must be given")
         if long_side is not None and not 1 <= long_side[0] <= long_side[1]:
             raise ValueError(f"long_side must be an ascending range from 1, got {long_side}")
         if scale_range is not None:
@@ -73,14 +72,14 @@ class TrainTransform:
 
     @property
     def read_side(self) -> int | None:
-        """The longer side beyond which a photo holds more than training uses; None = all is used.
+        """Longer side that a photo can be reduced to when read; None = no limit.
 
-        Twice the largest that is drawn, so that scaling still averages over pixels.
+        Twice the maximum long side, so that scaling still averages over pixels.
         """
         return None if self.long_side is None else 2 * self.long_side[1]
 
     def __call__(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Vary one photo.
+        """Augment one photo.
 
         Args:
             image: uint8 ``(3, H, W)``.
@@ -95,15 +94,16 @@ class TrainTransform:
     def joint(
         self, image: Tensor, mask: Tensor | None, saliency: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Vary one photo and its maps alike.
+        """Augment one photo and its maps consistently.
 
         Args:
             image: uint8 ``(3, H, W)``.
             mask: uint8 ``(H, W)``, or None.
-            saliency: float32 ``(1, H, W)`` in [0, 1], or None; scaled as the photo is, 0 around it.
+            saliency: float32 ``(1, H, W)`` in [0, 1], or None; resized like the photo, padded with
+                0.
 
         Returns:
-            What a call returns, and float32 ``(1, crop_size, crop_size)`` or None.
+            As for a call, and float32 ``(1, crop_size, crop_size)`` or None.
         """
         _check_pair(image, mask)
         size = _scaled_size(image, self._draw_long_side(image))
@@ -145,7 +145,7 @@ class TrainTransform:
 
 
 def check_scale_range(scale_range: Sequence[float]) -> tuple[float, float]:
-    """Refuse factors that are no range; they are returned as they are.
+    """Validate a scale range and return it.
 
     Raises:
         ValueError: If there are not two ascending numbers above 0.
@@ -156,15 +156,15 @@ def check_scale_range(scale_range: Sequence[float]) -> tuple[float, float]:
 
 
 class EvalTransform:
-    """Normalise a photo and, if asked, scale it; nothing is random.
+    """Normalise a photo and optionally scale it; deterministic.
 
     Args:
-        mean: Mean of red, green and blue, of values in [0, 1].
-        std: Their standard deviation.
+        mean: Channel means, for values in [0, 1].
+        std: Channel standard deviations.
         long_side: Longer side after scaling, pixels; None keeps the size.
 
     Raises:
-        ValueError: If ``long_side`` is not positive or a colour is missing.
+        ValueError: If ``long_side`` is not positive or a channel is missing.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class EvalTransform:
 
 
 class _Normalise:
-    """From 8-bit colours to zero mean and unit deviation."""
+    """Normalises 8-bit colours to zero mean and unit standard deviation."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -207,7 +207,7 @@ class _Normalise:
 
 
 class _Window(NamedTuple):
-    """Which part of a side is kept, and where in the crop it goes."""
+    """Part of a side that is kept, and its position in the crop."""
 
     source: slice
     target: slice
@@ -233,8 +233,8 @@ def resize_photo(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_labels(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize labels ``(H, W)``; each pixel takes the label of the nearest one."""
-    # Not NEAREST: its grid lies half a pixel off that of the bilinear photo.
+    """Resize labels ``(H, W)`` by nearest neighbour."""
+    # Not NEAREST: its grid is shifted by half a pixel against that of the bilinear photo.
     resized: Tensor = tvf.resize_image(mask[None], list(size), InterpolationMode.NEAREST_EXACT)
     return resized[0]
 
@@ -244,7 +244,7 @@ def _check_pair(image: Tensor, mask: Tensor | None) -> None:
         found = f"{type(image).__module__}.{type(image).__qualname__}"
         raise ValueError(
             f"image must be uint8 (3, H, W) as torch.Tensor, got {found};"
-            " dscnet.data.read_image gives one"
+            " dscnet.data.read_image returns one"
         )
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image must be uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")

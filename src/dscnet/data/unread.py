@@ -1,4 +1,4 @@
-"""What lies in a data set and is not read, so that nothing goes missing in silence."""
+"""Notes on files in a data set that are ignored, so that nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from dscnet.data.formats import IMAGE_SUFFIXES, Layout, same_id
 from dscnet.data.tag_files import first_few
 from dscnet.files.walking import find_files, left_out_notes
 
-# Endings of what people keep beside photos; nobody takes it for a photo.
+# Endings of files commonly kept next to photos.
 _COMPANIONS = frozenset(
     {".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".md", ".txt", ".xml", ".yaml", ".yml"}
 )
 
 
 def unread_notes(layout: Layout) -> list[str]:
-    """Say which files of a data set nobody reads though they look as if they were meant.
-
-    No file is opened.
+    """Notes on ignored files of a data set that look relevant; no file is opened.
 
     Args:
         layout: The data set.
 
     Returns:
-        Notes on photos in sub-folders, files of other endings, and masks and saliency maps that
-        are no PNG or belong to no photo; mostly none.
+        Notes on photos in subfolders, files with other endings, and masks and saliency maps that
+        are not PNGs or belong to no photo; usually none.
     """
     read = {*layout.photo_folders, *layout.map_folders}
     notes = _photo_notes(layout.photo_folders, read)
@@ -47,30 +45,30 @@ def _photo_notes(folders: Collection[Path], read: Collection[Path]) -> list[str]
         notes += left_out_notes(found.left_out, folder)
     if nested:
         notes.append(
-            f"{nested.total()} photos in sub-folders of a folder of photos are not read: "
+            f"{nested.total()} photos in subfolders of a photo folder are ignored: "
             f"{first_few(list(nested))}; move them up if they belong to it"
         )
     return notes
 
 
 def ending_notes(folders: Collection[Path], apart_from: Collection[Path]) -> list[str]:
-    """Say which files of folders of photos have endings that nobody reads.
+    """Note on files in photo folders with unsupported endings.
 
     Args:
-        folders: They, and what lies below them.
-        apart_from: Folders below them that hold something else.
+        folders: The folders, searched recursively.
+        apart_from: Folders to exclude.
     """
     found = [
         path
         for folder in folders
-        for path in find_files(folder, _is_told, apart_from).files
+        for path in find_files(folder, _is_reported, apart_from).files
         if not _ends_as_photo(path)
     ]
     if not found:
         return []
     endings = ", ".join(sorted({path.suffix.lower() or "no ending" for path in found}))
     return [
-        f"{len(found)} files of endings that are not read ({endings}): "
+        f"{len(found)} files with unsupported endings are ignored ({endings}): "
         f"{first_few([path.name for path in found])}; if they are photos, save them as .jpg or .png"
     ]
 
@@ -80,14 +78,14 @@ def _map_notes(folder: Path, read: Collection[Path]) -> list[str]:
         return []
     names = [
         str(path.relative_to(folder))
-        for path in find_files(folder, _is_told, read).files
+        for path in find_files(folder, _is_reported, read).files
         if path.suffix.lower() != ".png" or path.parent != folder
     ]
     if not names:
         return []
     return [
-        f"{len(names)} files in {folder} are not read: {first_few(names)}; expected PNGs in the "
-        "folder itself, each named as its photo"
+        f"{len(names)} files in {folder} are ignored: {first_few(names)}; expected PNGs directly "
+        "in the folder, named like their photos"
     ]
 
 
@@ -106,5 +104,5 @@ def _ends_as_photo(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _is_told(path: Path) -> bool:
+def _is_reported(path: Path) -> bool:
     return path.suffix.lower() not in _COMPANIONS

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that is named when it cannot be read."""
+"""Atomic file writing, and JSON reading with helpful errors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dscnet.types import DataError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing under a temporary name beside ``path``, and move it there at the end.
+    """Write a file atomically: to a temporary name, then move it to ``path``.
 
-    Folders that lead to ``path`` are made. If the body raises, nothing is left behind and a file
-    that was at ``path`` before is untouched.
+    Parent folders are created. If the body raises, the temporary file is removed and an existing
+    file at ``path`` is unchanged.
 
     Args:
-        path: Where the finished file shall lie.
+        path: Target path.
 
     Yields:
         The open binary file.
@@ -40,12 +40,12 @@ def read_json(path: Path, remedy: str) -> Any:
 
     Args:
         path: The file.
-        remedy: What to do about a broken one, for the message.
+        remedy: What to do about a broken file, for the message.
 
     Raises:
-        DataError: If the file is missing or no JSON.
+        DataError: If the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is no readable JSON ({error}); {remedy}") from error
+        raise DataError(f"{path}: not readable JSON ({error}); {remedy}") from error

@@ -1,4 +1,4 @@
-"""Folders of label PNGs: which photos they hold labels of."""
+"""Folders of label PNGs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dscnet.types import DataError
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """PNGs of a folder and its sub-folders, linked ones too, by id; hidden files are none.
+    """Label PNGs of a folder and its subfolders by id, links included, without hidden files.
 
     Raises:
-        DataError: If two files have one id.
+        DataError: If two files have the same id.
     """
     files: dict[str, Path] = {}
     for path in _find_labels(folder).files:
@@ -26,7 +26,7 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 
 def left_out(folder: Path) -> list[str]:
-    """Notes on the PNGs of a folder that :func:`label_files` leaves out; mostly none."""
+    """Notes on PNGs that :func:`label_files` skips; usually none."""
     return left_out_notes(_find_labels(folder).left_out, folder)
 
 
@@ -40,15 +40,16 @@ def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
     """Ids of the photos that have both a prediction and ground truth.
 
     Returns:
-        The ids, sorted, and how many true masks have no prediction.
+        The ids, sorted, and the number of ground-truth masks without a prediction.
 
     Raises:
-        DataError: If both folders hold masks, but none of one name.
+        DataError: If both folders contain masks, but no name in common.
     """
     truths, predictions = label_files(Path(gt_dir)).keys(), label_files(Path(pred_dir)).keys()
     if truths and predictions and not truths & predictions:
         raise DataError(
-            f"{pred_dir} and {gt_dir} hold no masks of one name, but {min(predictions)}.png and"
-            f" {min(truths)}.png: predict the folder of the photos itself, or rename the masks"
+            f"{pred_dir} and {gt_dir} have no mask name in common, for example"
+            f" {min(predictions)}.png and {min(truths)}.png: predict the folder of photos directly,"
+            " or rename the masks"
         )
     return sorted(truths & predictions), len(truths - predictions)

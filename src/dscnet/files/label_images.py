@@ -14,21 +14,21 @@ from dscnet.types import IGNORE_INDEX, DataError
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Read the labels of a PNG, as stored: the one reader of label images.
+    """Read a label PNG as stored; all label images are read by this function.
 
     Args:
-        path: A palette or grey PNG of any depth; colours of a palette do not matter.
+        path: A palette or grey PNG of any bit depth; palette colours are ignored.
 
     Returns:
         ``(H, W)`` uint8.
 
     Raises:
-        DataError: If the file is missing, damaged, or holds anything but labels.
+        DataError: If the file is missing, damaged, or contains anything but labels.
     """
     values, _ = read_plane(path, "labels")
     if (largest := int(values.max())) > IGNORE_INDEX:
         raise DataError(
-            f"{path}: holds the value {largest}, and labels go up to {IGNORE_INDEX} = ignore;"
+            f"{path}: contains the value {largest}, but labels go up to {IGNORE_INDEX} = ignore;"
             f" {PLANES['labels'][1]}"
         )
     return values.astype(np.uint8)

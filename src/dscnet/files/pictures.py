@@ -1,4 +1,4 @@
-"""Pictures opened, with messages that say what to do, and labels read as they are stored."""
+"""Opens images with helpful error messages, and reads label images as stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from dscnet.types import DataError
 
 LARGEST = 2**29
-"""Most pixels that a picture may have: some 23,000 x 23,000."""
+"""Maximum number of pixels of an image, about 23,000 x 23,000."""
 
 _GREY = ("1", "L", "LA")
 PLANES = {
@@ -26,57 +26,57 @@ PLANES = {
     ),
     "saliency": (_GREY, "save saliency as an 8-bit grey PNG"),
 }
-"""What pictures of one number a pixel hold: Pillow's modes that may store it, and a remedy."""
+"""Content of single-channel images: Pillow modes that can store it, and a remedy."""
 
-# Pillow refuses what has more than twice this many, before it takes memory. Its own limit, which
-# an orthophoto or a stitched panorama exceeds, is raised for the process and never lowered: to put
-# it back after each picture would fail another thread that is reading one.
+# Pillow rejects images with more than twice this many pixels before it allocates memory. Its
+# default is too low for orthophotos and panoramas. The limit is raised for the whole process:
+# restoring it after each image would break other threads.
 Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, LARGEST // 2)
 
-# What Pillow's decoders raise on damaged files.
+# Exceptions of Pillow's decoders for damaged files.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-# Bits a pixel of PNGs below and above 8, by Pillow's names of how the file stores them.
+# Bits per pixel of PNGs other than 8, by Pillow's raw mode.
 _BITS = {"1": 1, "L;2": 2, "L;4": 4, "I;16B": 16}
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture; its pixels are read when they are asked for.
+    """Open an image; pixels are read on demand.
 
     Raises:
-        DataError: If the file is missing, damaged, no picture or has more than :data:`LARGEST`
-            pixels, be it here or when the pixels are read inside the block.
+        DataError: If the file is missing, damaged, not an image or has more than :data:`LARGEST`
+            pixels; also for errors when pixels are read inside the block.
     """
     try:
-        # Pillow warns of odd metadata and of large photos; both are readable.
+        # Pillow warns about unusual metadata and large photos; both are readable.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Not by its name: Pillow would map plain TIFFs into memory and turn them wrongly.
+            # Not by path: Pillow would memory-map plain TIFFs and rotate them incorrectly.
             with path.open("rb") as file, Image.open(file) as image:
                 yield image
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; add it or remove what refers to it") from error
+        raise DataError(f"{path}: no such file; add it or remove references to it") from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{path}: says that it has more than {LARGEST:,} pixels, which are the most that are"
-            " read; scale it down or cut it into parts"
+            f"{path}: has more than the maximum of {LARGEST:,} pixels; scale it down or cut it into"
+            " parts"
         ) from error
     except MemoryError as error:
         raise DataError(f"{path}: does not fit into memory; scale it down") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{path}: cannot be decoded (no picture of a known kind); re-export or remove it"
+            f"{path}: cannot be decoded (not a known image format); re-export or remove it"
         ) from error
     except _UNDECODABLE as error:
-        if isinstance(error, OSError) and error.errno:  # not the decoder's, which has no number
+        if isinstance(error, OSError) and error.errno:  # the decoder's errors have no errno
             raise DataError(
-                f"{path}: cannot be read ({error.strerror}); allow it to be, or remove it"
+                f"{path}: cannot be read ({error.strerror}); check its permissions or remove it"
             ) from error
         raise DataError(f"{path}: cannot be decoded ({error}); re-export or remove it") from error
 
 
 def stored_as(image: ImageFile.ImageFile) -> str:
-    """Pillow's name of how a file stores its pixels, such as ``RGB;16B``; known before loading."""
+    """Pillow's raw mode of a file, such as ``RGB;16B``; available before loading."""
     if not image.tile:
         return image.mode
     arguments = image.tile[0][3]
@@ -85,33 +85,33 @@ def stored_as(image: ImageFile.ImageFile) -> str:
 
 
 def read_plane(path: Path, what: str) -> tuple[NDArray[np.integer], int]:
-    """Read the one number a pixel of a PNG, as the file stores it.
+    """Read a single-channel PNG as stored.
 
-    Alpha beside grey values is left out where it says nothing: what is not opaque must be 0.
+    An alpha channel is dropped; pixels that are not opaque must be 0.
 
     Args:
         path: The file.
-        what: A key of :data:`PLANES`, which says how a PNG may store them.
+        what: A key of :data:`PLANES`.
 
     Returns:
-        The numbers ``(H, W)``, and the largest that the file's depth can hold.
+        The values ``(H, W)``, and the maximum for the bit depth.
 
     Raises:
-        DataError: If the file is missing, damaged or anything else.
+        DataError: If the file is missing, damaged or not such a PNG.
     """
     modes, remedy = PLANES[what]
     with opened(path) as image:
         stored, mode = stored_as(image), image.mode
         if image.format != "PNG" or mode not in modes:
             raise DataError(
-                f"{path}: image mode {mode} of a {image.format} holds no {what}; {remedy}"
+                f"{path}: {image.format} image of mode {mode} cannot store {what}; {remedy}"
             )
         values: NDArray[np.integer] = np.array(image.convert("L") if mode == "1" else image)
     if mode == "LA":
         values, alpha = np.moveaxis(values, 2, 0)
         if values[alpha != 255].any():
-            raise DataError(f"{path}: is transparent where it holds {what}; {remedy}")
+            raise DataError(f"{path}: has transparent pixels with {what}; {remedy}")
     highest = 2 ** _BITS.get(stored, 8) - 1
-    if highest < 255:  # which Pillow stretches to 0..255
+    if highest < 255:  # Pillow scales these to 0..255
         values //= 255 // highest
     return values, highest

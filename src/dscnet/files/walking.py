@@ -1,4 +1,4 @@
-"""The files of a folder and all below it: links followed once, what systems put there left out."""
+"""Recursive file search that follows links once and skips hidden and system folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dscnet.types import DataError
 
-# Folders of archivers, network stores, operating systems and viewers; hidden ones come besides.
+# Folders created by archivers, network drives, operating systems and viewers.
 _SYSTEM_FOLDERS = frozenset(
     {
         *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found"),
@@ -20,11 +20,11 @@ _SYSTEM_FOLDERS = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in a folder and below it.
+    """Files found in a folder and its subfolders.
 
     Attributes:
-        files: Visible files, sorted; a link to nothing is one of them, so that it is told of.
-        left_out: Hidden files, and files of hidden folders and of those that systems keep.
+        files: Visible files, sorted, including broken links, so that they are reported.
+        left_out: Hidden files, and files in hidden and system folders.
     """
 
     files: tuple[Path, ...]
@@ -32,29 +32,28 @@ class Found:
 
 
 def is_system(name: str) -> bool:
-    """Whether a folder by its name is hidden (``.ipynb_checkpoints``) or a system's own."""
+    """Whether a folder name is hidden (``.ipynb_checkpoints``) or that of a system folder."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def find_files(
-    root: Path, wanted: Callable[[Path], bool], apart_from: Collection[Path] = ()
+    root: Path, accept: Callable[[Path], bool], apart_from: Collection[Path] = ()
 ) -> Found:
-    """Find files at any depth below a folder.
+    """Find files recursively.
 
-    Linked folders are searched as if they lay there, each folder once: where it lies itself, if
-    that is below ``root`` too, else by the first of its links. A link that leads back is not
-    followed.
+    Linked folders are searched too, each folder once: at its own location if that is below
+    ``root``, else via its first link. Cyclic links are not followed.
 
     Args:
-        root: The folder, whatever its own name.
-        wanted: Chooses files by their names; hidden ones are asked for without their dots.
-        apart_from: Folders that are not searched; of no effect if ``root`` lies in one.
+        root: The folder, of any name.
+        accept: Selects files by path; called without the leading dots of hidden files.
+        apart_from: Folders to exclude; no effect if ``root`` is inside one.
 
     Raises:
         DataError: If a visible folder cannot be listed.
     """
     search = _Search([_real(folder) for folder in apart_from if not _lies_in(root, folder)])
-    # Links wait until all that lies here itself was seen, and what is hidden until all was.
+    # Links are followed after all real folders, hidden folders after everything else.
     places = [root]
     while places:
         search.visit(places.pop(0), system=False)
@@ -65,7 +64,7 @@ def find_files(
     files, left_out = (
         tuple(
             sorted(
-                path for path in paths if wanted(path.with_name(path.name.lstrip(".") or "hidden"))
+                path for path in paths if accept(path.with_name(path.name.lstrip(".") or "hidden"))
             )
         )
         for paths in (search.files, search.left_out)
@@ -74,19 +73,19 @@ def find_files(
 
 
 def left_out_notes(left_out: Sequence[Path], root: Path) -> list[str]:
-    """Say which files of a folder were left out as hidden or a system's; empty if none were."""
+    """Note on hidden and system files that were skipped; empty if there are none."""
     if not left_out:
         return []
-    shown = ", ".join(str(path.relative_to(root)) for path in left_out[:5])
+    first = ", ".join(str(path.relative_to(root)) for path in left_out[:5])
     more = ", ..." if len(left_out) > 5 else ""
     return [
-        f"{len(left_out)} hidden files and files of system folders in {root} are left out "
-        f"({shown}{more}); move or rename them if they are meant"
+        f"{len(left_out)} hidden or system files in {root} are skipped ({first}{more}); move or"
+        " rename them to include them"
     ]
 
 
 class _Search:
-    """What was seen of a folder so far, and what is still to be visited."""
+    """State of a search: what was found, and what is still to visit."""
 
     def __init__(self, apart_from: Sequence[str]) -> None:
         self.apart_from = apart_from
@@ -97,7 +96,7 @@ class _Search:
         self.hidden: list[Path] = []
 
     def visit(self, folder: Path, *, system: bool) -> None:
-        """Note the files of a folder and of those that lie in it; links to folders wait."""
+        """Collect the files of a folder and its subfolders; queue links to folders."""
         real = _real(folder)
         if real in self.seen or any(_is_within(real, apart) for apart in self.apart_from):
             return
@@ -122,7 +121,7 @@ def _listed(folder: Path, system: bool) -> list[str]:
         if system:
             return []
         raise DataError(
-            f"{folder}: cannot be listed ({error.strerror}); allow it to be read, or move it away"
+            f"{folder}: cannot be listed ({error.strerror}); check its permissions or move it away"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Class activation maps of photos: many scales, mirrored, normalised."""
+"""CAM inference: multiple scales, flipping, normalisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 EPS = 1e-5
-"""Scores this close to the smallest of their map count as nothing (SEAM's constant)."""
+"""Scores this close to the minimum of their map become 0 (SEAM's constant)."""
 
 Score = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Maps photos ``(B, 3, H, W)`` and tags ``(B, C)`` to named scores ``(B, C, h, w)`` >= 0."""
@@ -33,35 +33,35 @@ def multi_scale_cam(
     published_negatives: bool = False,
     each_scale: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Sum the maps of resized and mirrored photos and normalise them to [0, 1].
+    """Sum the CAMs of resized and flipped photos and normalise them to [0, 1].
 
     SEAM's inference (Wang et al., CVPR 2020). A photo side of n pixels becomes
     ``round(n * scale)``, bicubic with antialiasing; :func:`sum_views` and :func:`normalise_scores`
     do the rest.
 
-    Deviation: published code scales 8-bit photos, before it normalises them; hand in ``views`` made
-    by :func:`scaled_photos` to do as it does.
+    Deviation: published code resizes 8-bit photos before normalising them; pass ``views`` from
+    :func:`scaled_photos` to do the same.
 
     Args:
         score: As for :func:`sum_views`.
         images: Normalised photos of one size, ``(B, 3, H, W)``; None with ``views`` and ``size``.
-        tags: ``(B, C)`` in {0, 1}; the maps of absent classes are 0.
+        tags: ``(B, C)`` in {0, 1}; the CAMs of absent classes are 0.
         scales: Sizes relative to the photo, each > 0; at least one.
         flip: As for :func:`sum_views`.
-        views: The photos at their sizes, in the place of ``images`` resized by ``scales``.
-        size: Height and width of the maps; None = that of ``images``.
-        unstretched: Names of maps that are in [0, 1] already: instead of being stretched, they
-            become the mean over the views.
+        views: Resized photos, instead of ``images`` and ``scales``.
+        size: Height and width of the CAMs; None = that of ``images``.
+        unstretched: Names of CAMs that are already in [0, 1]: averaged over the views instead of
+            normalised.
         published_resize: As for :func:`sum_views`.
         published_negatives: As for :func:`normalise_scores`.
-        each_scale: Is given the maps of each view by itself, normalised too; the network does not
-            run again for them.
+        each_scale: Callback for the normalised CAMs of each single view, without extra forward
+            passes.
 
     Returns:
-        One map ``(B, C, H, W)`` in [0, 1], float32 or finer, for each name that ``score`` gives.
+        One CAM ``(B, C, H, W)`` in [0, 1], at least float32, for each name from ``score``.
 
     Raises:
-        ValueError: If ``scales`` is empty or holds one that is not positive, or ``images`` is
+        ValueError: If ``scales`` is empty or not all positive, or ``images`` is
             missing.
     """
     if images is not None:
@@ -70,8 +70,8 @@ def multi_scale_cam(
         if views is None:
             views = [resize_photos(images, scaled) for scaled in _scaled_sizes(whole, scales)]
     if views is None or size is None:
-        raise ValueError("images must be given, or views and size in their place")
-    # Most photos show few of the classes, and resizing maps that end as 0 takes its time.
+        raise ValueError("images, or views and size, must be given")
+    # Most photos have few classes; skip resizing the CAMs of absent ones.
     order = _present_first(tags)
     absent = -1.0 if published_negatives else 0.0
 
@@ -111,23 +111,23 @@ def sum_views(
     flip: bool = True,
     published_resize: bool = False,
 ) -> dict[str, Tensor]:
-    """Sum the maps of the same photos seen at several sizes.
+    """Sum the CAMs of the same photos at several sizes.
 
-    Every map is resized to ``size``, bilinear without aligned corners, mirrored back, and added to
+    Each CAM is resized to ``size`` bilinearly without aligned corners, flipped back, and added to
     the sum of its name.
 
     Args:
-        score: The network, from photos and tags to named foreground scores at any resolution. It is
-            called once a view, and once more for the mirrored photos.
+        score: The network, from photos and tags to named foreground scores at any resolution;
+            called once per view, and once more for flipped photos.
         views: Normalised photos at several sizes, ``(B, 3, *, *)`` each.
-        tags: ``(B, C)`` in {0, 1}; handed to ``score``.
+        tags: ``(B, C)`` in {0, 1}; passed to ``score``.
         size: Height and width of the sums.
-        flip: Whether each view is also seen mirrored left to right.
-        published_resize: Maps are first enlarged to their view with aligned corners, as SEAM's
-            network does itself.
+        flip: Whether to add horizontally flipped views.
+        published_resize: First upsample the CAMs to their view with aligned corners, like SEAM's
+            network.
 
     Returns:
-        One sum ``(B, C, *size)``, float32 or finer, for each name that ``score`` gives.
+        One sum ``(B, C, *size)``, at least float32, for each name from ``score``.
     """
     sums: dict[str, Tensor] = {}
     for view in views:
@@ -144,14 +144,14 @@ def sum_views(
 
 
 def scaled_photos(photo: NDArray[np.uint8], scales: Sequence[float]) -> list[NDArray[np.uint8]]:
-    """Scale an 8-bit photo as published code does: by Pillow, bicubic.
+    """Resize an 8-bit photo as published code does: bicubic, by Pillow.
 
     Args:
         photo: ``(H, W, 3)`` uint8.
         scales: As for :func:`multi_scale_cam`.
 
     Returns:
-        A photo ``(round(H * scale), round(W * scale), 3)`` uint8 a scale.
+        A photo ``(round(H * scale), round(W * scale), 3)`` uint8 per scale.
 
     Raises:
         ValueError: As for :func:`multi_scale_cam`.
@@ -161,27 +161,26 @@ def scaled_photos(photo: NDArray[np.uint8], scales: Sequence[float]) -> list[NDA
 
 
 def scaled_photo(photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The same to one size: height and width."""
+    """Resize to a given height and width likewise."""
     resized = Image.fromarray(photo).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.array(resized)
 
 
 def normalise_scores(scores: Tensor, tags: Tensor, *, published_negatives: bool = False) -> Tensor:
-    """Stretch the scores of each photo and class to [0, 1].
+    """Normalise the scores of each photo and class to [0, 1].
 
-    SEAM: negative scores become 0, then with the smallest and largest value of the map, scores
+    SEAM: negative scores become 0; then, with the minimum and maximum of the map, scores
     below ``min + 1e-5`` become 0 and the others ``(score - min - 1e-5) / (max - min + 1e-5)``. A
     constant map becomes 0.
 
-    Deviation: in published code scores below ``min + 1e-5`` become 0 before and not after the
-    stretching, hence slightly negative, or clearly where the smallest score is not 0, and absent
-    classes become -1. Both are 0 here unless ``published_negatives`` is set; no label depends on it
-    as long as the background score is not negative.
+    Deviation: in published code scores below ``min + 1e-5`` become 0 before instead of after the
+    scaling and thus negative, and absent classes become -1. Both are 0 here unless
+    ``published_negatives`` is set; labels do not depend on it with a background threshold >= 0.
 
     Args:
         scores: ``(B, C, H, W)``.
         tags: ``(B, C)`` in {0, 1}.
-        published_negatives: Return what published code does, negative values included.
+        published_negatives: As in published code, including negative values.
 
     Returns:
         ``(B, C, H, W)`` in [0, 1]; 0 for absent classes.
@@ -199,7 +198,7 @@ def normalise_scores(scores: Tensor, tags: Tensor, *, published_negatives: bool 
 
 
 def _present_first(tags: Tensor) -> Tensor:
-    """Classes of each photo, its own first, ``(B, K)``; K is the most that a photo has, >= 1."""
+    """Classes of each photo, present ones first, ``(B, K)``; K = maximum per photo, >= 1."""
     most = max(1, int(tags.count_nonzero(1).max())) if len(tags) else 1
     return tags.argsort(dim=1, descending=True, stable=True)[:, :most]
 
@@ -217,9 +216,9 @@ def _scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[
 
 
 def resize_photos(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize normalised photos ``(B, 3, H, W)`` as inference does.
+    """Resize normalised photos ``(B, 3, H, W)`` for inference.
 
-    Bicubic, antialiased like the image libraries that published code uses.
+    Bicubic and antialiased, like the image libraries of published code.
     """
     if images.shape[-2:] == size:
         return images

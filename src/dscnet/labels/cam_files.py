@@ -1,4 +1,4 @@
-"""Files of class activation maps: one ``.npz`` a photo, without objects."""
+"""CAM files: one ``.npz`` per photo, without pickled objects."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from dscnet.files.atomic import whole_file
 from dscnet.types import DataError
 
 CLASSES = "classes"
-"""Name of the array of class indices in a file of maps."""
+"""Name of the array of class indices."""
 
 SCALES = "scales"
-"""Name of the array of the coarse maps of single scales in a file of maps, where they are kept."""
+"""Name of the optional array of coarse single-scale CAMs."""
+
+_REMEDY = "recreate it with `dscnet cam`, or fix the program that wrote it"
 
 SCALE_STEP = 4
-"""Photo pixels a pixel of these, along either side."""
+"""Stride of the coarse CAMs."""
 
 
 def coarse_maps(maps: Tensor) -> Tensor:
-    """Maps of a scale as they are kept: means of cells of 4 x 4 pixels, in 8 bits.
+    """CAMs of a scale as stored: 4 x 4 average pooling, 8 bits.
 
     Args:
         maps: ``(B, C, H, W)`` in [0, 1].
@@ -46,28 +48,29 @@ def write_cam(
     *,
     scales: Tensor | NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write the maps of one photo as an ``.npz`` without objects, half precision, not compressed.
+    """Write the CAMs of one photo as an uncompressed half-precision ``.npz`` without objects.
 
     Args:
         path: File to write; replaced if it exists.
-        maps: Named maps of the present classes, each ``(C', H, W)`` in [0, 1].
+        maps: Named CAMs of the present classes, each ``(C', H, W)`` in [0, 1].
         classes: Index of each of the C' classes, 0-based, foreground only; empty for a photo
             without tags.
-        scales: Coarse maps of single scales, ``(S, C', h, w)`` uint8, 255 = 1; None = not kept.
+        scales: Coarse single-scale CAMs, ``(S, C', h, w)`` uint8, 255 = 1; None = not stored.
 
     Raises:
-        ValueError: If a map has another number of classes, or a reserved name, ``classes`` or
-            ``scales``.
+        ValueError: If a CAM has another number of classes, or a reserved name (``classes``,
+            ``scales``).
     """
     if reserved := {CLASSES, SCALES} & maps.keys():
-        raise ValueError(f"maps must not hold the reserved name {reserved.pop()!r}")
+        raise ValueError(f"maps must not have the reserved name {reserved.pop()!r}")
     arrays: dict[str, Any] = {
         name: np.asarray(values).astype(np.float16) for name, values in maps.items()
     }
     for name, values in arrays.items():
         if values.ndim != 3 or len(values) != len(classes):
             raise ValueError(
-                f"maps[{name!r}] must be ({len(classes)}, H, W), a map a class, got {values.shape}"
+                f"maps[{name!r}] must be ({len(classes)}, H, W), one map per class, got"
+                f" {values.shape}"
             )
     arrays[CLASSES] = np.asarray(classes, dtype=np.int64)
     if scales is not None:
@@ -79,86 +82,86 @@ def write_cam(
 
 
 def read_cam(path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
-    """Read what :func:`write_cam` wrote, or a file alike made elsewhere.
+    """Read a file from :func:`write_cam`, or an external file in this format.
 
     Args:
         path: An ``.npz`` with ``classes`` ``(C',)`` and one or more maps ``(C', H, W)`` in [0, 1].
 
     Returns:
-        The named maps, ``(C', H, W)`` float32, and the class indices ``(C',)`` int64.
+        The named CAMs, ``(C', H, W)`` float32, and the class indices ``(C',)`` int64.
 
     Raises:
-        DataError: If the file is missing, damaged, or not of this form.
+        DataError: If the file is missing, damaged, or has another format.
     """
     arrays = _read_arrays(path)
     arrays.pop(SCALES, None)
     classes = arrays.pop(CLASSES, None)
     fault = _fault(classes, arrays)
     if classes is None or fault:
-        raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
+        raise DataError(f"{path}: {fault}; {_REMEDY}")
     return {name: a.astype(np.float32) for name, a in arrays.items()}, classes.astype(np.int64)
 
 
 def read_scales(path: Path) -> NDArray[np.float32] | None:
-    """Read the coarse maps of single scales that a file of maps may hold.
+    """Read the optional coarse single-scale CAMs of a file.
 
     Args:
         path: As for :func:`read_cam`.
 
     Returns:
-        ``(S, C', h, w)`` float32 in [0, 1]; None where they were not kept.
+        ``(S, C', h, w)`` float32 in [0, 1]; None if not stored.
 
     Raises:
-        DataError: If the file is missing, damaged, or not of this form.
+        DataError: If the file is missing, damaged, or has another format.
     """
     arrays = _read_arrays(path, only=(CLASSES, SCALES))
     scales = arrays.get(SCALES)
     if scales is None:
         return None
     if fault := _scales_fault(scales, len(arrays.get(CLASSES, ()))):
-        raise DataError(f"{path}: {fault}; make it anew by `dscnet cam`, or mend what made it")
-    shares: NDArray[np.float32] = scales.astype(np.float32) / np.float32(255)
-    return shares
+        raise DataError(f"{path}: {fault}; {_REMEDY}")
+    values: NDArray[np.float32] = scales.astype(np.float32) / np.float32(255)
+    return values
 
 
 def _read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
     try:
-        # A handle of our own, because numpy leaves its one open when the archive is damaged.
+        # Our own handle, because NumPy leaves its handle open if the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files if only is None or name in only}
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file of maps; make it by `dscnet cam`") from None
+        raise DataError(f"{path}: no such CAM file; create it with `dscnet cam`") from None
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path}: not a readable .npz of plain arrays; make it anew by `dscnet cam`"
+            f"{path}: not a readable .npz of plain arrays; recreate it with `dscnet cam`"
         ) from error
 
 
 def _scales_fault(scales: NDArray[Any], num_classes: int) -> str:
-    """What is wrong with coarse maps of single scales; '' if nothing is."""
+    """Error in coarse single-scale CAMs; '' if there is none."""
     if scales.dtype == np.uint8 and scales.ndim == 4 and scales.shape[1] == num_classes:
         return ""
-    form = f"(S, {num_classes}, h, w) uint8, a map a scale and class"
+    form = f"(S, {num_classes}, h, w) uint8, one map per scale and class"
     return f"{SCALES!r} must be {form}, got {scales.dtype} {scales.shape}"
 
 
 def _fault(classes: NDArray[Any] | None, maps: Mapping[str, NDArray[Any]]) -> str:
-    """What is wrong with the arrays of a file of maps; '' if nothing is."""
+    """Error in the arrays of a CAM file; '' if there is none."""
     if classes is None:
-        return f"it holds no array {CLASSES!r} of class indices"
+        return f"it has no array {CLASSES!r} of class indices"
     if classes.ndim != 1 or (classes.size and classes.dtype.kind not in "iu"):
-        return f"{CLASSES!r} is not a list of whole numbers"
+        return f"{CLASSES!r} is not a list of integers"
     if len(np.unique(classes)) != len(classes) or (classes < 0).any():
-        return f"{CLASSES!r} must hold different indices from 0 on, got {classes.tolist()}"
+        return f"{CLASSES!r} must be distinct indices >= 0, got {classes.tolist()}"
     if not maps:
-        return "it holds no map"
+        return "it has no CAM"
     if len({values.shape[1:] for values in maps.values()}) > 1:
-        return "its maps differ in size"
+        return "its CAMs differ in size"
     for name, values in maps.items():
         if values.dtype.kind != "f" or values.ndim != 3 or len(values) != len(classes):
             form = f"({len(classes)}, H, W) floats"
             return f"map {name!r} is {values.dtype} {values.shape}, not {form}"
         # Written so that NaN fails too.
         if values.size and not (values.min() >= 0 and values.max() <= 1):
-            return f"map {name!r} holds values that are not in [0, 1]"
+            return f"map {name!r} has values outside [0, 1]"
     return ""

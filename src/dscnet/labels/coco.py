@@ -15,23 +15,22 @@ from dscnet.types import BACKGROUND, IGNORE_INDEX, check_class_count
 def coco_annotations(
     labels: Iterable[tuple[str, NDArray[np.integer]]], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """A COCO instances file: one annotation for each class that a photo shows.
+    """A COCO instances file with one annotation per class and photo.
 
-    Label maps do not tell objects of one class apart, so an annotation may hold several. It is no
-    crowd for all that, ``iscrowd: 0``: other tools leave crowds out. Its polygons hold just the
-    class's pixels.
+    Label images do not separate objects of a class, so an annotation may contain several; it still
+    has ``iscrowd: 0``, as other tools skip crowds. Polygons contain exactly the class's pixels.
 
     Args:
         labels: File name of each photo, and its labels ``(H, W)``: 0 background, c + 1 for class c,
-            255 undecided. Neither background nor undecided pixels are written.
-        classes: Names, without the background; the category of class c has the id c + 1.
+            255 = ignore. Background and ignored pixels are not written.
+        classes: Names without background; class c has category id c + 1.
 
     Returns:
-        ``images``, ``annotations`` and ``categories``, plain lists and numbers.
+        ``images``, ``annotations`` and ``categories``, JSON-serialisable.
 
     Raises:
         ValueError: If a label has no class.
-        DataError: If there are more classes than label maps have room for.
+        DataError: If there are too many classes for 8-bit labels.
     """
     check_class_count(len(classes), "classes")
     images: list[dict[str, Any]] = []
@@ -63,7 +62,7 @@ def coco_annotations(
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:
-    """Left, top, width and height of what is inside."""
+    """Bounding box: left, top, width and height."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     left, top = int(columns[0]), int(rows[0])
     return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]

@@ -1,4 +1,4 @@
-"""Masks as polygons along the edges of their pixels, and back, without loss."""
+"""Lossless conversion between masks and polygons along pixel edges."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[int, int]
-"""x and y of a corner of pixels, or a step of one pixel from one to the next."""
+"""x and y of a pixel corner, or a step of one pixel between corners."""
 
 
 def trace(mask: NDArray[np.bool_]) -> list[list[int]]:
-    """Polygons that hold just the pixels of a mask, by the rule of even and odd.
+    """Polygons that contain exactly the pixels of a mask, by the even-odd rule.
 
-    Each goes around pixels that touch by their sides. COCO's polygons have no holes, so a cut
-    without width leads from each hole to the border on its left, there and back.
+    Each encloses a 4-connected component. COCO's polygons have no holes, so each hole is connected
+    to the border on its left by a zero-width cut.
 
     Args:
         mask: ``(H, W)``.
@@ -27,7 +27,7 @@ def trace(mask: NDArray[np.bool_]) -> list[list[int]]:
     home = {edge: index for index, (_, edges) in enumerate(rings) for edge in edges}
     corners = [ring for ring, _ in rings]
     holes = [index for index, ring in enumerate(corners) if _area(ring) < 0]
-    around = list(range(len(rings)))  # the polygon that a ring has become a part of
+    around = list(range(len(rings)))  # the polygon that a ring was merged into
     for index in sorted(holes, key=lambda hole: min(corners[hole])):
         x, y = min(corners[index])
         left = int(np.flatnonzero(~mask[y, :x]).max(initial=-1)) + 1
@@ -38,7 +38,7 @@ def trace(mask: NDArray[np.bool_]) -> list[list[int]]:
 
 
 def fill(polygons: Sequence[Sequence[int]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask ``size`` that polygons of `trace` hold."""
+    """The mask of shape ``size`` of polygons from `trace`."""
     toggles = np.zeros((size[0] + 1, size[1]), dtype=bool)
     for polygon in polygons:
         xs, ys = polygon[0::2], polygon[1::2]
@@ -49,9 +49,9 @@ def fill(polygons: Sequence[Sequence[int]], size: tuple[int, int]) -> NDArray[np
 
 
 def _rings(mask: NDArray[np.bool_]) -> list[tuple[list[Point], list[Point]]]:
-    """Corners of each border, and the pixels whose left sides are on it.
+    """Corners of each border, and the pixels whose left side is on it.
 
-    The inside lies to the right of the way, so that holes are gone around the other way.
+    The inside is on the right, so holes have the opposite orientation.
     """
     steps = _steps(mask)
     rings = []
@@ -67,7 +67,7 @@ def _rings(mask: NDArray[np.bool_]) -> list[tuple[list[Point], list[Point]]]:
             point = point[0] + step[0], point[1] + step[1]
             if step == (0, -1):
                 edges.append(point)
-            # Where pixels touch by a corner alone the way to the right stays with its own.
+            # Where pixels touch at a corner only, turn right to stay with the component.
             ways, right = steps.get(point, set()), (-step[1], step[0])
             closed = point == start
             onward = first if closed else right if right in ways else next(iter(ways))
@@ -81,7 +81,7 @@ def _rings(mask: NDArray[np.bool_]) -> list[tuple[list[Point], list[Point]]]:
 
 
 def _steps(mask: NDArray[np.bool_]) -> dict[Point, set[Point]]:
-    """The ways that lead on from each point of a border."""
+    """Outgoing steps from each point of a border."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     steps: dict[Point, set[Point]] = {}
@@ -97,13 +97,13 @@ def _steps(mask: NDArray[np.bool_]) -> dict[Point, set[Point]]:
 
 
 def _area(ring: Sequence[Point]) -> int:
-    """Pixels inside a border; below 0 for a hole."""
+    """Pixels inside a border; negative for a hole."""
     following = [*ring[1:], ring[0]]
     return sum(x * (n - y) for (x, y), (_, n) in zip(ring, following, strict=True))
 
 
 def _join(ring: list[Point], hole: Sequence[Point], left: int) -> None:
-    """Put a hole into a ring, by a cut from its first corner to the ring's edge at ``left``."""
+    """Merge a hole into a ring by a cut from its first corner to the ring's edge at ``left``."""
     start = hole.index(min(hole))
     x, y = hole[start]
     place = next(

@@ -1,4 +1,4 @@
-"""Labels at a photo's own size from scores of another, without the scores at that size."""
+"""Argmax of upsampled scores without storing the upsampled scores."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK_BYTES = 2**20
-"""What a block takes: as much as stays near the processor."""
+"""Size of a block, bytes: fits into the cache."""
 
 ARRAYS = 4
-"""Arrays of a block's pixels that are in memory at once."""
+"""Arrays per block held in memory at once."""
 
 ROUNDING = 1e-6
-"""More than a weighted sum of four loses in single precision, by the largest of them."""
+"""Upper bound of the relative rounding error of bilinear interpolation in float32."""
 
 
 class _Places(NamedTuple):
-    """Where pixels of an enlarged axis lie between those of the small one."""
+    """Positions of output pixels between input pixels along an axis."""
 
     before: Tensor
     after: Tensor
     share: Tensor
-    """How near each is to the one after it, in [0, 1)."""
+    """Weight of the pixel after it, in [0, 1)."""
 
     def part(self, start: int, stop: int) -> _Places:
         return _Places(*(values[start:stop] for values in self))
@@ -37,20 +37,19 @@ class _Places(NamedTuple):
 def label_at(
     scores: Tensor, size: tuple[int, int], *, block_bytes: int = BLOCK_BYTES
 ) -> NDArray[np.uint8]:
-    """The label with the largest score, at another size than that of the scores.
+    """Label with the largest score after resizing the scores.
 
-    Scores are resized bilinear without aligned corners, a block of the photo at a time and in it
-    only those of labels that can be the largest there. The result does not depend on the blocks. It
-    is that of ``torch.nn.functional.interpolate`` and ``argmax`` but where scores differ by less
-    than single precision can tell.
+    Scores are resized bilinearly without aligned corners, block by block and only for labels that
+    can be the largest there. The result does not depend on the blocks and equals
+    ``torch.nn.functional.interpolate`` followed by ``argmax``, up to float32 rounding.
 
     Args:
         scores: Finite, ``(L, h, w)``, L from 1 to 256.
         size: Height and width of the labels.
-        block_bytes: What a block takes beside scores and labels, at least a pixel's.
+        block_bytes: Memory of a block besides scores and labels.
 
     Returns:
-        ``(H, W)`` uint8: the index of the largest score, the first of equals.
+        ``(H, W)`` uint8: index of the largest score, the first on ties.
 
     Raises:
         ValueError: If there are no scores or more than 256, or ``size`` is not positive.
@@ -76,16 +75,16 @@ def label_at(
 
 
 def _possible(scores: Tensor) -> Tensor:
-    """Which labels can be the largest between a pixel and those right of and below it.
+    """Which labels can be the largest between a pixel and its right and lower neighbours.
 
-    A mean of the four is within their range: no label wins whose largest value there is below the
-    smallest one of another.
+    Interpolated values are within the range of the four, so a label cannot win if its maximum is
+    below the minimum of another.
 
     Returns:
         ``(L, h, w)`` bool.
     """
     floor = torch.full_like(scores[0], -torch.inf)
-    # A label at a time: all at once would take several times what the scores do.
+    # One label at a time: all at once would take several times the memory of the scores.
     for score in scores:
         torch.maximum(floor, -_most(-score), out=floor)
     floor -= ROUNDING * torch.stack(scores.aminmax()).abs().max()
@@ -93,15 +92,15 @@ def _possible(scores: Tensor) -> Tensor:
 
 
 def _most(score: Tensor) -> Tensor:
-    """The largest of each pixel and those right of and below it, ``(h, w)``."""
+    """Maximum of each pixel and its right and lower neighbours, ``(h, w)``."""
     padded = functional.pad(score[None, None], (0, 1, 0, 1), mode="replicate")
     return functional.max_pool2d(padded, 2, 1)[0, 0]
 
 
-def _places(length: int, wanted: int, like: Tensor) -> _Places:
-    """Places of ``wanted`` pixels along an axis of ``length``, as bilinear resizing has them."""
-    centre = torch.arange(wanted, dtype=torch.float64, device=like.device) + 0.5
-    place = (centre * length / wanted - 0.5).clamp(min=0)
+def _places(length: int, resized: int, like: Tensor) -> _Places:
+    """Positions of ``resized`` pixels along an axis of ``length`` in bilinear resizing."""
+    centre = torch.arange(resized, dtype=torch.float64, device=like.device) + 0.5
+    place = (centre * length / resized - 0.5).clamp(min=0)
     before = place.long().clamp(max=length - 1)
     share = (place - before).to(like.dtype)
     return _Places(before, (before + 1).clamp(max=length - 1), share)
@@ -127,6 +126,6 @@ def _label_block(scores: Tensor, possible: Tensor, rows: _Places, columns: _Plac
 
 
 def _resized(score: Tensor, rows: _Places, columns: _Places, top: int) -> Tensor:
-    """One label's scores, of the rows from ``top`` on, at some rows and columns."""
+    """Resized scores of one label, given its rows from ``top`` on."""
     wide = torch.lerp(score[:, columns.before], score[:, columns.after], columns.share)
     return torch.lerp(wide[rows.before - top], wide[rows.after - top], rows.share[:, None])

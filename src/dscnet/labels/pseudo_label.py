@@ -1,4 +1,4 @@
-"""Pseudo labels: one label a pixel from maps and a background score, kept as palette PNGs."""
+"""Pseudo labels from CAMs and a background threshold, stored as palette PNGs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def best_label(
     """Find the strongest class of each pixel.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        classes: Index of each of them, 0-based, foreground only, below 254.
-        size: Maps are first resized to this height and width, bilinear without aligned corners, one
-            at a time; None = their own.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        classes: Class indices, 0-based, foreground only, below 254.
+        size: Resize CAMs to this height and width first, bilinearly without aligned corners, one at
+            a time; None = no resizing.
 
     Returns:
         The strongest score ``(H, W)``, and the label of its class ``(H, W)`` uint8, the first
-        listed where several tie. Without classes: score 0 and background.
+        one on ties. Without classes: score 0 and background.
 
     Raises:
-        ValueError: If the number of maps and classes differ, or a class has no 8-bit label.
+        ValueError: If the numbers of CAMs and classes differ, or a class has no 8-bit label.
     """
     indices = np.asarray(classes, dtype=np.int64)
     if cam.ndim != 3 or indices.shape != cam.shape[:1]:
-        raise ValueError(f"cam must be ({indices.size}, H, W), a map a class, got {cam.shape}")
+        raise ValueError(f"cam must be ({indices.size}, H, W), one map per class, got {cam.shape}")
     size = size or (cam.shape[1], cam.shape[2])
     if indices.size == 0:
         empty: NDArray[np.floating] = np.zeros(size, dtype=cam.dtype)
@@ -63,9 +63,9 @@ def _best_resized(
 
 
 def resize_map(values: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
-    """Resize maps ``(..., h, w)``, bilinear without aligned corners, averaged where they shrink.
+    """Resize maps ``(..., h, w)``, bilinearly without aligned corners, antialiased if smaller.
 
-    A photo without tags has none.
+    Also handles empty arrays, for photos without tags.
     """
     if values.shape[-2:] == size:
         return values
@@ -86,25 +86,25 @@ def pseudo_label(
     ignore_band: tuple[float, float] | None = None,
     size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """Give each pixel the strongest of its classes and the background.
+    """Assign each pixel its strongest class, or background below the threshold.
 
-    The background is a constant map of ``bg_score`` and wins ties. With an ignore band, a pixel is
-    background up to the lower score, its strongest class above the higher one, and 255 in between;
-    ``(bg_score, bg_score)`` is the same as no band.
+    Background wins ties. With an ignore band, a pixel is background up to the lower score, its
+    strongest class above the higher one, and 255 in between; ``(bg_score, bg_score)`` is the same
+    as no band.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        classes: Index of each of them, 0-based, foreground only.
-        bg_score: Score of the background, in [0, 1]. Not read with a band.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        classes: Class indices, 0-based, foreground only.
+        bg_score: Background threshold, in [0, 1]. Ignored with a band.
         ignore_band: Lower and higher score, ``0 <= low <= high <= 1``.
         size: Height and width of the labels, as for :func:`best_label`.
 
     Returns:
-        ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 ignore. Without classes all is
-        background.
+        ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 ignore. All background without
+        classes.
 
     Raises:
-        ValueError: If the scores are out of order or range, or maps and classes do not fit.
+        ValueError: If the scores are out of order or range, or CAMs and classes do not match.
     """
     low, high = (bg_score, bg_score) if ignore_band is None else ignore_band
     if not 0 <= low <= high <= 1:

@@ -1,7 +1,7 @@
-"""Background scores that the maps themselves suggest: no criterion reads a mask.
+"""Background thresholds estimated from the CAMs, without masks.
 
-All are read off counts of pixels by score, gathered in one pass over the photos. A photo without
-classes says nothing of its objects and is not counted.
+All criteria use histograms of scores, computed in one pass over the photos. Photos without classes
+are skipped.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from numpy.typing import NDArray
 from dscnet.labels.pseudo_label import best_label
 
 BINS = 100
-"""Equal parts of [0, 1] that scores are counted in; criteria answer with the edges between them."""
+"""Histogram bins over [0, 1]; criteria return bin edges."""
 
 LEAST_FOREGROUND = 0.01
-"""Share of the pixels of tagged photos that both maps must show as foreground in ``agreement``."""
+"""Minimum fraction of foreground pixels in both CAMs for ``agreement``."""
 
 Counts = NDArray[Any]
 
 
 class ScoreCounts:
-    """Pixels of the photos so far, by the score of their strongest class.
+    """Histograms of the photos so far, by the score of the strongest class.
 
     Attributes:
         by_label: Pixels by strongest label and score, ``(label + 1, BINS)`` rows for the labels
             seen; row 0 stays empty.
-        entropy: Sum over photos of the entropy of the labels' shares of the photo, by background
-            score, ``(BINS,)``.
-        shared: Pixels by the lower of two scores, the photo's and that of its second map.
-        second: Pixels by the score of the second map.
-        salient: Pixels by score where the saliency map says object, and where not, ``(2, BINS)``.
-        shared_scales: Pixels by the lower of the scores of two scales, ``(S, S, BINS)``; those of
-            a scale with itself are its pixels by score. Empty until the first photo.
-        all_seconds: Whether every photo had a second map.
+        entropy: Sum over photos of the entropy of the label areas, by threshold, ``(BINS,)``.
+        shared: Pixels by the lower of two scores, from the CAM and the second CAM.
+        second: Pixels by the score of the second CAM.
+        salient: Pixels by score, salient and not salient, ``(2, BINS)``.
+        shared_scales: Pixels by the lower of the scores of two scales, ``(S, S, BINS)``; the
+            diagonal is the histogram of each scale. Empty until the first photo.
+        all_seconds: Whether every photo had a second CAM.
         all_salient: Whether every photo had a saliency map.
-        all_scales: Whether every photo had maps of the same number of scales.
+        all_scales: Whether every photo had CAMs of the same number of scales.
     """
 
     def __init__(self) -> None:
@@ -65,11 +64,11 @@ class ScoreCounts:
         """Count one photo.
 
         Args:
-            cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-            classes: Index of each, 0-based.
-            second: Another view's maps of the same classes, such as those before refinement.
+            cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+            classes: Class indices, 0-based.
+            second: Other CAMs of the same classes, such as those before refinement.
             saliency: ``(H, W)`` in [0, 1].
-            scales: Maps of single scales of the same classes, ``(S, C', h, w)`` in [0, 1].
+            scales: Single-scale CAMs of the same classes, ``(S, C', h, w)`` in [0, 1].
         """
         if not len(classes):
             return
@@ -114,14 +113,14 @@ class ScoreCounts:
 
 
 def suggested_score(counts: ScoreCounts, criterion: str) -> float | None:
-    """The background score that a criterion suggests.
+    """Background threshold estimated by a criterion.
 
     Args:
-        counts: Of all photos.
+        counts: Histograms of all photos.
         criterion: One of ``CRITERIA``.
 
     Returns:
-        A score in (0, 1); None where the maps, or the saliency maps, do not allow the criterion.
+        A threshold in (0, 1); None if the CAMs or saliency maps do not allow the criterion.
 
     Raises:
         ValueError: If the criterion is unknown.
@@ -132,15 +131,13 @@ def suggested_score(counts: ScoreCounts, criterion: str) -> float | None:
 
 
 def otsu_score(histogram: NDArray[Any]) -> float | None:
-    """Background score that parts the scores into two groups best.
-
-    Otsu (IEEE Trans. SMC, 1979): the threshold with the largest variance between the groups.
+    """Otsu's threshold (IEEE Trans. SMC, 1979), with the largest between-class variance.
 
     Args:
         histogram: Pixels by score over equal bins of [0, 1], ``(bins,)``.
 
     Returns:
-        Upper edge of the lower group, in (0, 1); None if fewer than two bins hold a pixel.
+        Upper edge of the lower class, in (0, 1); None if fewer than two bins are non-empty.
     """
     if np.count_nonzero(histogram) < 2:
         return None
@@ -149,39 +146,39 @@ def otsu_score(histogram: NDArray[Any]) -> float | None:
     centre = (np.arange(bins) + 0.5) / bins
     below, moment = share.cumsum()[:-1], (share * centre).cumsum()[:-1]
     mean = float((share * centre).sum())
-    # Where one side is empty there is no second group.
+    # No second class if one side is empty.
     spread = np.where((below > 0) & (below < 1), below * (1 - below), np.inf)
     return float((np.argmax((mean * below - moment) ** 2 / spread) + 1) / bins)
 
 
 def otsu(counts: ScoreCounts) -> float | None:
-    """Distribution of the scores: Otsu's threshold over the pixels of all photos."""
+    """Otsu's threshold over the pixels of all photos."""
     return otsu_score(counts.foreground)
 
 
 def class_otsu(counts: ScoreCounts) -> float | None:
-    """Distribution of the scores: median of the classes' own Otsu thresholds."""
+    """Median of the per-class Otsu thresholds."""
     found = [otsu_score(row) for row in counts.by_label[1:]]
     scores = [score for score in found if score is not None]
     return float(np.median(scores)) if scores else None
 
 
 def tags(counts: ScoreCounts) -> float | None:
-    """Tag consistency: all labels that a photo should show, background too, keep their share of it.
+    """Tag consistency: every present label, background included, keeps some area.
 
-    The score with the largest entropy of the labels' shares of a photo, mean over photos: a label
-    that vanishes, or one that takes all, makes it small.
+    The threshold with the largest entropy of the label areas of a photo, mean over photos; the
+    entropy is low if a label vanishes or covers everything.
     """
     return _best_score(counts.entropy)
 
 
 def stability(counts: ScoreCounts) -> float | None:
-    """Stability: where the areas of the labels change least with the score.
+    """Stability: where label areas change least with the threshold.
 
-    The score at which labels and those of the next score overlap most; background and the mean over
-    the classes count alike.
+    The threshold whose labels overlap most with those of the next one; background and the mean over
+    the classes have equal weight.
     """
-    # Without the score 0, which makes everything foreground.
+    # Without threshold 0, where everything is foreground.
     *classes, background = _areas(counts.by_label[1:])[:, 1:]
     kept = [area[1:] / np.maximum(area[:-1], 1) for area in classes if area[0]]
     if not kept:
@@ -191,20 +188,19 @@ def stability(counts: ScoreCounts) -> float | None:
 
 
 def agreement(counts: ScoreCounts) -> float | None:
-    """Agreement of two maps of a photo on what is foreground, beyond chance (Cohen's kappa).
+    """Agreement of two CAMs of a photo on the foreground, beyond chance (Cohen's kappa).
 
-    Scores above which either map has next to no foreground do not count: there the peaks of the
-    maps alone would decide.
+    Thresholds at which either CAM has almost no foreground are excluded: only peaks would matter.
     """
     if not counts.all_seconds:
         return None
     one, other = _above(counts.foreground), _above(counts.second)
-    shown = np.minimum(one, other) >= LEAST_FOREGROUND * one[0]
-    return _best_score(np.where(shown, _kappa(_above(counts.shared), one, other), 0.0))
+    enough = np.minimum(one, other) >= LEAST_FOREGROUND * one[0]
+    return _best_score(np.where(enough, _kappa(_above(counts.shared), one, other), 0.0))
 
 
 def scales(counts: ScoreCounts) -> float | None:
-    """Agreement of maps of single scales on what is foreground (Cohen's kappa, mean of pairs)."""
+    """Agreement of single-scale CAMs on the foreground (Cohen's kappa, mean over pairs)."""
     shared = _above(counts.shared_scales)
     if not counts.all_scales or len(shared) < 2:
         return None
@@ -242,28 +238,29 @@ def _bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def _above(histogram: Counts) -> Counts:
-    """Pixels whose score reaches the lower edge of each bin, over the last axis."""
+    """Pixels with a score at or above the lower edge of each bin, along the last axis."""
     reversed_: Counts = np.flip(histogram, -1).cumsum(-1)
     return np.flip(reversed_, -1)
 
 
 def _areas(by_class: Counts) -> Counts:
-    """Pixels of each class, and of background in the last row, by background score."""
+    """Pixels of each class, and of background in the last row, by threshold."""
     above = _above(by_class)
     return np.vstack([above, by_class.sum() - above.sum(axis=0)])
 
 
 def _entropy(areas: Counts) -> Counts:
-    """Entropy of the shares of the labels, ``(BINS,)``."""
-    shares = areas / areas.sum(axis=0)
-    entropy: Counts = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=0)
+    """Entropy of the label areas, ``(BINS,)``."""
+    fractions = areas / areas.sum(axis=0)
+    logs = np.log(np.where(fractions > 0, fractions, 1.0))
+    entropy: Counts = -(fractions * logs).sum(axis=0)
     return entropy
 
 
 def _kappa(both: Counts, one: Counts, other: Counts) -> Counts:
-    """Cohen's kappa of two two-way labellings of the same pixels; 0 where either is all of a kind.
+    """Cohen's kappa of two binary labellings of the same pixels; 0 if either is constant.
 
-    The first entries, where the lowest score makes everything foreground, tell how many there are.
+    The first entries, at threshold 0, are the total number of pixels.
     """
     total = max(one[0], 1.0)
     p, q = one / total, other / total
@@ -273,6 +270,6 @@ def _kappa(both: Counts, one: Counts, other: Counts) -> Counts:
 
 
 def _best_score(values: Counts) -> float | None:
-    """Lower edge of the bin with the largest value, the middle one of equals; None if all are."""
+    """Lower edge of the bin with the largest value (the middle one on ties); None if constant."""
     largest = np.flatnonzero(values == values.max())
     return None if len(largest) == len(values) else float(largest[len(largest) // 2]) / BINS

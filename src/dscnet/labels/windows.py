@@ -1,4 +1,4 @@
-"""Photos seen a window at a time, so that small things are not lost in large photos."""
+"""Tiled inference, for small objects in large photos."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ Window = tuple[slice, slice]
 def score_windows(
     score: Score, image: Tensor, tags: Tensor, windows: Sequence[Window]
 ) -> dict[str, Tensor]:
-    """Score photos window by window and join the maps.
+    """Score photos window by window and merge the CAMs.
 
-    Where windows overlap, their maps are averaged, the nearer to its middle the more a window
-    counts. A ``refined`` map beside a ``cam`` is relative to the strongest score of its window: it
-    is weighed by that score, relative to the photo's, so that a window without a class stays dark.
+    Overlapping windows are averaged with weights that decrease from the centre. A ``refined`` CAM
+    next to a ``cam`` is normalised per window: it is multiplied by the window's maximum score
+    relative to the photo's, so that windows without a class stay low.
 
     Args:
         score: As for :func:`dscnet.labels.cam.sum_views`.
         image: Normalised photos, ``(B, 3, H, W)``.
-        tags: ``(B, C)``; handed to ``score``.
-        windows: They cover the photo.
+        tags: ``(B, C)``; passed to ``score``.
+        windows: Windows that cover the photo.
 
     Returns:
-        A map ``(B, C, H, W)`` for each name that ``score`` gives; of one window, what ``score``
-        gives.
+        A CAM ``(B, C, H, W)`` for each name from ``score``; for a single window, the output of
+        ``score`` itself.
     """
     if len(windows) == 1:
         return dict(score(image, tags))
     seen = [dict(score(image[..., rows, columns], tags)) for rows, columns in windows]
     if {"cam", "refined"} <= seen[0].keys():
         peaks = torch.stack([maps["cam"].amax((2, 3), keepdim=True) for maps in seen])
-        shares = peaks / peaks.amax(0).clamp(min=torch.finfo(peaks.dtype).tiny)
-        for maps, share in zip(seen, shares, strict=True):
-            maps["refined"] = maps["refined"] * share.to(maps["refined"])
+        factors = peaks / peaks.amax(0).clamp(min=torch.finfo(peaks.dtype).tiny)
+        for maps, factor in zip(seen, factors, strict=True):
+            maps["refined"] = maps["refined"] * factor.to(maps["refined"])
     return join_windows(seen, windows, (image.shape[-2], image.shape[-1]))
 
 
 def join_windows(
     seen: Sequence[Mapping[str, Tensor]], windows: Sequence[Window], size: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """Average the maps of windows, by how near a pixel is to the middle of each.
+    """Average the maps of windows, weighted by the distance from their centres.
 
     Args:
         seen: Maps of each window, ``(B, C, h, w)`` at any resolution.
-        windows: Where each lies.
-        size: Height and width of what they cover.
+        windows: The windows.
+        size: Height and width of the result.
 
     Returns:
         ``(B, C, *size)`` for each name.
@@ -74,6 +74,6 @@ def join_windows(
 
 
 def _ramp(length: int, like: Tensor) -> Tensor:
-    """Weights that fall from the middle to either end, positive throughout."""
+    """Positive weights that decrease from the middle to either end."""
     steps = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
     return torch.minimum(steps, steps.flip(0)) / length

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dscnet.deprecation import renamed_names
 from dscnet.losses.affinity import affinity_loss
 from dscnet.losses.contrastive import (
     group_contrast,
-    label_shares,
     pixel_contrast,
     semantic_contrast,
+    soft_targets,
 )
 from dscnet.losses.equivariance import equivariance_losses, min_pool_loss, normalise
 from dscnet.losses.saliency import saliency_loss
@@ -17,7 +18,6 @@ __all__ = [
     "affinity_loss",
     "equivariance_losses",
     "group_contrast",
-    "label_shares",
     "mean_average_precision",
     "min_pool_loss",
     "normalise",
@@ -25,5 +25,8 @@ __all__ = [
     "pooled_logits",
     "saliency_loss",
     "semantic_contrast",
+    "soft_targets",
     "tag_loss",
 ]
+
+__getattr__ = renamed_names(__name__, {"label_shares": "soft_targets"}, globals())

@@ -1,4 +1,4 @@
-"""Supervision of the affinity of pairs, as AffinityNet and IRNet have it."""
+"""Pairwise affinity loss of AffinityNet and IRNet."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from torch import Tensor
 from dscnet.types import LossTerms
 
 EPS = 1e-5
-"""The published constant, in the logarithms and in the means."""
+"""The published constant in the logarithms and the means."""
 
 WEIGHTS = {"aff_bg": 0.25, "aff_fg": 0.25, "aff_neg": 0.5}
-"""Share of each kind of pair."""
+"""Weight of each kind of pair."""
 
 
 def affinity_loss(
     affinity: Tensor, background: Tensor, foreground: Tensor, negative: Tensor
 ) -> LossTerms:
-    """Binary cross-entropy of pairs, each kind by itself, so that rare kinds count as much.
+    """Binary cross-entropy of pairs, averaged per kind so that rare kinds count equally.
 
     AffinityNet (Ahn, Kwak, CVPR 2018): the mean of ``-log(a + 1e-5)`` over the pairs within the
-    background and over those within a class, and of ``-log(1 + 1e-5 - a)`` over those of different
-    labels, weighed 1/4, 1/4 and 1/2.
+    background and over those within a class, and of ``-log(1 + 1e-5 - a)`` over those with
+    different labels, weighted 1/4, 1/4 and 1/2.
 
     Args:
         affinity: a, of any shape, in [0, 1].
-        background: Pairs within the background; bool, of the same shape.
+        background: Pairs within the background; bool, same shape.
         foreground: Pairs within one foreground class.
-        negative: Pairs of different labels.
+        negative: Pairs with different labels.
 
     Returns:
         Terms ``aff_bg``, ``aff_fg`` and ``aff_neg`` with their weights; a kind without pairs is 0
@@ -37,7 +37,7 @@ def affinity_loss(
     """
     shapes = {tuple(table.shape) for table in (affinity, background, foreground, negative)}
     if len(shapes) > 1:
-        raise ValueError(f"affinity and the kinds of pairs must have one shape, got {shapes}")
+        raise ValueError(f"affinity and the kinds of pairs must have the same shape, got {shapes}")
     alike = -(affinity + EPS).log()
     different = -(1 + EPS - affinity).log()
     terms = {

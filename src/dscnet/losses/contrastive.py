@@ -1,12 +1,12 @@
-"""DSCNet's contrasts: pixel by pixel, Eq. (3); group by group, Eq. (7); group by category, Eq. (9).
+"""DSCNet's contrastive losses: pixels, Eq. (3); groups, Eq. (7); groups and categories, Eq. (9).
 
 All three are InfoNCE with the cosine as similarity and the mean over positives outside the
 logarithm: a positive s+ against negatives s- costs
 
     -log(exp(s+) / (exp(s+) + sum exp(s-))) = softplus(logsumexp(s-) - s+).
 
-They compute in float32 under autocast too, and float64 stays float64. Where nothing has a positive
-they return a zero that backward accepts.
+They compute in float32 even under autocast; float64 is kept. Without any positive they return a
+zero that supports backward.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from dscnet.types import IGNORE_INDEX
 
 _PAST = torch.iinfo(torch.int64).min
-"""Source of the groups in the memory: one that no group of the batch has."""
+"""Source of the groups in the memory bank; no group of the batch has it."""
 
 
 class Groups(Protocol):
@@ -41,21 +41,21 @@ def group_contrast(
     memory: tuple[Tensor, Tensor] | None = None,
     images: Tensor | None = None,
 ) -> Tensor:
-    """Pull groups of one category together across images and push other categories away.
+    """Pull groups of the same category together across images and push other categories away.
 
     DSCNet Eq. (6), (7). A source is one image in one view. Positives of a group are the groups of
     its category in other sources and in the memory; negatives are all groups of other categories,
-    those of its own source and of the memory included. A group of its category in its own source is
-    neither.
+    including those of its own source and of the memory. A group of its category in its own source
+    is neither.
 
     Args:
-        embeddings: ``(M, E)``, one row a group; scaled to unit length here.
-        categories: Category of each group, ``(M,)`` int64; -1 = takes no part.
+        embeddings: ``(M, E)``, one row per group; scaled to unit length here.
+        categories: Category of each group, ``(M,)`` int64; -1 = ignored.
         sources: Source of each group, ``(M,)`` int64.
         temperature: Divides the cosine, > 0.
         memory: Embeddings ``(M', E)`` and categories ``(M',)`` of past groups; no gradient.
-        images: What the last mean runs over, ``(M,)`` int64; None = the sources. With image
-            numbers, all views of an image together weigh as much as any other image.
+        images: Unit of the last mean, ``(M,)`` int64; None = the sources. With image numbers, all
+            views of an image together weigh as much as any other image.
 
     Returns:
         Scalar: mean over the positives of a group, then over the groups of an image that have a
@@ -83,21 +83,21 @@ def group_contrast(
         return _zero(embeddings)
     last = sources if images is None else images
     owner: Tensor = torch.unique(last[counted], return_inverse=True)[1]
-    shares = owner.bincount().to(terms)
-    sums = torch.zeros_like(shares).index_add(0, owner, terms[counted])
-    return (sums / shares).mean()
+    counts = owner.bincount().to(terms)
+    sums = torch.zeros_like(counts).index_add(0, owner, terms[counted])
+    return (sums / counts).mean()
 
 
 def group_pairs(
     categories: Tensor, sources: Tensor, other_categories: Tensor, other_sources: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which pairs of groups are positive and which negative, Eq. (5): never both, maybe neither.
+    """Positive and negative pairs of groups, Eq. (5): never both, possibly neither.
 
     Args:
-        categories: ``(M,)`` int64, -1 = takes no part.
+        categories: ``(M,)`` int64, -1 = ignored.
         sources: ``(M,)`` int64.
-        other_categories: Of the groups compared with, ``(M',)``.
-        other_sources: Likewise, ``(M',)``.
+        other_categories: Categories of the groups compared with, ``(M',)``.
+        other_sources: Their sources, ``(M',)``.
 
     Returns:
         Positive and negative, ``(M, M')`` bool each.
@@ -115,18 +115,18 @@ def pixel_contrast(
     temperature: float,
     max_pairs: int = 2**24,
 ) -> Tensor:
-    """Contrast every pixel of the batch with every other one, DSCNet Eq. (3).
+    """Contrast each pixel of the batch with all others, DSCNet Eq. (3).
 
-    What the groups replace (the row "w/o PGCL" of the paper's Table V). Positives of a pixel are
+    The loss that pixel groups replace (row "w/o PGCL" of Table V). Positives of a pixel are
     the other pixels of its label, in all images of the batch; negatives are the pixels of other
-    labels. Quadratic in B * N; beyond ``max_pairs`` pairs the anchors are taken in pieces that are
-    computed once more in the backward pass, so that memory stays bounded.
+    labels. Quadratic in B * N; beyond ``max_pairs`` pairs the anchors are processed in chunks that
+    are recomputed in the backward pass, which bounds memory.
 
     Args:
         embeddings: ``(B, N, E)``; scaled to unit length here.
         labels: Pseudo label of each pixel, ``(B, N)`` or ``(B, h, w)`` int64; 255 = ignore.
         temperature: Divides the cosine, > 0.
-        max_pairs: Most pairs compared at once, >= 1.
+        max_pairs: Maximum number of pairs compared at once, >= 1.
 
     Returns:
         Scalar: mean over the positives of a pixel, then over the pixels that have one; 0 with zero
@@ -140,7 +140,7 @@ def pixel_contrast(
     labels = labels.flatten(1)
     if embeddings.ndim != 3 or embeddings.shape[:2] != labels.shape:
         raise ValueError(
-            f"embeddings must be (B, N, E) with one label a pixel, "
+            f"embeddings must be (B, N, E) with one label per pixel, "
             f"got {tuple(embeddings.shape)} and labels {tuple(labels.shape)}"
         )
     if labels.numel() and int(labels.min()) < 0:
@@ -171,14 +171,13 @@ def semantic_contrast(logits: Tensor, targets: Tensor) -> Tensor:
     """Contrast pixel groups with category nodes, DSCNet Eq. (9).
 
     Eq. (3) with the group as anchor, its category node as positive and the other nodes as
-    negatives; that is cross-entropy. A soft target weighs each category as the positive by its
-    share.
+    negatives; that is cross-entropy. A soft target weights each category as the positive by its
+    probability.
 
     Args:
         logits: Similarity of each group with each category, divided by the temperature,
             ``(B, K, L)``.
-        targets: Share of each label, ``(B, K, L)``; rows sum to 1, or are all 0 for groups without
-            a term.
+        targets: Soft targets, ``(B, K, L)``; rows sum to 1, or are all 0 for groups to ignore.
 
     Returns:
         Scalar: mean over the groups of an image that have a target, then over the images that have
@@ -205,27 +204,27 @@ def semantic_contrast(logits: Tensor, targets: Tensor) -> Tensor:
     return per_image.sum() / (groups > 0).sum()
 
 
-def label_shares(labels: Tensor, groups: Groups, num_labels: int, *, hard: bool = False) -> Tensor:
-    """Share of each pseudo label among the pixels of a group: the target of ``semantic_contrast``.
+def soft_targets(labels: Tensor, groups: Groups, num_labels: int, *, hard: bool = False) -> Tensor:
+    """Soft targets for ``semantic_contrast``: fraction of each pseudo label in each group.
 
     Args:
         labels: Pseudo labels, ``(B, N)`` or ``(B, h, w)`` int64; 255 = ignore.
         groups: The groups of the same pixels.
         num_labels: L, background included.
-        hard: Whether the majority label gets all (of equal shares the lower label).
+        hard: One-hot target of the majority label instead; ties go to the lower label.
 
     Returns:
-        ``(B, K, L)`` float32, no gradient: rows sum to 1, and are all 0 for empty groups and for
-        those with more ignored than labelled pixels.
+        ``(B, K, L)`` float32, no gradient; rows sum to 1, or are all 0 for empty groups and for
+        groups with more ignored than labelled pixels.
 
     Raises:
-        ValueError: If the groups are of other pixels, or a label is neither below L nor 255.
+        ValueError: If the numbers of pixels differ, or a label is neither below L nor 255.
     """
     labels = labels.flatten(1)
     members = groups.one_hot()
     if members.shape[:2] != labels.shape:
         raise ValueError(
-            f"groups must be of the labels' pixels {tuple(labels.shape)}, "
+            f"groups must cover the same pixels as labels, {tuple(labels.shape)}, "
             f"got {tuple(members.shape[:2])}"
         )
     labelled = labels != IGNORE_INDEX
@@ -236,18 +235,18 @@ def label_shares(labels: Tensor, groups: Groups, num_labels: int, *, hard: bool 
         counts = members.mT @ votes.to(members)
     total = counts.sum(-1, keepdim=True)
     if hard:
-        shares = F.one_hot(counts.argmax(-1), num_labels).to(counts)
+        targets = F.one_hot(counts.argmax(-1), num_labels).to(counts)
     else:
-        shares = counts / total.clamp_min(1)
-    return shares * ((total > 0) & (2 * total >= members.sum(1)[..., None]))
+        targets = counts / total.clamp_min(1)
+    return targets * ((total > 0) & (2 * total >= members.sum(1)[..., None]))
 
 
 def _anchor_terms(similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Mean over each anchor's positives of softplus(logsumexp(negatives) - positive), ``(M,)``.
 
-    An anchor without negatives costs 0, one without positives too.
+    An anchor without negatives or without positives costs 0.
     """
-    # The most negative number in the place of -inf: its exponential is 0 as well, without nan.
+    # The lowest finite number instead of -inf: its exponential is 0 too, without nan.
     lowest = torch.finfo(similarity.dtype).min
     against = similarity.masked_fill(~negative, lowest).logsumexp(1, keepdim=True)
     costs = F.softplus(against - similarity).masked_fill(~positive, 0.0)
@@ -270,7 +269,7 @@ def _promote(tensor: Tensor) -> Tensor:
 
 
 def _zero(tensor: Tensor) -> Tensor:
-    """A zero that hangs on the graph, so that backward works."""
+    """A zero attached to the graph, so that backward works."""
     return _promote(tensor).sum() * 0.0
 
 
@@ -282,6 +281,6 @@ def _check_temperature(temperature: float) -> None:
 def _check_length(name: str, values: Tensor, ndim: int, categories: Tensor) -> None:
     if values.ndim != ndim or categories.ndim != 1 or len(values) != len(categories):
         raise ValueError(
-            f"{name} must have {ndim} dimensions and one row a category, "
+            f"{name} must have {ndim} dimensions and one row per category, "
             f"got {tuple(values.shape)} and categories {tuple(categories.shape)}"
         )

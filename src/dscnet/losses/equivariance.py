@@ -1,9 +1,8 @@
-"""The losses by which SEAM compares a photo with a smaller view of itself.
+"""SEAM's equivariance losses between a photo and a smaller view of it.
 
-Wang et al., CVPR 2020, as the published code computes them. Maps arrive at feature resolution and
-are resized here, bilinear with aligned corners. The tags are multiplied into every map, so labels
-that a photo does not have are 0 with zero gradient throughout: the computation leaves them out, and
-the means count them.
+Wang et al., CVPR 2020, as in the published code. CAMs come at feature resolution and are resized
+here, bilinearly with aligned corners. Every CAM is multiplied by the tags, so absent labels are 0
+with zero gradient throughout: they are skipped in the computation but counted in the means.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from torch import Tensor
 from torch.nn import functional
 
 EPS = 1e-5
-"""The cut-off of :func:`normalise` that SEAM uses."""
+"""SEAM's cut-off in :func:`normalise`."""
 
 HARD_SHARE = 0.2
-"""Share of the entries, absent labels included, that the ECR of a photo is the mean of."""
+"""Fraction of a photo's entries, absent labels included, that ECR averages over."""
 
 
 def normalise(cam: Tensor, eps: float = EPS) -> Tensor:
-    """Scale every map of every photo to [0, 1) by its own minimum and maximum.
+    """Scale each CAM of each photo to [0, 1) by its own minimum and maximum.
 
-    ``relu(r - min r - eps) / (max r - min r + eps)`` with ``r = relu(cam)``; gradient flows through
+    ``relu(r - min r - eps) / (max r - min r + eps)`` with ``r = relu(cam)``; gradients flow through
     the extremes too.
 
     Args:
         cam: ``(B, L, h, w)``.
-        eps: Cut off and added to the range, > 0.
+        eps: Cut-off, also added to the range, > 0.
 
     Returns:
-        ``(B, L, h, w)``; all 0 for a constant or nowhere positive map.
+        ``(B, L, h, w)``; all 0 for a CAM that is constant or nowhere positive.
     """
     shifted, span = _shift(cam, eps)
     return shifted / span
@@ -39,20 +38,19 @@ def normalise(cam: Tensor, eps: float = EPS) -> Tensor:
 def min_pool_loss(cam_refined: Tensor, tags: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """Mean of the weakest quarter of the foreground: some pixels of a photo must be background.
 
-    Takes, per pixel, the largest refined score of the photo's classes, and of those the
+    Per pixel, takes the largest refined score of the photo's classes, then averages the
     ``H * W // 4`` smallest.
 
     Args:
         cam_refined: Refined CAM, ``(B, L, h, w)`` in [0, 1].
         tags: ``(B, C)`` in {0, 1}.
-        size: Height and width of the image, to which the maps are up-sampled; None if they have
-            that size already.
+        size: Height and width of the image, to upsample the CAMs to; None if they have that size.
 
     Returns:
         Scalar in [0, 1]; 0 for photos without tags or with fewer than 4 pixels.
 
     Raises:
-        ValueError: If the maps do not have one label more than the tags.
+        ValueError: If the CAMs do not have one label more than the tags.
     """
     labels, weights = _present(cam_refined, tags)
     maps = _take(cam_refined, labels[:, 1:])
@@ -74,19 +72,19 @@ def equivariance_losses(
 ) -> tuple[Tensor, Tensor]:
     """Equivariant regularisation (ER) and equivariant cross regularisation (ECR).
 
-    View 1 is normalised at ``size1`` and then reduced to ``size2``; view 2 is normalised at
+    View 1 is normalised at ``size1`` and then downsampled to ``size2``; view 2 is normalised at
     ``size2``. ER is the mean absolute difference of the two plain CAMs over foreground classes and
     pixels, with gradient to both. ECR compares each view's refined CAM with the one-hot plain CAM
     of the other view, detached, over the hardest fifth of each photo's entries.
 
-    Both divide by all labels, absent ones included: their scale depends on the number of classes.
+    Both divide by all labels, absent ones included, so their scale depends on the class count.
 
     Args:
-        cam1: Raw CAM of view 1, ``(B, L, h, w)``; its background label is not used.
+        cam1: Raw CAM of view 1, ``(B, L, h, w)``; its background label is ignored.
         refined1: Refined CAM of view 1, ``(B, L, h, w)``.
         cam2: Raw CAM of view 2, ``(B, L, h', w')``.
         refined2: Refined CAM of view 2, ``(B, L, h', w')``.
-        tags: ``(B, C)`` in {0, 1}. A photo without tags still has its background compared.
+        tags: ``(B, C)`` in {0, 1}. Without tags only background is compared.
         size1: Height and width of view 1 in pixels.
         size2: Height and width of view 2 in pixels.
 
@@ -94,7 +92,7 @@ def equivariance_losses(
         The scalars ER and ECR.
 
     Raises:
-        ValueError: If the maps do not have one label more than the tags.
+        ValueError: If the CAMs do not have one label more than the tags.
     """
     labels, weights = _present(cam1, tags)
     foreground, presence = labels[:, 1:], weights[:, 1:]
@@ -109,10 +107,10 @@ def equivariance_losses(
 
 
 def _present(maps: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
-    """Background and the labels that each photo has, padded to the longest.
+    """Background and the present labels of each photo, padded to the longest.
 
     Returns:
-        Labels ``(B, 1 + K)`` int64 and their weights ``(B, 1 + K, 1, 1)``: 1, and 0 for padding.
+        Labels ``(B, 1 + K)`` int64 and their weights ``(B, 1 + K, 1, 1)``: 1, or 0 for padding.
     """
     if maps.shape[1] != tags.shape[1] + 1:
         raise ValueError(
@@ -125,7 +123,7 @@ def _present(maps: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _take(maps: Tensor, labels: Tensor) -> Tensor:
-    """The maps of the given labels, in float32 at least: the cut-off is lost in bfloat16."""
+    """CAMs of the given labels, at least float32: bfloat16 would lose the cut-off."""
     taken = torch.take_along_dim(maps, labels[..., None, None], dim=1)
     return taken.to(torch.promote_types(taken.dtype, torch.float32))
 
@@ -141,18 +139,18 @@ def _shift(cam: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     values = cam.flatten(2)
     low = values.min(2).values.relu()[..., None, None]
     high = values.max(2).values.relu()[..., None, None]
-    # As low >= 0, rectifying the difference rectifies the map; in place, as full maps are large.
+    # As low >= 0, rectifying the difference rectifies the CAM; in place, as full CAMs are large.
     return (cam - low).sub_(eps).relu_(), high - low + eps
 
 
 def _normalised_at(maps: Tensor, size: tuple[int, int], reduced: tuple[int, int]) -> Tensor:
-    """Maps normalised at ``size``, then reduced; dividing last divides fewer pixels."""
+    """CAMs normalised at ``size``, then downsampled; dividing last divides fewer pixels."""
     shifted, span = _shift(_resize(maps, size), EPS)
     return _resize(shifted, reduced) / span
 
 
 def _target(foreground: Tensor) -> Tensor:
-    """One-hot foreground, ties kept, behind its background of 1 - maximum; detached."""
+    """One-hot foreground with ties, after a background of 1 - maximum; detached."""
     foreground = foreground.detach()
     strongest = foreground.amax(1, keepdim=True)
     kept = foreground.masked_fill(foreground < strongest, 0.0)

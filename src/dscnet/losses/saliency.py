@@ -1,4 +1,4 @@
-"""Supervision by saliency maps."""
+"""Saliency loss."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from torch import Tensor
 from torch.nn import functional
 
 SALIENT = 0.5
-"""A pixel stands out where its saliency is above this."""
+"""Pixels with a saliency above this are salient."""
 
 
 def saliency_loss(saliency_logits: Tensor, saliency: Tensor) -> Tensor:
-    """Binary cross-entropy with maps that are made binary here, after their augmentation.
+    """Binary cross-entropy with saliency maps, binarised here, after augmentation.
 
     AuxSegNet (Xu et al., ICCV 2021).
 
     Args:
-        saliency_logits: Scores, ``(B, 1, H, W)``, positive = stands out.
+        saliency_logits: Scores, ``(B, 1, H, W)``, positive = salient.
         saliency: ``(B, 1, H, W)`` in [0, 1].
 
     Returns:

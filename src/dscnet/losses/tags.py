@@ -1,4 +1,4 @@
-"""Supervision by image-level tags."""
+"""Tag loss and tag metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
-    """Multi-label soft margin: binary cross-entropy, mean over classes and photos.
+    """Multi-label soft margin loss: binary cross-entropy, mean over classes and photos.
 
     Args:
         tag_logits: Scores, ``(B, C)``, positive = present.
@@ -25,17 +25,17 @@ def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
 
 
 def pooled_logits(cam_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean of the foreground CAM up-sampled to the image, without up-sampling it.
+    """Mean of the foreground CAM upsampled to the image, without upsampling it.
 
     Bilinear interpolation (aligned corners) is linear, so its mean is a fixed weighted mean of the
-    feature grid. SEAM pools this map, not the feature grid: border cells weigh about half.
+    feature grid. SEAM pools the upsampled map, so border cells weigh about half.
 
     Args:
         cam_logits: Raw CAM, ``(B, L, h, w)``, label 0 = background.
         size: Height and width of the image in pixels.
 
     Returns:
-        ``(B, C)``, float32 where ``cam_logits`` has lower precision.
+        ``(B, C)``, at least float32.
     """
     height, width = cam_logits.shape[-2:]
     rows = _interpolation_weights(height, size[0], cam_logits)
@@ -44,17 +44,17 @@ def pooled_logits(cam_logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def mean_average_precision(tag_scores: Tensor, tags: Tensor) -> float:
-    """Macro mean of the average precision of each class: validation that needs no masks.
+    """Mean average precision (mAP) over classes: validation without masks.
 
-    Average precision = mean over the photos that have the class of the precision among all photos
-    that score at least as high; tied photos share one threshold.
+    Average precision = mean over the photos with the class of the precision among all photos that
+    score at least as high; tied photos share one threshold.
 
     Args:
-        tag_scores: ``(N, C)``; only their order within a class counts.
+        tag_scores: ``(N, C)``; only the ranking within a class matters.
         tags: ``(N, C)`` in {0, 1}.
 
     Returns:
-        Value in (0, 1]; classes without a positive photo are left out; nan when none is left.
+        Value in (0, 1]; classes without a positive photo are skipped; nan if all are.
 
     Raises:
         ValueError: If the shapes differ.

@@ -39,7 +39,7 @@ def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.in
     if pred.shape != gt.shape:
         raise ValueError(f"pred and gt must have one shape, got {pred.shape} and {gt.shape}")
     for name, labels in (("pred", pred), ("gt", gt)):
-        if (strange := strange_labels(labels, num_labels)).size:
+        if (strange := invalid_labels(labels, num_labels)).size:
             raise ValueError(
                 f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {strange.tolist()}"
             )
@@ -60,7 +60,7 @@ def pixel_blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 
-def strange_labels(labels: Labels, num_labels: int) -> NDArray[np.int64]:
+def invalid_labels(labels: Labels, num_labels: int) -> NDArray[np.int64]:
     """The values, each once, that are neither a label below ``num_labels`` nor 255."""
     strange = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_labels))
     return np.unique(labels[strange]).astype(np.int64)

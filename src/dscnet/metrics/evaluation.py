@@ -22,8 +22,8 @@ from dscnet.metrics.confusion import (
     ConfusionMatrix,
     Labels,
     confusion_matrix,
+    invalid_labels,
     pixel_blocks,
-    strange_labels,
 )
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, check_class_count
 
@@ -359,13 +359,13 @@ def _readable_pairs(
             failures.append(str(error))
             continue
         # Labels that are none speak of the list of classes: leaving photos out would hide it.
-        _refuse_strange(pred_path, pred, num_labels)
-        _refuse_strange(gt_path, gt, num_labels)
+        _refuse_invalid(pred_path, pred, num_labels)
+        _refuse_invalid(gt_path, gt, num_labels)
         yield pred, gt
 
 
-def _refuse_strange(path: Path, labels: Labels, num_labels: int) -> None:
-    if (strange := strange_labels(labels, num_labels)).size:
+def _refuse_invalid(path: Path, labels: Labels, num_labels: int) -> None:
+    if (strange := invalid_labels(labels, num_labels)).size:
         raise DataError(
             f"{path}: label {strange[0]} is none of the {num_labels} labels (0 = background, "
             f"{IGNORE_INDEX} = ignore); check the list of classes and what made the file"

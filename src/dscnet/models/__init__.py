@@ -1,4 +1,4 @@
-"""Networks that score pixels, by name."""
+"""CAM networks and their registry."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import nn
 
 from dscnet.config.baselines import Baseline, find_baseline, list_baselines, register_baseline
+from dscnet.deprecation import renamed_names, warn_renamed
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.auxsegnet import AuxSegNet, SegmentationPath
 from dscnet.models.cam import PlainCam
 from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate
 from dscnet.models.published import load_published, published_state, write_published
-from dscnet.models.resnet38 import ResNet38, create_resnet38, resnet38_taps
+from dscnet.models.resnet38 import ResNet38, create_resnet38, resnet38_feature_maps
 from dscnet.models.seam import Seam, view_size
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "propagate",
     "published_state",
     "register_model",
-    "resnet38_taps",
+    "resnet38_feature_maps",
     "view_size",
     "write_published",
 ]
@@ -66,7 +67,7 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
     """Add a network as a baseline without capabilities; ``register_baseline`` declares some.
 
     Args:
-        name: A name that is not registered yet.
+        name: A new name.
         factory: Called as ``factory(backbone, num_classes, **options)``.
 
     Raises:
@@ -76,7 +77,7 @@ def register_model(name: str, factory: Callable[..., nn.Module]) -> None:
 
 
 def create_model(name: str, backbone: nn.Module, num_classes: int, **options: object) -> nn.Module:
-    """Build a CAM network on a trunk.
+    """Build a CAM network on a backbone.
 
     Args:
         name: One of :func:`list_models`.
@@ -87,5 +88,14 @@ def create_model(name: str, backbone: nn.Module, num_classes: int, **options: ob
     Raises:
         ValueError: If the name is not registered.
     """
+    for old, new in _RENAMED_OPTIONS.items():
+        if old in options:
+            warn_renamed(f"option {old!r} of create_model", repr(new))
+            options[new] = options.pop(old)
     network: nn.Module = find_baseline(name).factory()(backbone, num_classes, **options)
     return network
+
+
+_RENAMED_OPTIONS = {"likeness": "class_similarity"}
+
+__getattr__ = renamed_names(__name__, {"resnet38_feature_maps": "resnet38_feature_maps"}, globals())

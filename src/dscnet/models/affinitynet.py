@@ -1,4 +1,4 @@
-"""AffinityNet: features whose distance says which neighbouring cells share a label."""
+"""AffinityNet: features whose distance predicts whether neighbouring cells share a label."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dscnet.models.pcm import resize
 from dscnet.types import ModelOutput
 
 LOW, MID, HIGH = 64, 128, 256
-"""Channels that the three taps are squeezed to."""
+"""Channels that the three feature maps are reduced to."""
 
 
 class AffinityNet(nn.Module):
-    """The three taps of a trunk, squeezed and mixed (Ahn, Kwak, CVPR 2018).
+    """The three feature maps of a backbone, reduced and merged (Ahn, Kwak, CVPR 2018).
 
     ``F = elu mix(cat(elu squeeze_low, elu squeeze_mid, elu squeeze_high))``, all 1x1 convolutions
-    without bias (published names: f9, f8_3, f8_4, f8_5). The trunk is trained too.
-    ``dscnet.refine.pairs.pair_affinity`` compares the cells of F.
+    without bias (published names: f9, f8_3, f8_4, f8_5). The backbone is trained as well.
+    ``dscnet.refine.pairs.pair_affinity`` compares cells of F.
 
-    Deviation: the published trunk has all taps at the resolution of the last; here taps of another
-    size are resized to it before their convolution.
+    Deviation: in the published backbone all feature maps have the resolution of the last; here
+    others are resized to it before their convolution.
 
     Args:
         backbone: A module with ``channels`` (low, mid, high) whose call maps photos
-            ``(B, 3, H, W)`` to the three taps ``(B, channels[i], *, *)``.
+            ``(B, 3, H, W)`` to the three feature maps ``(B, channels[i], *, *)``.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -47,10 +47,10 @@ class AffinityNet(nn.Module):
 
         Args:
             image: Normalised photos, ``(B, 3, H, W)``.
-            tags: Not read; CAM networks take them.
+            tags: Ignored; CAM networks take them.
 
         Returns:
-            The output with ``features`` F, ``(B, 448, h, w)``, at the size of the last tap.
+            The output with ``features`` F, ``(B, 448, h, w)``, at the size of the last feature map.
         """
         low, mid, high = self.backbone(image)
         size = (high.shape[-2], high.shape[-1])

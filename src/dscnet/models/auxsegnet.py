@@ -1,4 +1,4 @@
-"""AuxSegNet: tags, segmentation and saliency learned together (Xu et al., ICCV 2021)."""
+"""AuxSegNet: joint classification, segmentation and saliency (Xu et al., ICCV 2021)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dscnet.types import ModelOutput
 
 
 class TaskBranch(nn.Module):
-    """Scores of a dense task from the trunk's features, and how alike pixels are to it.
+    """Head of a dense task: scores and pixel affinities from the backbone's features.
 
-    [Reading] The 3x3 convolutions start as for rectifiers (He et al., ICCV 2015).
+    [Reading] The 3x3 convolutions have He initialisation (ICCV 2015).
 
     Args:
         in_channels: Channels of the features.
-        out_channels: Maps of the task.
-        channels: Channels in between.
+        out_channels: Output channels of the task.
+        channels: Hidden channels.
         dilations: Of the three 3x3 convolutions.
-        norm: Batch normalisation follows each of them; none does in the published branch.
+        norm: Whether batch normalisation follows each of them; not in the published branch.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class TaskBranch(nn.Module):
 
 
 class AuxSegNet(PlainCam):
-    """A CAM with a segmentation and a saliency branch on one trunk.
+    """A CAM with a segmentation and a saliency branch on one backbone.
 
-    The cross-task affinity of the two branches refines both, and in inference the CAM. With a
-    context that fuses, that is the CAM that it refines. Segmentation needs no tags.
+    The cross-task affinity of the two branches refines both, and at inference also the CAM (after a
+    fusing context, if any). Segmentation needs no tags.
 
-    Deviation: the tag scores are the mean of the up-sampled CAM unless ``grid_pooling`` is set, and
-    the CAM has a background channel that nothing supervises, as in all CAM models here.
+    Deviation: tag scores are the mean of the upsampled CAM unless ``grid_pooling`` is set, and the
+    CAM has an unsupervised background channel, as in all CAM models here.
 
     Args:
         backbone: As for :class:`PlainCam`.
@@ -72,19 +72,19 @@ class AuxSegNet(PlainCam):
         branch_channels: Channels of the two branches.
         dilations: Of their three 3x3 convolutions (published: 6, 12 and 18 at stride 8); None =
             the published ones at the backbone's stride, :func:`dilations_at`.
-        branch_norm: Batch normalisation follows each of these.
+        branch_norm: Whether batch normalisation follows each of these.
         rows: As for :class:`CrossTaskAffinity`.
         published_row_quirk: As for :class:`CrossTaskAffinity`.
-        grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published.
+        grid_pooling: Average the CAM over the feature grid for tag scores, as published.
         context: As for :class:`PlainCam`.
         group_by: As for :class:`PlainCam`.
-        smooth: As for :class:`PlainCam`; before the affinity refines the CAM.
-        likeness: As for :class:`PlainCam`; before the affinity too.
+        smooth: As for :class:`PlainCam`; applied before the cross-task affinity.
+        class_similarity: As for :class:`PlainCam`; applied before the cross-task affinity.
         dropout: As for :class:`PlainCam`.
     """
 
     slow_modules = ("cross_task",)
-    """New parts that learn at the trunk's rate, as published."""
+    """New modules that use the backbone's learning rate, as published."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class AuxSegNet(PlainCam):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
-        likeness: float = 0.0,
+        class_similarity: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class AuxSegNet(PlainCam):
             context=context,
             group_by=group_by,
             smooth=smooth,
-            likeness=likeness,
+            class_similarity=class_similarity,
             dropout=dropout,
         )
         if not dilations:
@@ -130,11 +130,11 @@ class AuxSegNet(PlainCam):
     def one_view(
         self, image: Tensor, tags: Tensor | None = None, *, maps_only: bool = False
     ) -> ModelOutput:
-        """Run the network once; arguments as for :class:`PlainCam`.
+        """Run a single forward pass; arguments as for :class:`PlainCam`.
 
         Returns:
             The output with ``features``, ``cam_logits``, the scores of both branches at image size
-            unless ``maps_only``, in inference ``cam_refined``, and with ``grid_pooling``
+            unless ``maps_only``, at inference ``cam_refined``, and with ``grid_pooling``
             ``tag_logits`` and ``plain_tag_logits``.
         """
         output = super().one_view(image, tags, maps_only=maps_only)
@@ -145,7 +145,7 @@ class AuxSegNet(PlainCam):
         cam = None if self.training else _cam_to_refine(output)
         initial, refined, spread_cam = self._branches(output.features, cam)
         output.cam_refined = spread_cam
-        if maps_only:  # all labels at image size are what large photos fail for
+        if maps_only:  # scores of all labels at image size would exhaust memory
             return output
         size = (image.shape[-2], image.shape[-1])
         output.seg_initial, output.saliency_initial = (_enlarge(maps, size) for maps in initial)
@@ -153,16 +153,16 @@ class AuxSegNet(PlainCam):
         return output
 
     def dense_scores(self, image: Tensor, *, averaged: bool = False) -> tuple[Tensor, Tensor]:
-        """What the two branches alone say of photos ``(B, 3, H, W)``, refined by A.
+        """Scores of the two branches for photos ``(B, 3, H, W)``, refined by A.
 
         Args:
             image: The photos.
-            averaged: Segmentation is the mean of the scores before and after the affinity, which
-                are trained alike, instead of those after it.
+            averaged: Average the segmentation scores before and after the affinity, which are
+                trained alike, instead of using those after it.
 
         Returns:
-            Scores of the labels, ``(B, L, H, W)``, and the probability that a pixel stands out,
-            ``(B, 1, H, W)``, made of the scores before they are enlarged, as published.
+            Label scores ``(B, L, H, W)`` and saliency probabilities ``(B, 1, H, W)``; the sigmoid
+            is applied before upsampling, as published.
         """
         *_, features = self.backbone(image)
         (initial, _), (segmentation, saliency), _ = self._branches(features, None)
@@ -174,7 +174,7 @@ class AuxSegNet(PlainCam):
     def _branches(
         self, features: Tensor, cam: Tensor | None
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor | None]:
-        """Scores of segmentation and saliency before and after A, and the CAM after it."""
+        """Segmentation and saliency scores before and after A, and the CAM after it."""
         segmentation, seg_query, seg_key = self.segmentation(features)
         saliency, sal_query, sal_key = self.saliency(features)
         maps = [segmentation, saliency] if cam is None else [segmentation, saliency, cam]
@@ -185,14 +185,14 @@ class AuxSegNet(PlainCam):
 
 
 class SegmentationPath(nn.Module):
-    """The way from photos to segmentation scores through an AuxSegNet: no tags, no CAM.
+    """The segmentation path of an AuxSegNet, from photos to scores: no tags, no CAM.
 
     Args:
         network: The trained network.
         averaged: As for :meth:`AuxSegNet.dense_scores`.
 
     Attributes:
-        output_stride: Pixels of the photo per pixel of the trunk's last map, along one side.
+        output_stride: Stride of the backbone's last feature map.
     """
 
     def __init__(self, network: AuxSegNet, *, averaged: bool = False) -> None:
@@ -205,12 +205,12 @@ class SegmentationPath(nn.Module):
         return self.network.dense_scores(image, averaged=self.averaged)[0]
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
-        """Score the pixels of photos of any size, ``(B, 3, H, W)``; ``tags`` are not read."""
+        """Score the pixels of photos of any size, ``(B, 3, H, W)``; ``tags`` are ignored."""
         return ModelOutput(seg_logits=self.net(image))
 
 
 def dilations_at(output_stride: int) -> tuple[int, int, int]:
-    """The published dilations, made for stride 8, at another stride; at least 1 each.
+    """The published dilations (for stride 8) scaled to another stride, at least 1 each.
 
     Example:
         >>> dilations_at(16)
@@ -222,15 +222,15 @@ def dilations_at(output_stride: int) -> tuple[int, int, int]:
 
 def _conv(in_channels: int, out_channels: int, dilation: int) -> nn.Conv2d:
     layer = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
-    # Torch's own start, a sixth of this variance, would leave the third of these layers in a row a
-    # nearly constant map, and the affinity of its pixels nearly even.
+    # PyTorch's default has a sixth of this variance: after three such layers in a row the map would
+    # be nearly constant and the affinity nearly uniform.
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
 
 
 def _cam_to_refine(output: ModelOutput) -> Tensor:
-    """The CAM in [0, 1]: as the context's groups smoothed it, else divided by its maxima."""
+    """The CAM in [0, 1]: as refined by the context, else divided by its maxima."""
     if output.cam_refined is not None:
         return output.cam_refined
     logits = output.final_logits
@@ -238,7 +238,7 @@ def _cam_to_refine(output: ModelOutput) -> Tensor:
 
 
 def _grid_mean(cam_logits: Tensor) -> Tensor:
-    """Mean of the foreground CAM over its own grid, ``(B, C)``, at least float32."""
+    """Mean of the foreground CAM over the feature grid, ``(B, C)``, at least float32."""
     foreground = cam_logits[:, 1:]
     return foreground.to(torch.promote_types(foreground.dtype, torch.float32)).mean((2, 3))
 

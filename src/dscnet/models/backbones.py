@@ -1,4 +1,4 @@
-"""Trunks by name: three feature maps, chosen stride, frozen batch normalisation."""
+"""Pretrained backbones: three feature maps, selectable stride, frozen batch normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dscnet.models import resnet38
-from dscnet.models.depthwise import quicken
+from dscnet.models.depthwise import use_fast_depthwise
 from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.weights import flat_name, load_pretrained, tagged_name
 from dscnet.types import DscnetError
@@ -29,28 +29,28 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = (
     {"strict_img_size": False},  # windowed ones
     {},
 )
-"""Options, tried in turn, that let models without a choice of stride take photos of any size."""
+"""Options, tried in turn, that let models with a fixed stride accept any photo size."""
 
 
 class Backbone(nn.Module):
-    """A pretrained trunk that maps photos to its last three feature maps.
+    """A pretrained backbone that maps photos to its last three feature maps.
 
-    Batch normalisation always uses its stored statistics and its affine parameters get no gradient,
-    in training too: batches are small. Convolutions are stored channels-last, which is the faster
-    layout on CPUs and recent GPUs.
+    Batch normalisation always uses its running statistics, and its affine parameters get no
+    gradient, as batches are small. Convolutions are stored channels-last, the faster layout on CPUs
+    and recent GPUs.
 
     Args:
         net: A timm feature extractor.
-        name: The timm model it was made of.
-        mean: Mean of the photos it was trained on, RGB in [0, 1].
-        std: Their standard deviation.
-        frozen_stages: As for :func:`freeze_trunk`.
+        name: Name of the timm model.
+        mean: Channel means of its training photos, RGB in [0, 1].
+        std: Their standard deviations.
+        frozen_stages: As for :func:`freeze_backbone`.
         multiple: Photos are padded with zeros on the right and at the bottom to sides that are
             multiples of this; 1 = never.
 
     Attributes:
         channels: Channels of the low, mid and high map.
-        output_stride: Pixels of the photo per pixel of the high map, along one side.
+        output_stride: Stride of the high map.
         name: As given.
         mean: As given.
         std: As given.
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         multiple: int = 1,
     ) -> None:
         super().__init__()
-        quicken(net)
+        use_fast_depthwise(net)
         self.net = net.to(memory_format=torch.channels_last)
         self.name, self.mean, self.std = name, mean, std
         info = _feature_info(net)
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
         self.output_stride: int = info.reduction()[-1]
         self.multiple = multiple
         self._channels_trail = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
-        freeze_trunk(net, frozen_stages)
+        freeze_backbone(net, frozen_stages)
         self.train(self.training)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,9 +85,9 @@ class Backbone(nn.Module):
             image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
 
         Returns:
-            The last three maps, ``(B, channels[i], h_i, w_i)``; the sides of the last are those of
-            the photo over ``output_stride``, rounded as the model does. A model with fewer maps
-            repeats its earliest.
+            The last three maps, ``(B, channels[i], h_i, w_i)``; the last has the size of the photo
+            divided by ``output_stride``, rounded as the model does. A model with fewer maps repeats
+            its earliest.
         """
         maps = self.net(pad_to_multiple(image, self.multiple))
         if self._channels_trail:
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         return _last_three(maps)
 
     def _of_the_photo(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
-        """Cut off the cells that show nothing but padding beyond a multiple of the stride."""
+        """Crop the cells that cover only padding beyond a multiple of the stride."""
         last = self.output_stride
         height, width = (-(-side // last) * last for side in image.shape[-2:])
         strides = _feature_info(self.net).reduction()
@@ -107,16 +107,16 @@ class Backbone(nn.Module):
         ]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Switch mode; batch normalisation stays in evaluation."""
+        """Set the mode; batch normalisation stays in evaluation mode."""
         super().train(mode)
-        rest_batch_norm(self)
+        freeze_batch_norm(self)
         return self
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Pad ``(B, 3, H, W)`` with zeros on the right and at the bottom; store it channels-last.
 
-    Zero is the mean colour of normalised photos; training crops are padded with it too.
+    Zero is the mean colour of normalised photos; training crops are padded with it as well.
     """
     height, width = image.shape[-2:]
     padding = (0, -width % multiple, 0, -height % multiple)
@@ -125,7 +125,7 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 
 def scores_at_any_size(net: Callable[[Tensor], Tensor], image: Tensor, multiple: int) -> Tensor:
-    """Run a network that needs sides of a multiple: photos are padded, and its scores cut to them.
+    """Run a network that needs sides that are multiples of a number: pad photos, crop scores.
 
     Args:
         net: Maps ``(B, 3, H', W')`` to ``(B, L, H', W')``.
@@ -140,7 +140,7 @@ def scores_at_any_size(net: Callable[[Tensor], Tensor], image: Tensor, multiple:
 
 
 def _feature_info(net: nn.Module) -> FeatureInfo:
-    """Return what timm tells of the feature maps of an extractor."""
+    """Return timm's description of an extractor's feature maps."""
     return cast(FeatureInfo, net.feature_info)
 
 
@@ -156,25 +156,25 @@ def create_backbone(
     weights: str = "packaged",
     frozen_stages: int = 2,
 ) -> Backbone | resnet38.ResNet38:
-    """Make a trunk of a timm model, or the ResNet38 of the published baselines.
+    """Create a backbone from a timm model, or the ResNet38 of the published baselines.
 
     Args:
-        name: A timm model that offers feature maps, with or without a tag
+        name: A timm model with feature maps, with or without a tag
             (``resnet50``, ``resnet50.a1_in1k``), or ``resnet38``.
-        output_stride: Stride of the last map: 8, 16 or 32. Later stages are dilated for it.
+        output_stride: Stride of the last map: 8, 16 or 32, by dilating later stages.
         weights: As for ``dscnet.models.weights.pretrained_state``: ``packaged``, ``imagenet``, a
-            tag of timm, the path of a file, or ``none``. For ``resnet38`` as for
+            timm tag, a file path, or ``none``. For ``resnet38`` as for
             ``dscnet.models.resnet38.create_resnet38``.
-        frozen_stages: As for :func:`freeze_trunk`; for ``resnet38`` as for
+        frozen_stages: As for :func:`freeze_backbone`; for ``resnet38`` as for
             ``dscnet.models.resnet38.ResNet38``.
 
     Returns:
-        The trunk, in training mode.
+        The backbone, in training mode.
 
     Raises:
-        ValueError: If ``output_stride`` is none of 8, 16, 32, or ``frozen_stages`` is out of range.
-        DscnetError: If the model is unknown, does not offer the stride, cannot freeze its first
-            stages, or the weights are not to be had or do not fit.
+        ValueError: If ``output_stride`` is not 8, 16 or 32, or ``frozen_stages`` is out of range.
+        DscnetError: If the model is unknown, does not support the stride or ``frozen_stages``, or
+            the weights are unavailable or do not match.
     """
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}")
@@ -191,7 +191,7 @@ def create_backbone(
 
 
 def check_name(name: str) -> None:
-    """Raise a ``DscnetError`` that names the nearest models if timm has no model ``name``."""
+    """Raise a ``DscnetError`` with the closest names if timm has no model ``name``."""
     model, _, tag = name.partition(".")
     if timm.is_model(model):
         if tag:
@@ -199,17 +199,17 @@ def check_name(name: str) -> None:
         return
     nearest = ", ".join(difflib.get_close_matches(model, timm.list_models(), cutoff=0.5))
     raise DscnetError(
-        f"unknown backbone {name!r}; nearest in timm: {nearest or '(none)'}; "
-        "timm.list_models() shows all"
+        f"unknown backbone {name!r}; closest in timm: {nearest or '(none)'}; "
+        "timm.list_models() lists all"
     )
 
 
 def normalisation(name: str, weights: str = "none") -> tuple[Colour, Colour]:
-    """Return mean and standard deviation (RGB in [0, 1]) of the photos that weights were made for.
+    """Return the input mean and standard deviation (RGB in [0, 1]) that weights expect.
 
     Args:
         name: A timm model, with or without a tag.
-        weights: As for :func:`create_backbone`; a tag may have its own values.
+        weights: As for :func:`create_backbone`; tags can have their own values.
     """
     if name.startswith("tf_efficientnet_lite"):
         return (127 / 255,) * 3, (128 / 255,) * 3
@@ -220,19 +220,19 @@ def normalisation(name: str, weights: str = "none") -> tuple[Colour, Colour]:
 def feature_net(
     name: str, output_stride: int, *, strides: Collection[int] = OUTPUT_STRIDES
 ) -> tuple[nn.Module, int]:
-    """Build timm's feature extractor, dilated to a stride or having it by nature.
+    """Build timm's feature extractor at a stride, dilated if needed.
 
     Args:
         name: A timm model.
         output_stride: Stride of the last map.
-        strides: Those that may be advised instead.
+        strides: Strides to suggest as alternatives.
 
     Returns:
-        The extractor, and the number that the sides of its photos must be multiples of.
+        The extractor, and the number that photo sides must be multiples of.
 
     Raises:
-        DscnetError: If the model is unknown, offers no maps or not this stride, or takes photos of
-            one size alone.
+        DscnetError: If the model is unknown, has no feature maps or not at this stride, or accepts
+            a single photo size only.
     """
     check_name(name)
     offered: list[int] = []
@@ -242,7 +242,7 @@ def feature_net(
         try:
             net: nn.Module = timm.create_model(name, features_only=True, **options)
         except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError):
-            continue  # each family refuses an option in its own way
+            continue  # each model family rejects options differently
         offered = list(_feature_info(net).reduction())
         if offered[-1] == output_stride:
             dilated = options is dilation and output_stride < 32
@@ -253,17 +253,17 @@ def feature_net(
     if fixed:
         raise refuse_one_size(name)
     if not offered:
-        raise DscnetError(f"backbone {name!r} offers no feature maps in timm; choose another")
+        raise DscnetError(f"backbone {name!r} has no feature maps in timm; choose another")
     instead = f"output_stride={offered[-1]} or " if _offers(name, offered[-1], strides) else ""
     raise DscnetError(
-        f"backbone {name!r} does not offer output stride {output_stride}: its maps have strides "
+        f"backbone {name!r} does not support output stride {output_stride}: its maps have strides "
         f"{', '.join(map(str, offered))} and the last is used. Choose {instead}"
         "a backbone that can be dilated, such as tf_efficientnet_lite0 or resnet50"
     )
 
 
 def _offers(name: str, output_stride: int, strides: Collection[int]) -> bool:
-    """Whether a model can be had at one of these strides."""
+    """Whether a model supports one of these strides."""
     if output_stride not in strides:
         return False
     try:
@@ -274,21 +274,21 @@ def _offers(name: str, output_stride: int, strides: Collection[int]) -> bool:
     return True
 
 
-def freeze_trunk(net: nn.Module, frozen_stages: int) -> None:
-    """Take the gradient from batch normalisation and from the first stages of a trunk.
+def freeze_backbone(net: nn.Module, frozen_stages: int) -> None:
+    """Freeze batch normalisation and the first stages of a backbone.
 
-    A stage is what makes one more feature map in timm's list of the model, so that n frozen stages
-    are everything that runs up to and including the module of the n-th map. The stem belongs to
-    the first stage; models with a map of stride 2 after the stem alone (ResNet, RegNet) count it
-    as that stage. Plain vision transformers have one stage per block.
+    A stage ends at a feature map in timm's list for the model, so n frozen stages are all modules
+    up to and including that of the n-th map. The stem belongs to the first stage; in models with a
+    stride-2 map right after the stem (ResNet, RegNet) it is that stage. Plain vision transformers
+    have one stage per block.
 
     Args:
         net: A timm feature extractor.
-        frozen_stages: Number of stages n; 0 freezes batch normalisation only.
+        frozen_stages: Number of stages n; 0 = batch normalisation only.
 
     Raises:
         ValueError: If ``frozen_stages`` is negative or above the number of stages.
-        DscnetError: If the model does not say where its stages end.
+        DscnetError: If the model does not specify where its stages end.
     """
     stages = _feature_info(net).info
     if not 0 <= frozen_stages <= len(stages):
@@ -303,7 +303,7 @@ def freeze_trunk(net: nn.Module, frozen_stages: int) -> None:
 
 
 def _until(net: nn.Module, last: str) -> Iterator[nn.Module]:
-    """Yield the modules in order of registration, up to and including those inside ``last``."""
+    """Yield the modules in registration order, up to and including those inside ``last``."""
     last = flat_name(last)
     reached = False
     for name, module in net.named_modules():
@@ -314,13 +314,13 @@ def _until(net: nn.Module, last: str) -> Iterator[nn.Module]:
         yield module
     if not reached:
         raise DscnetError(
-            f"this backbone cannot be frozen in part: it has no module {last!r}; "
+            f"this backbone does not support freezing stages: it has no module {last!r}; "
             "choose frozen_stages=0"
         )
 
 
-def rest_batch_norm(net: nn.Module) -> None:
-    """Put every batch normalisation of a network into evaluation mode."""
+def freeze_batch_norm(net: nn.Module) -> None:
+    """Set all batch normalisation of a network to evaluation mode."""
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             module.eval()

@@ -1,4 +1,4 @@
-"""Affinities of AuxSegNet: how alike two pixels are to a task, and to two tasks together."""
+"""AuxSegNet's affinities: self-attention within a task, and cross-task affinity of two tasks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch.utils.checkpoint import checkpoint
 from dscnet.numerics import full_precision
 
 BLOCK_BYTES = 2**24
-"""What the rows of the two affinities of a photo take at once in inference, at most."""
+"""Maximum size at inference of the rows of a photo's two affinities held at once, bytes."""
 
 
 @full_precision
 def affinity(query: Tensor, key: Tensor) -> Tensor:
-    """How much each of some pixels attends to each pixel of its photo.
+    """Attention of the query pixels to each pixel of their photo.
 
-    AuxSegNet's intra-task affinity (its form: Wang et al., CVPR 2018): the softmax over all
-    pixels of the plain dot product, not scaled by its length.
+    AuxSegNet's intra-task affinity (non-local form of Wang et al., CVPR 2018): softmax over all
+    pixels of the unscaled dot product.
 
     Args:
-        query: The attending pixels, ``(..., R, E)``.
+        query: The query pixels, ``(..., R, E)``.
         key: All pixels, ``(..., N, E)``.
 
     Returns:
@@ -31,7 +31,7 @@ def affinity(query: Tensor, key: Tensor) -> Tensor:
 
 
 class NonLocal(nn.Module):
-    """Adds to each pixel the mean of a photo's pixels, weighed by their :func:`affinity`.
+    """Non-local block: adds to each pixel the :func:`affinity`-weighted mean of all pixels.
 
     Args:
         channels: Channels of the features.
@@ -45,10 +45,10 @@ class NonLocal(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mix the pixels of ``(B, E, h, w)`` features.
+        """Apply the block to ``(B, E, h, w)`` features.
 
         Returns:
-            The mixed features ``(B, E, h, w)``; queries and keys of the affinity ``(B, N, E)``.
+            The output features ``(B, E, h, w)``; queries and keys of the affinity ``(B, N, E)``.
         """
         query, key, value = (
             layer(features).flatten(2).mT for layer in (self.query, self.key, self.value)
@@ -60,28 +60,28 @@ class NonLocal(nn.Module):
 @full_precision
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``affinity(query, key) @ value`` without keeping the N x N matrix."""
-    # The memory-saving implementations want an axis of attention heads, and rows without gaps.
+    # The memory-efficient kernels need a heads axis and contiguous rows.
     q, k, v = (tensor[:, None].contiguous() for tensor in (query, key, value))
     mixed: Tensor = functional.scaled_dot_product_attention(q, k, v, scale=1.0)
     return mixed[:, 0]
 
 
 class CrossTaskAffinity(nn.Module):
-    """The affinity of two tasks together, A = w S_1 + (1 - w) S_2, and maps spread along it.
+    """Cross-task affinity A = w S_1 + (1 - w) S_2, and propagation of maps along it.
 
-    AuxSegNet: the two N x N affinities are the channels of an image, which a 3x3 convolution, a
-    rectifier, a 1x1 convolution and a softmax over the channels turn into the weights w.
+    AuxSegNet: the two N x N affinities are treated as the channels of an image, which a 3x3
+    convolution, ReLU, a 1x1 convolution and a softmax over the channels turn into the weights w.
 
-    No N x N matrix is kept: a block of rows of A needs the same rows of S_1 and S_2 and one more on
-    either side, and is computed anew when its gradient is due. Without gradient a block has fewer
-    rows where the rows of a large photo would take more than ``BLOCK_BYTES``.
+    No N x N matrix is stored: a block of rows of A needs the same rows of S_1 and S_2 plus one on
+    either side, and is recomputed in the backward pass. Without gradients, blocks are smaller where
+    the rows of a large photo would exceed ``BLOCK_BYTES``.
 
-    Deviation: rows of A are divided by their sum, as the weights differ along a row;
-    ``published_row_quirk`` leaves them as they are.
+    Deviation: rows of A are divided by their sum, as the weights vary along a row;
+    ``published_row_quirk`` disables that.
 
     Args:
-        rows: Most rows at once, at least 1; the result does not depend on it.
-        published_row_quirk: Spread along A as it is, though its rows do not sum to 1.
+        rows: Maximum rows per block, >= 1; does not affect the result.
+        published_row_quirk: Use A as published, with rows that do not sum to 1.
 
     Raises:
         ValueError: If ``rows`` is below 1.
@@ -97,11 +97,11 @@ class CrossTaskAffinity(nn.Module):
         self.weigh = nn.Conv2d(2, 2, 1)
 
     def forward(self, queries: Tensor, keys: Tensor, maps: Tensor) -> Tensor:
-        """Spread maps along A.
+        """Propagate maps along A.
 
         Args:
-            queries: Of the two tasks, ``(B, 2, N, E)``.
-            keys: Of the two tasks, ``(B, 2, N, E)``.
+            queries: Queries of the two tasks, ``(B, 2, N, E)``.
+            keys: Keys of the two tasks, ``(B, 2, N, E)``.
             maps: ``(B, M, h, w)`` with N = h w.
 
         Returns:
@@ -125,16 +125,16 @@ class CrossTaskAffinity(nn.Module):
     def matrix(
         self, queries: Tensor, keys: Tensor, start: int = 0, rows: int | None = None
     ) -> Tensor:
-        """Up to ``rows`` rows of A, from the row ``start`` on, ``(B, R, N)``."""
+        """Up to ``rows`` rows of A, starting at row ``start``, ``(B, R, N)``."""
         count = queries.shape[2]
         stop = min(start + (rows or self.rows), count)
         first, last = max(start - 1, 0), min(stop + 1, count)
         pair = affinity(queries[:, :, first:last], keys)
-        # The convolution reads zeros beyond the matrix, and true neighbours beyond the block.
+        # The convolution sees zeros beyond the matrix, and the actual neighbours beyond the block.
         padded = functional.pad(pair, (1, 1, int(start == 0), int(stop == count)))
         weights = self.weigh(self.mix(padded).relu()).softmax(1)
         joined: Tensor = (weights * pair[:, :, start - first : stop - first]).sum(1)
-        # No row is without weight: its larger affinities sum to 1 and have positive shares.
+        # No row sums to zero: affinities sum to 1 and their weights are positive.
         return joined if self.published_row_quirk else joined / joined.sum(-1, keepdim=True)
 
     @full_precision

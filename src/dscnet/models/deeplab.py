@@ -1,4 +1,4 @@
-"""The retraining networks of the published tables: a trunk and the head of DeepLab v1 or v2."""
+"""DeepLab v1 and v2, the segmentation networks of the published tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dscnet.models.backbones import Colour, scores_at_any_size
 from dscnet.types import ModelOutput
 
 STRIDE = 8
-"""Output stride that the published dilations were made for."""
+"""Output stride of the published dilations."""
 
 FIELD_DILATION = 12
 """Dilation of DeepLab v1's large field of view (Chen et al., ICLR 2015)."""
@@ -24,18 +24,18 @@ PYRAMID_DILATIONS = (6, 12, 18, 24)
 """Dilations of DeepLab v2's atrous spatial pyramid pooling (Chen et al., TPAMI 2018)."""
 
 MOMENTUM = 3e-4
-"""Share of the newest batch in the running statistics of the published head."""
+"""Momentum of the running statistics of the published head."""
 
 MEMORY = 6
-"""The published 1 / 3e-4 steps are a sixth of the published 20,000."""
+"""Number of training steps over the window of the running statistics: 20,000 to 1 / 3e-4."""
 
 
 class RunningNorm(nn.BatchNorm2d):
-    """Batch normalisation whose running statistics are those of the last steps of any training.
+    """Batch normalisation with running statistics that adapt to the length of the training.
 
-    Deviation: a batch's share is ``max(3e-4, 6 / (n + 6))`` after n batches, not 3e-4 from the
-    start. That is the published share at the published 20,000 steps; a short training would
-    otherwise end on running statistics that are still those of no data, 0 and 1.
+    Deviation: the momentum is ``max(3e-4, 6 / (n + 6))`` after n batches, not 3e-4 throughout. It
+    reaches the published value at the published 20,000 steps; in a short training the running
+    statistics would otherwise stay near their initial values, 0 and 1.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -46,14 +46,14 @@ class RunningNorm(nn.BatchNorm2d):
 
 
 class LargeField(nn.Sequential):
-    """Head of DeepLab v1: one dilated convolution with a large field of view, and two of 1x1.
+    """Head of DeepLab v1: a dilated 3x3 convolution (LargeFOV) and two 1x1 convolutions.
 
-    [Reading] The layers start as PyTorch's own; dropout is of single values.
+    [Reading] PyTorch's default initialisation; element-wise dropout.
 
     Args:
         in_channels: Channels of the features.
-        num_labels: Labels L with the background.
-        output_stride: Of the features; the dilation is 12 at stride 8, halved at 16.
+        num_labels: Labels L, background included.
+        output_stride: Of the features; the dilation is 12 at stride 8, 6 at 16.
     """
 
     def __init__(self, in_channels: int, num_labels: int, *, output_stride: int = STRIDE) -> None:
@@ -74,26 +74,27 @@ class LargeField(nn.Sequential):
         """Score the pixels of ``(B, D, h, w)`` features: ``(B, L, h, w)``.
 
         Raises:
-            ValueError: In training, if the batch holds a single pixel: nothing to normalise by.
+            ValueError: In training, if the batch has a single pixel, too few for batch
+                normalisation.
         """
         batch, _, height, width = features.shape
         if self.training and batch * height * width == 1:
             raise ValueError(
-                "features must hold at least 2 pixels in training, for batch normalisation, got 1:"
-                " give more photos or larger ones"
+                "features must have at least 2 pixels in training, for batch normalisation, got 1:"
+                " use more or larger photos"
             )
         scores: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
         return scores
 
 
 class AtrousPyramid(nn.Module):
-    """Head of DeepLab v2: the sum of four parallel 3x3 convolutions to the labels.
+    """Head of DeepLab v2 (ASPP): the sum of four parallel dilated 3x3 convolutions.
 
-    It is the form that the paper has on ResNet-101. Weights start as N(0, 0.01), biases at zero.
+    The form used on ResNet-101. Weights are initialised from N(0, 0.01), biases at zero.
 
     Args:
         in_channels: Channels of the features.
-        num_labels: Labels L with the background.
+        num_labels: Labels L, background included.
         output_stride: Of the features; dilations are 6, 12, 18, 24 at stride 8, halved at 16.
     """
 
@@ -115,31 +116,31 @@ class AtrousPyramid(nn.Module):
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {"deeplabv1": LargeField, "deeplabv2": AtrousPyramid}
-"""Heads by the name of their network."""
+"""Heads by network name."""
 
 
 class DeepLab(nn.Module):
-    """A head on the last feature map of a trunk whose batch normalisation is frozen.
+    """A head on the last feature map of a backbone with frozen batch normalisation.
 
     Args:
         backbone: As for :class:`dscnet.models.cam.PlainCam`; it also has ``output_stride``,
-            ``mean`` and ``std``, and keeps its batch normalisation in evaluation.
+            ``mean`` and ``std``, and keeps its batch normalisation in evaluation mode.
         head: Maps the last features ``(B, D, h, w)`` to scores ``(B, L, h, w)``.
 
     Attributes:
-        mean: Mean of the photos that the trunk was trained on, RGB in [0, 1].
-        std: Their standard deviation.
-        output_stride: Pixels of the photo per pixel of the trunk's last map, along one side.
+        mean: Channel means of the backbone's training photos, RGB in [0, 1].
+        std: Their standard deviations.
+        output_stride: Stride of the backbone's last feature map.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        trunk: Any = backbone
-        self.backbone: Any = trunk
+        pretrained: Any = backbone
+        self.backbone: Any = pretrained
         self.head = head.to(memory_format=torch.channels_last)
-        self.mean: Colour = trunk.mean
-        self.std: Colour = trunk.std
-        self.output_stride: int = trunk.output_stride
+        self.mean: Colour = pretrained.mean
+        self.std: Colour = pretrained.std
+        self.output_stride: int = pretrained.output_stride
 
     def net(self, image: Tensor) -> Tensor:
         """Scores ``(B, L, H, W)`` of photos whose sides are multiples of the output stride."""
@@ -152,28 +153,28 @@ class DeepLab(nn.Module):
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos of any size.
 
-        Sides are padded to multiples of the output stride, and the scores cut to the photo.
+        Photos are padded to multiples of the output stride, and the scores cropped.
 
         Args:
             image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
-            tags: Not read; CAM networks take them.
+            tags: Ignored; CAM networks take them.
 
         Returns:
             The output with ``seg_logits`` ``(B, L, H, W)``.
 
         Raises:
-            ValueError: As the head: that of DeepLab v1 refuses to train on a single pixel.
+            ValueError: As for the head: DeepLab v1 cannot train on a single pixel.
         """
         return ModelOutput(seg_logits=scores_at_any_size(self.net, image, self.output_stride))
 
 
 def create_deeplab(name: str, backbone: nn.Module, num_labels: int) -> DeepLab:
-    """Put the head of a DeepLab on a trunk.
+    """Create a DeepLab on a backbone.
 
     Args:
         name: ``deeplabv1`` (on ResNet38 in the papers) or ``deeplabv2`` (on ResNet-101).
         backbone: As for :class:`DeepLab`, e.g. of ``dscnet.models.backbones.create_backbone``.
-        num_labels: Labels L with the background, >= 2.
+        num_labels: Labels L, background included, >= 2.
 
     Returns:
         The network, in training mode.
@@ -185,13 +186,14 @@ def create_deeplab(name: str, backbone: nn.Module, num_labels: int) -> DeepLab:
         raise ValueError(f"name must be one of {', '.join(HEADS)}, got {name!r}")
     if num_labels < 2:
         raise ValueError(f"num_labels must be at least 2, got {num_labels}")
-    trunk: Any = backbone
-    head = HEADS[name](trunk.channels[-1], num_labels, output_stride=trunk.output_stride)
+    pretrained: Any = backbone
+    stride = pretrained.output_stride
+    head = HEADS[name](pretrained.channels[-1], num_labels, output_stride=stride)
     return DeepLab(backbone, head)
 
 
 def dilation_at(rate: int, output_stride: int) -> int:
-    """A dilation made for stride 8 at another stride, so that it spans as much of the photo.
+    """Scale a dilation for stride 8 to another stride, keeping its extent in the photo.
 
     Example:
         >>> dilation_at(12, 8), dilation_at(12, 16), dilation_at(6, 64)

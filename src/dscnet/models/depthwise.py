@@ -1,9 +1,9 @@
 """Dilated depthwise convolution whose gradients are as fast as its forward pass on CPUs.
 
-PyTorch's CPU library has no fast path for the gradients of a dilated depthwise convolution: at
-output stride 16 they took nearly half of a training step of EfficientNet-lite0. The pixels of one
-phase (equal coordinates modulo the dilation) only meet each other, so that the phases are so many
-smaller photos under the same kernel without dilation, for which there is one.
+PyTorch's CPU backend has no fast path for the gradients of a dilated depthwise convolution: at
+output stride 16 they took nearly half of a training step of EfficientNet-lite0. Pixels only
+interact within a phase (equal coordinates modulo the dilation), so the phases can be treated as a
+batch of smaller images under the same kernel without dilation, for which there is a fast path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class DilatedDepthwise(nn.Conv2d):
-    """A drop-in for the convolutions that :func:`suits` accepts; same names, same numbers."""
+    """Drop-in replacement for :func:`is_dilated_depthwise` layers: same names, same output."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(B, C, H, W)``."""
@@ -27,12 +27,12 @@ class DilatedDepthwise(nn.Conv2d):
         return self.by_phases(input) if fast else super().forward(input)
 
     def by_phases(self, image: Tensor) -> Tensor:
-        """Convolve the phases of ``(B, C, H, W)`` without dilation and put them together again."""
+        """Convolve the phases of ``(B, C, H, W)`` without dilation and reassemble them."""
         batch, channels, height, width = image.shape
         down, across = self.dilation
         padded = functional.pad(image, (0, -width % across, 0, -height % down))
         rows, columns = padded.shape[2] // down, padded.shape[3] // across
-        # Channels last throughout: only whole pixels are moved.
+        # Channels-last throughout: only whole pixels are moved.
         pixels = padded.permute(0, 2, 3, 1).reshape(batch, rows, down, columns, across, channels)
         phases = pixels.permute(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
         padding = (self.padding[0] // down, self.padding[1] // across)  # type: ignore[operator]
@@ -44,10 +44,10 @@ class DilatedDepthwise(nn.Conv2d):
         return whole[:, :height, :width].permute(0, 3, 1, 2)
 
 
-def suits(module: nn.Module) -> bool:
-    """Whether a module is a plain dilated depthwise convolution that keeps the size of its input.
+def is_dilated_depthwise(module: nn.Module) -> bool:
+    """Whether a module is a dilated depthwise convolution that preserves the input size.
 
-    That is: stride 1, and padding by ``dilation * (kernel - 1) / 2`` zeros.
+    That is, stride 1 and zero padding of ``dilation * (kernel - 1) / 2``.
     """
     return (
         type(module) is nn.Conv2d
@@ -64,11 +64,11 @@ def suits(module: nn.Module) -> bool:
     )
 
 
-def quicken(net: nn.Module) -> None:
-    """Replace, in place, every convolution of a network that :func:`suits` accepts."""
+def use_fast_depthwise(net: nn.Module) -> None:
+    """Replace all dilated depthwise convolutions of a network, in place."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
-            if suits(child):
+            if is_dilated_depthwise(child):
                 assert isinstance(child, nn.Conv2d)
                 setattr(parent, name, _copy(child))
 

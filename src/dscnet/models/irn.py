@@ -1,4 +1,4 @@
-"""IRNet's boundary branch: where one object ends and the next begins."""
+"""IRNet's boundary branch: class boundaries for the random walk."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch.nn import functional
 from dscnet.types import ModelOutput
 
 STRIDE = 4
-"""Photo pixels a cell of the boundary map."""
+"""Stride of the boundary map."""
 
 WIDTH, GROUPS = 32, 4
-"""Channels of each tap in the branch, and the groups they are normalised in."""
+"""Channels of each reduced feature map, and groups of its group normalisation."""
 
 
 class BoundaryNet(nn.Module):
-    """Boundaries from the taps of a trunk that is not trained (Ahn, Cho, Kwak, CVPR 2019).
+    """Boundaries from the feature maps of a frozen backbone (Ahn, Cho, Kwak, CVPR 2019).
 
-    Each tap is squeezed by a 1x1 convolution, normalised in groups, resized to stride 4 and
-    rectified; a last 1x1 convolution joins them. ``dscnet.refine.pairs.line_affinity`` reads
-    affinities off the boundaries.
+    Each feature map goes through a 1x1 convolution, group normalisation, resizing to stride 4 and
+    ReLU; a final 1x1 convolution merges them. ``dscnet.refine.pairs.line_affinity`` derives
+    affinities from the boundaries.
 
-    Deviations: the published branch takes the five stages of ResNet50; this one takes the three
-    taps of any trunk. There is no displacement field: only instances need it, and as the trunk is
-    frozen and the two branches share nothing, its loss changes nothing of the boundaries.
+    Deviations: the published branch uses the five stages of ResNet50, this one the three feature
+    maps of any backbone. There is no displacement field: only instance segmentation needs it, and
+    with a frozen backbone and no shared layers its loss does not affect the boundaries.
 
     Args:
         backbone: A module with ``channels`` (low, mid, high) whose call maps photos
-            ``(B, 3, H, W)`` to the three taps ``(B, channels[i], *, *)``. It gets no gradient.
+            ``(B, 3, H, W)`` to the three feature maps ``(B, channels[i], *, *)``. It is frozen.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -44,26 +44,28 @@ class BoundaryNet(nn.Module):
         self.train(self.training)
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
-        """Score the boundaries of photos.
+        """Predict the boundaries of photos.
 
         Args:
             image: Normalised photos, ``(B, 3, H, W)``.
-            tags: Not read; CAM networks take them.
+            tags: Ignored; CAM networks take them.
 
         Returns:
             The output with ``boundary_logits`` ``(B, 1, ceil(H / 4), ceil(W / 4))``.
         """
         with torch.no_grad():
-            taps = self.backbone(image)
+            feature_maps = self.backbone(image)
         size = (-(-image.shape[-2] // STRIDE), -(-image.shape[-1] // STRIDE))
         parts = [
-            functional.interpolate(squeeze(tap), size, mode="bilinear", align_corners=False).relu()
-            for squeeze, tap in zip(self.squeeze, taps, strict=True)
+            functional.interpolate(
+                squeeze(features), size, mode="bilinear", align_corners=False
+            ).relu()
+            for squeeze, features in zip(self.squeeze, feature_maps, strict=True)
         ]
         return ModelOutput(boundary_logits=self.join(torch.cat(parts, 1)))
 
     def train(self, mode: bool = True) -> BoundaryNet:
-        """Switch mode; the trunk stays in evaluation."""
+        """Set the mode; the backbone stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self

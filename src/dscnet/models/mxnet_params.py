@@ -1,4 +1,4 @@
-"""MXNet's ``.params`` files, read without MXNet, and the names of ResNet38's."""
+"""Reader of MXNet's ``.params`` files without MXNet, and the mapping to ResNet38's names."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import Tensor
 from dscnet.types import DscnetError
 
 MAGIC = 0x112
-"""First number of a list of arrays."""
+"""Magic number of a list of arrays."""
 
 VERSION_1, VERSION_2 = 0xF993FAC8, 0xF993FAC9
-"""Tags before an array; the oldest form has its number of dimensions in their place."""
+"""Version tags of an array; the oldest version has the number of dimensions instead."""
 
 DTYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
-"""NumPy's name of MXNet's type with this number."""
+"""NumPy dtype by MXNet's type number."""
 
 _MOST_DIMENSIONS = 32
 
 
 def read_mxnet_params(path: str | Path) -> dict[str, Tensor]:
-    """Read the arrays of a ``.params`` file, as ``mxnet.nd.save`` writes it.
+    """Read the arrays of a ``.params`` file written by ``mxnet.nd.save``.
 
-    Dense arrays of all three versions of the format are read, the device that they lay on is not.
+    Supports dense arrays of all three format versions; the stored device is ignored.
 
     Args:
         path: The file.
@@ -38,32 +38,32 @@ def read_mxnet_params(path: str | Path) -> dict[str, Tensor]:
         Tensors by name, ``arg:`` and ``aux:`` included, on the CPU.
 
     Raises:
-        DscnetError: If the file is absent, cut off, of another kind, or holds something other than
-            dense arrays of numbers with a name each.
+        DscnetError: If the file is missing, truncated, not in this format, or contains anything but
+            named dense arrays of numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise DscnetError(f"{path}: no such weight file")
     with _Reader(path) as reader:
-        magic = reader.number("<Q", "the number of a list of arrays")
+        magic = reader.number("<Q", "the magic number")
         if magic != MAGIC:
             raise reader.fault(
-                "not MXNet's list of arrays", f"the number {MAGIC:#x}", f"{magic:#x}"
+                "not an MXNet list of arrays", f"the magic number {MAGIC:#x}", f"{magic:#x}"
             )
         reader.number("<Q", "a reserved number")
         arrays = [_read_array(reader) for _ in range(reader.count("arrays"))]
         names = [_read_name(reader) for _ in range(reader.count("names"))]
         if len(set(names)) != len(arrays) or len(names) != len(arrays):
             raise reader.fault(
-                "arrays without names of their own",
-                f"{len(arrays)} different names, one an array",
+                "arrays without unique names",
+                f"{len(arrays)} different names, one per array",
                 f"{len(names)} names, {len(set(names))} different",
             )
     return dict(zip(names, arrays, strict=True))
 
 
 class _Reader:
-    """A file that is read from front to end and knows what is left."""
+    """A file read sequentially that tracks the number of bytes left."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,28 +82,30 @@ class _Reader:
         self.file.close()
 
     def take(self, size: int, what: str) -> bytearray:
-        """Read ``size`` bytes that hold ``what``."""
+        """Read ``size`` bytes of ``what``."""
         if size > self.left:
-            raise self.fault("the file is cut off", f"{size} bytes of {what}", f"{self.left} bytes")
+            raise self.fault(
+                "the file is truncated", f"{size} bytes of {what}", f"{self.left} bytes"
+            )
         self.left -= size
         return bytearray(self.file.read(size))
 
     def number(self, form: str, what: str) -> int:
-        """Read one number of a ``struct`` form."""
+        """Read one number in a ``struct`` format."""
         value: int = struct.unpack(form, self.take(struct.calcsize(form), what))[0]
         return value
 
     def count(self, what: str) -> int:
-        """Read how many of something follow; each takes at least four bytes."""
+        """Read a count of items that take at least four bytes each."""
         value = self.number("<Q", f"the number of {what}")
         if value > self.left // 4:
-            raise self.fault("the file is cut off", f"{value} {what}", f"{self.left} bytes")
+            raise self.fault("the file is truncated", f"{value} {what}", f"{self.left} bytes")
         return value
 
     def fault(self, what: str, expected: str, found: str) -> DscnetError:
-        """The error that names the file, what it should hold, and what it holds."""
+        """An error with the file, what was expected and what was found."""
         return DscnetError(
-            f"{self.path}: {what}: expected {expected}, found {found}; fetch the file anew"
+            f"{self.path}: {what}: expected {expected}, found {found}; download the file again"
         )
 
 
@@ -149,33 +151,33 @@ _LEAVES = {
 }
 
 
-def trunk_state(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def resnet38_state(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the arrays of the public ImageNet file to ResNet38's names.
 
-    The classifier (``linear1000``) is left out; names of no layer of the trunk are kept as they
-    are, so that loading reports them.
+    The classifier (``linear1000``) is dropped; unknown names are kept, so that loading reports
+    them.
 
     Args:
-        arrays: As :func:`read_mxnet_params` gives them.
+        arrays: From :func:`read_mxnet_params`.
 
     Returns:
-        The same tensors under the names of the published state dict.
+        The same tensors under the published names.
     """
     renamed = {}
     for name, values in arrays.items():
         plain = name.removeprefix("arg:").removeprefix("aux:")
         if not plain.startswith("linear1000_"):
-            renamed[trunk_name(plain) or name] = values
+            renamed[resnet38_name(plain) or name] = values
     return renamed
 
 
-def trunk_name(name: str) -> str | None:
-    """ResNet38's name of an MXNet name without ``arg:`` or ``aux:``; None if it has none.
+def resnet38_name(name: str) -> str | None:
+    """ResNet38's name for an MXNet name without ``arg:`` or ``aux:``; None if unknown.
 
     Example:
-        >>> trunk_name("res4b5_branch2a_weight"), trunk_name("bn2a_branch2b1_gamma")
+        >>> resnet38_name("res4b5_branch2a_weight"), resnet38_name("bn2a_branch2b1_gamma")
         ('b4_5.conv_branch2a.weight', 'b2.bn_branch2b1.weight')
-        >>> trunk_name("bn7_moving_var"), trunk_name("conv1a_weight")
+        >>> resnet38_name("bn7_moving_var"), resnet38_name("conv1a_weight")
         ('bn7.running_var', 'conv1a.weight')
     """
     if name == "conv1a_weight":
@@ -192,5 +194,5 @@ def trunk_name(name: str) -> str | None:
 
 
 def _block(stage: str, unit: str) -> str:
-    """The block of a stage: ``a`` is the first, ``b1`` the one behind it."""
+    """The block of a stage: ``a`` is the first, ``b1`` the second."""
     return f"b{stage}" if unit == "a" else f"b{stage}_{unit[1:]}"

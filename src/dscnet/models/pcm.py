@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EPS = 1e-5
-"""The constant that SEAM adds wherever it divides or cuts off."""
+"""SEAM's constant in divisions and cut-offs."""
 
 BLOCK_BYTES = 2**26
-"""What the correlations that are in memory at once take in inference; a pixel's are always done."""
+"""Maximum size at inference of the correlations held at once, bytes; at least one pixel's."""
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize ``(B, E, h, w)`` maps to ``size``, bilinear with aligned corners.
+    """Resize ``(B, E, h, w)`` maps to ``size``, bilinearly with aligned corners.
 
-    Networks and losses resize this way; inference (``dscnet.labels.cam``) does not align corners.
+    Used by networks and losses; inference (``dscnet.labels.cam``) does not align corners.
     """
     if maps.shape[-2:] == size:
         return maps
@@ -25,15 +25,15 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def pcm_input(cam: Tensor) -> Tensor:
-    """Turn raw CAM scores into the one-hot-like map that the correlation spreads.
+    """Turn raw CAM scores into the nearly one-hot map that the correlation propagates.
 
-    SEAM (Wang et al., CVPR 2020): every label is divided by its maximum over the image, background
-    becomes 1 - the strongest foreground, and a foreground value below its pixel's foreground
-    maximum becomes 0. The labels of a pixel thus sum to 1 unless several foreground labels tie.
+    SEAM (Wang et al., CVPR 2020): each label is divided by its maximum over the image, background
+    is 1 - the strongest foreground, and foreground values below the pixel's foreground maximum are
+    set to 0. The labels of a pixel then sum to 1 unless foreground labels tie.
 
     Args:
-        cam: Raw scores, ``(B, L, h, w)``, label 0 = background, L >= 2. The background scores are
-            not used.
+        cam: Raw scores, ``(B, L, h, w)``, label 0 = background, L >= 2. Background is
+            ignored.
 
     Returns:
         ``(B, L, h, w)`` in [0, 1], without gradient. All background where no foreground score
@@ -48,20 +48,20 @@ def pcm_input(cam: Tensor) -> Tensor:
 
 
 def propagate(pcm_map: Tensor, features: Tensor) -> Tensor:
-    """Spread label scores along the rectified cosine similarity of pixels.
+    """Propagate label scores along the rectified cosine similarity of pixels.
 
     SEAM: ``A_ij = relu(cos(f_i, f_j))``, columns scaled to sum to 1; the new score of pixel j is
     ``sum_i P_i A_ij``.
 
-    Without gradient no more than ``BLOCK_BYTES`` of A is in memory, some of its columns at a time.
-    In training it is kept whole: the crop bounds it.
+    Without gradients, A is computed in blocks of columns of at most ``BLOCK_BYTES``. In training it
+    is held as a whole: the crop size bounds it.
 
     Args:
         pcm_map: Label scores, ``(B, L, h, w)``.
-        features: Pixel features, ``(B, F, h, w)``. A zero feature correlates with nothing.
+        features: Pixel features, ``(B, F, h, w)``. A zero feature has zero similarity.
 
     Returns:
-        ``(B, L, h, w)``; between 0 and the largest score where none is negative.
+        ``(B, L, h, w)``; between 0 and the largest score if none is negative.
     """
     pixels = features.flatten(2)
     length: Tensor = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
@@ -75,26 +75,27 @@ def propagate(pcm_map: Tensor, features: Tensor) -> Tensor:
 
 
 def _spread(maps: Tensor, pixels: Tensor, block: Tensor) -> Tensor:
-    """Scores ``(B, L, c)`` of the pixels ``(B, F, c)``, from those of all, ``(B, L, N)``."""
+    """Propagated scores ``(B, L, c)`` of the pixels in ``block`` ``(B, F, c)``."""
     affinity = (pixels.transpose(1, 2) @ block).relu_()
-    # Scaling the columns after the product instead of before saves an N x N division.
+    # Scaling after the product instead of scaling the columns saves an N x N division.
     return (maps @ affinity) / (affinity.sum(1, keepdim=True) + EPS)
 
 
 class PixelCorrelation(nn.Module):
     """SEAM's pixel correlation module.
 
-    Correlates pixels by a learned mixture of colour and two inner feature maps of the trunk. Only
-    its own three 1x1 convolutions receive gradient: the CAM and the taps are detached.
+    Compares pixels by a learned mixture of colour and two intermediate feature maps of the
+    backbone. Only its three 1x1 convolutions receive gradients: the CAM and the feature maps are
+    detached.
 
-    Deviation: the published trunk has all taps at the resolution of the CAM; here taps of another
-    size are resized to it before their convolution.
+    Deviation: in the published backbone all feature maps have the resolution of the CAM; here
+    others are resized to it before their convolution.
 
     Args:
-        low_channels: Channels of the shallow tap (published: conv4, 512).
-        mid_channels: Channels of the deeper tap (published: conv5, 1024).
-        low_out: Channels that the shallow tap is squeezed to.
-        mid_out: Channels that the deeper tap is squeezed to.
+        low_channels: Channels of the shallow feature map (published: conv4, 512).
+        mid_channels: Channels of the deeper feature map (published: conv5, 1024).
+        low_out: Reduced channels of the shallow feature map.
+        mid_out: Reduced channels of the deeper feature map.
         out: Channels in which pixels are compared.
     """
 
@@ -119,9 +120,9 @@ class PixelCorrelation(nn.Module):
 
         Args:
             cam_logits: Raw CAM, ``(B, L, h, w)``.
-            image: The normalised photos that the trunk saw, ``(B, 3, H, W)``.
-            low: Shallow tap, ``(B, low_channels, *, *)``.
-            mid: Deeper tap, ``(B, mid_channels, *, *)``.
+            image: The normalised input photos, ``(B, 3, H, W)``.
+            low: Shallow feature map, ``(B, low_channels, *, *)``.
+            mid: Deeper feature map, ``(B, mid_channels, *, *)``.
 
         Returns:
             ``(B, L, h, w)`` in [0, 1].

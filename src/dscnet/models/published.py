@@ -1,4 +1,4 @@
-"""Checkpoints of SEAM, AffinityNet and AuxSegNet: their names and ours, both ways."""
+"""Conversion to and from the published checkpoints of SEAM, AffinityNet and AuxSegNet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dscnet.types import DscnetError
 
 logger = logging.getLogger(__name__)
 
-_TRUNK = "backbone."
+_BACKBONE = "backbone."
 
 _BRANCH = {
     "before.0": "conv1",
@@ -47,10 +47,10 @@ _LAYERS = {
     "cross_task.mix": "cross_att.0",
     "cross_task.weigh": "cross_att.2",
 }
-"""Layers behind the trunk: ours and the published ones."""
+"""Layers after the backbone: our names to the published ones."""
 
 _WITHOUT_BACKGROUND = "cross_task.mix.weight"
-"""A network with this parameter is AuxSegNet, whose published classifier has no background."""
+"""Parameter of AuxSegNet only, whose published classifier has no background."""
 
 _CLASSIFIER = "classifier.weight"
 
@@ -58,7 +58,7 @@ _CONTEXT = "context."
 
 
 def published_name(name: str) -> str | None:
-    """The published name of a parameter or buffer of our networks; None if it has none.
+    """The published name of a parameter or buffer of ours; None if there is none.
 
     Example:
         >>> published_name("backbone.b4_5.conv_branch2a.weight")
@@ -68,8 +68,8 @@ def published_name(name: str) -> str | None:
         >>> published_name("saliency.non_local.value.bias")
         'sal_g.bias'
     """
-    if name.startswith(_TRUNK):
-        return name.removeprefix(_TRUNK)
+    if name.startswith(_BACKBONE):
+        return name.removeprefix(_BACKBONE)
     layer, _, leaf = name.rpartition(".")
     return f"{_LAYERS[layer]}.{leaf}" if layer in _LAYERS else None
 
@@ -77,9 +77,8 @@ def published_name(name: str) -> str | None:
 def published_state(model: nn.Module) -> State:
     """The tensors of a network under their published names.
 
-    The published AuxSegNet also has parameters that it never uses (``seg_att.g``, ``seg_att.W_z``
-    and those of ``sal_att``); they are not made up here, so its own code loads the result with
-    ``strict=False``.
+    The published AuxSegNet also has unused parameters (``seg_att.g``, ``seg_att.W_z`` and those of
+    ``sal_att``); they are omitted here, so the published code must load with ``strict=False``.
 
     Args:
         model: A ``Seam``, ``AuxSegNet`` or ``AffinityNet`` on a ``ResNet38``.
@@ -88,15 +87,15 @@ def published_state(model: nn.Module) -> State:
         Its parameters and buffers, sharing memory with them.
 
     Raises:
-        ValueError: If the trunk is another, or the network has parts that the published one lacks,
-            as those of DSCNet are.
+        ValueError: If the backbone is not a ``ResNet38``, or the network has parameters that the
+            published one lacks, such as those of DSCNet.
     """
-    _check_trunk(model)
+    _check_backbone(model)
     ours = model.state_dict()
     foreign = [name for name in ours if published_name(name) is None]
     if foreign:
         raise ValueError(
-            "model must have no parts that the published network lacks, got "
+            "model must have no parameters that the published network lacks, got "
             f"{foreign[0]} and {len(foreign) - 1} more"
         )
     state = {str(published_name(name)): values for name, values in ours.items()}
@@ -106,14 +105,14 @@ def published_state(model: nn.Module) -> State:
 
 
 def write_published(model: nn.Module, path: str | Path) -> None:
-    """Write a network as ``.safetensors`` under the published names, whole or not at all.
+    """Write a network as ``.safetensors`` under the published names, atomically.
 
     Args:
         model: As for :func:`published_state`.
-        path: The file, ending in ``.safetensors``; replaced if it exists.
+        path: Target, ending in ``.safetensors``; replaced if it exists.
 
     Raises:
-        ValueError: As for :func:`published_state`, or if the file ends otherwise.
+        ValueError: As for :func:`published_state`, or if the file name has another ending.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -133,8 +132,8 @@ def write_published(model: nn.Module, path: str | Path) -> None:
 def load_published(model: nn.Module, source: str | Path | Mapping[str, Tensor]) -> KeyReport:
     """Load a published checkpoint into a network.
 
-    AuxSegNet's classifier has no background; ours has one that nothing supervises, and gets zeros
-    there. Parameters that the published code never uses are reported as not used. DSCNet's parts
+    AuxSegNet's classifier has no background; our unsupervised background channel gets zeros.
+    Parameters that the published code never uses are reported as not used. DSCNet's parameters
     (``context.*``) keep their values.
 
     Args:
@@ -142,14 +141,13 @@ def load_published(model: nn.Module, source: str | Path | Mapping[str, Tensor]) 
         source: A ``.pth`` or ``.safetensors`` file, or tensors by their published names.
 
     Returns:
-        What was loaded; unused names are the published ones.
+        Report of what was loaded; unused names are the published ones.
 
     Raises:
-        ValueError: If the trunk is another.
-        DscnetError: If the file is absent or unreadable, or is one of another network or number of
-            classes.
+        ValueError: If the backbone is not a ``ResNet38``.
+        DscnetError: If the file is missing, unreadable, or of another network or number of classes.
     """
-    _check_trunk(model)
+    _check_backbone(model)
     if isinstance(source, Mapping):
         label, state = "the given state", dict(source)
     else:
@@ -162,7 +160,7 @@ def load_published(model: nn.Module, source: str | Path | Mapping[str, Tensor]) 
         state["fc8.weight"] = torch.cat([background, foreground])
     elif _CLASSIFIER in ours and "fc8.weight" in state:
         labels = len(state["fc8.weight"])
-        _check_classes(len(ours[_CLASSIFIER]), labels, "labels with the background", label)
+        _check_classes(len(ours[_CLASSIFIER]), labels, "labels including background", label)
     names = {published_name(name): name for name in ours}
     renamed = {names.get(name, name): values for name, values in state.items()}
     report = load_weights(model, renamed, source=label, ignore=(f"{_CONTEXT}*",))
@@ -170,16 +168,18 @@ def load_published(model: nn.Module, source: str | Path | Mapping[str, Tensor]) 
     return report
 
 
-def _check_trunk(model: nn.Module) -> None:
-    trunk = getattr(model, "backbone", None)
-    if not isinstance(trunk, ResNet38):
-        raise ValueError(f"model must have a ResNet38 as its backbone, got {type(trunk).__name__}")
+def _check_backbone(model: nn.Module) -> None:
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, ResNet38):
+        raise ValueError(
+            f"model must have a ResNet38 as its backbone, got {type(backbone).__name__}"
+        )
 
 
 def _check_classes(expected: int, found: int, what: str, source: str) -> None:
     if expected != found:
         raise DscnetError(
-            f"{source} does not fit the model: its classifier fc8.weight was expected to have "
+            f"{source} does not match the model: its classifier fc8.weight should have "
             f"{expected} {what}, but has {found}. Build the model for the checkpoint's classes, or "
-            "load the trunk alone (model.weights)"
+            "load the backbone only (model.weights)"
         )

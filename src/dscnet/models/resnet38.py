@@ -1,4 +1,4 @@
-"""ResNet38d, the trunk of SEAM, AffinityNet and AuxSegNet: wide, pre-activated, at stride 8."""
+"""ResNet38d, the backbone of SEAM, AffinityNet and AuxSegNet: wide, pre-activation, stride 8."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dscnet.models.mxnet_params import read_mxnet_params, trunk_state
+from dscnet.models.mxnet_params import read_mxnet_params, resnet38_state
 from dscnet.models.weights import FILE_ENDINGS, load_weights, match_weights, read_weights
 from dscnet.types import DscnetError
 
 logger = logging.getLogger(__name__)
 
 NAME = "resnet38"
-"""The name of the trunk in settings."""
+"""Name of the backbone in settings."""
 
 STAGES = ("conv1a", "b2", "b3", "b4", "b5", "b6", "b7")
-"""What ``frozen_stages`` counts; a stage is all blocks whose names begin with its own."""
+"""Stages counted by ``frozen_stages``; a stage is all blocks whose names start with its name."""
 
 _STEM = 64
 
@@ -56,12 +56,12 @@ _BOTTLENECKS = {
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each behind batch normalisation and rectifier.
+    """Two 3x3 convolutions, each after batch normalisation and ReLU.
 
     Args:
-        in_channels: Channels that come in.
+        in_channels: Input channels.
         middle: Channels between the convolutions.
-        out: Channels that go out.
+        out: Output channels.
         stride: Of the first convolution.
         dilations: Of the two convolutions.
     """
@@ -86,13 +86,13 @@ class ResidualBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """Convolutions 1x1, 3x3 and 1x1, the last two behind channel dropout; a 1x1 shortcut.
+    """Convolutions 1x1, 3x3 and 1x1, the last two after channel dropout; a 1x1 shortcut.
 
     Args:
-        in_channels: Channels that come in.
-        first: Channels behind the first convolution.
-        middle: Channels behind the second.
-        out: Channels that go out.
+        in_channels: Input channels.
+        first: Output channels of the first convolution.
+        middle: Output channels of the second.
+        out: Output channels.
         dilation: Of the 3x3 convolution.
         dropout: Probability of dropping a channel.
     """
@@ -120,23 +120,23 @@ class BottleneckBlock(nn.Module):
 
 
 class ResNet38(nn.Module):
-    """The network A1 of Wu et al. ("Wider or Deeper"), in the form that SEAM's code gave it.
+    """Network A1 of Wu et al. ("Wider or Deeper"), as implemented in SEAM's code.
 
-    A ``Backbone`` in all but the origin of its layers, which bear the names of the published state
-    dict (``conv1a``, ``b2``, ``b2_1`` ... ``b7``, ``bn7``). Batch normalisation always uses its
-    stored statistics, and its affine parameters get no gradient.
+    Same interface as ``Backbone``. Layers have the names of the published state dict (``conv1a``,
+    ``b2``, ``b2_1`` ... ``b7``, ``bn7``). Batch normalisation always uses its running statistics,
+    and its affine parameters get no gradient.
 
     Args:
-        width: Channels relative to the published network, > 0.
-        frozen_stages: How many of ``STAGES`` get no gradient: 1 = ``conv1a``, as in AuxSegNet;
+        width: Channel multiplier, > 0.
+        frozen_stages: How many of ``STAGES`` are frozen: 1 = ``conv1a``, as in AuxSegNet;
             2 = ``conv1a``, ``b2``, ``b2_1`` and ``b2_2``, as in SEAM and AffinityNet.
 
     Attributes:
         channels: Channels of conv4, conv5 and conv6; 512, 1024 and 4096 at width 1.
-        output_stride: 8; all three maps have it, and sides are rounded up.
+        output_stride: 8, of all three maps; sizes are rounded up.
         name: ``resnet38``.
-        mean: Mean of the photos it was trained on, RGB in [0, 1].
-        std: Their standard deviation.
+        mean: Channel means of the training photos, RGB in [0, 1].
+        std: Their standard deviations.
 
     Raises:
         ValueError: If ``width`` is not positive or ``frozen_stages`` is out of range.
@@ -201,23 +201,23 @@ class ResNet38(nn.Module):
             conv4 and conv5, the rectified inputs of ``b5`` and ``b6``, and conv6, the rectified
             output; ``(B, channels[i], ceil(H / 8), ceil(W / 8))`` each.
         """
-        low, mid, high = self._taps(image, ("b5", "b6"))
+        low, mid, high = self._feature_maps(image, ("b5", "b6"))
         return low, mid, high
 
-    def _taps(self, image: Tensor, blocks: tuple[str, ...]) -> list[Tensor]:
-        """The rectified inputs of the blocks named, in their order, and the rectified output."""
-        # Not channels-last as other trunks: in that layout torch 2.15's backward on CPUs corrupts
-        # memory at a 1x1 convolution with stride 2 and four channels, and narrow trunks have one.
+    def _feature_maps(self, image: Tensor, blocks: tuple[str, ...]) -> list[Tensor]:
+        """The rectified inputs of the named blocks, in order, and the rectified output."""
+        # Not channels-last like other backbones: in that layout torch 2.15's CPU backward corrupts
+        # memory for a 1x1 convolution with stride 2 and four channels, which narrow ones have.
         x = self.conv1a(image.contiguous())
-        taps = []
+        feature_maps = []
         for block in self._blocks:
             x, entering = getattr(self, block)(x)
             if block in blocks:
-                taps.append(entering)
-        return [*taps, self.bn7(x).relu_()]
+                feature_maps.append(entering)
+        return [*feature_maps, self.bn7(x).relu_()]
 
     def train(self, mode: bool = True) -> ResNet38:
-        """Switch mode; batch normalisation stays in evaluation."""
+        """Set the mode; batch normalisation stays in evaluation mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -236,81 +236,81 @@ class ResNet38(nn.Module):
 def create_resnet38(
     *, output_stride: int = 8, weights: str = "none", frozen_stages: int = 2, width: float = 1.0
 ) -> ResNet38:
-    """Make the trunk and load its weights.
+    """Create the backbone and load its weights.
 
     Args:
-        output_stride: 8; the network has no other.
-        weights: ``none``, or the path of a file: MXNet's ``.params`` of the ImageNet network, or a
-            ``.pth`` or ``.safetensors`` file with the trunk's names. What else a file holds, such
-            as SEAM's own layers, is reported and not used.
+        output_stride: 8; no other is supported.
+        weights: ``none`` or a file path: MXNet's ``.params`` of the ImageNet network, or a ``.pth``
+            or ``.safetensors`` file with the backbone's names. Other tensors, such as SEAM's own
+            layers, are reported and not used.
         frozen_stages: As for :class:`ResNet38`.
         width: As for :class:`ResNet38`; for tests.
 
     Returns:
-        The trunk, in training mode.
+        The backbone, in training mode.
 
     Raises:
         ValueError: As for :class:`ResNet38`.
-        DscnetError: If another stride is asked for, or the weights are not to be had or do not fit.
+        DscnetError: If another stride is requested, or the weights are unavailable or do not match.
     """
     if output_stride != ResNet38.output_stride:
         raise DscnetError(
-            f"backbone {NAME!r} does not offer output stride {output_stride}: its maps have stride "
-            f"{ResNet38.output_stride}. Choose output_stride={ResNet38.output_stride} or a "
+            f"backbone {NAME!r} does not support output stride {output_stride}: its maps have "
+            f"stride {ResNet38.output_stride}. Choose output_stride={ResNet38.output_stride} or a "
             "backbone that can be dilated, such as tf_efficientnet_lite0 or resnet50"
         )
-    trunk = ResNet38(width=width, frozen_stages=frozen_stages)
+    backbone = ResNet38(width=width, frozen_stages=frozen_stages)
     if weights != "none":
-        report = load_weights(trunk, _read_trunk(weights), source=weights)
+        report = load_weights(backbone, _read_weights(weights), source=weights)
         logger.info("%s: %s", weights, report)
-    return trunk
+    return backbone
 
 
-def resnet38_taps(state_dict: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-    """The trunk's feature maps of photos, by the tensors of a published state dict.
+def resnet38_feature_maps(state_dict: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+    """Feature maps of photos, computed with the tensors of a published state dict.
 
-    Runs in evaluation; gradient flows to tensors that ask for it.
+    Runs in evaluation mode; gradients flow to tensors that require them.
 
     Args:
         state_dict: Tensors with the published names, of SEAM's, AffinityNet's or AuxSegNet's
-            network or of the trunk alone. Other names are not used. The width is that of
+            network or of the backbone only. Other names are ignored. The width is taken from
             ``conv1a.weight``.
-        image: Normalised photos, ``(B, 3, H, W)``, of the tensors' dtype and device.
+        image: Normalised photos, ``(B, 3, H, W)``, with the tensors' dtype and device.
 
     Returns:
-        ``conv4``, ``conv5`` and ``conv6``, as :class:`ResNet38` returns them, and before them
-        ``conv3``, the rectified input of ``b4``, at stride 4.
+        ``conv3``, the rectified input of ``b4`` at stride 4, then ``conv4``, ``conv5`` and
+        ``conv6`` as returned by :class:`ResNet38`.
 
     Raises:
         DscnetError: If a tensor is missing or has another shape.
     """
     stem = state_dict.get("conv1a.weight")
     with torch.device("meta"):
-        trunk = ResNet38(width=1.0 if stem is None else len(stem) / _STEM).eval()
-    report = match_weights(trunk, state_dict, source="state_dict")
-    tensors = {f"trunk.{name}": state_dict[name] for name in report.loaded}
-    maps = functional_call(_Taps(trunk), tensors, (image,))
+        backbone = ResNet38(width=1.0 if stem is None else len(stem) / _STEM).eval()
+    report = match_weights(backbone, state_dict, source="state_dict")
+    tensors = {f"backbone.{name}": state_dict[name] for name in report.loaded}
+    maps = functional_call(_FeatureMaps(backbone), tensors, (image,))
     return dict(zip(("conv3", "conv4", "conv5", "conv6"), maps, strict=True))
 
 
-class _Taps(nn.Module):
-    def __init__(self, trunk: ResNet38) -> None:
+class _FeatureMaps(nn.Module):
+    def __init__(self, backbone: ResNet38) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = backbone
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self.trunk._taps(image, ("b4", "b5", "b6"))
+        return self.backbone._feature_maps(image, ("b4", "b5", "b6"))
 
 
-def _read_trunk(weights: str) -> dict[str, Tensor]:
-    """Tensors under the trunk's names, from a file of any of the known kinds."""
+def _read_weights(weights: str) -> dict[str, Tensor]:
+    """Tensors under the backbone's names, from a file in any supported format."""
     path = Path(weights)
     if path.suffix == ".params":
-        return trunk_state(read_mxnet_params(path))
+        return resnet38_state(read_mxnet_params(path))
     if path.suffix in FILE_ENDINGS or path.is_file():
         return read_weights(path)
     raise DscnetError(
-        f"weights {weights!r}: no package and no hub has weights of backbone {NAME!r}; choose the "
+        f"weights {weights!r}: no package or hub provides weights of backbone {NAME!r}; use the "
         'path of a .params, .pth or .safetensors file, or weights="none"'
     )
 

@@ -1,4 +1,4 @@
-"""SEAM: a CAM network trained to agree with itself on a smaller view (Wang et al., CVPR 2020)."""
+"""SEAM: a CAM network with equivariance across two scales (Wang et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dscnet.types import ModelOutput
 
 
 def view_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return the size of SEAM's second view, rounded down and at least one pixel.
+    """Return the size of SEAM's second view, rounded down, at least one pixel.
 
     Example:
         >>> view_size((448, 448), 0.3)
@@ -22,7 +22,7 @@ def view_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 class Seam(PlainCam):
     """A CAM with the pixel correlation module and, in training, a second smaller view.
 
-    The module refines the final CAM: that of the context where it fuses, else the plain one.
+    The module refines the final CAM: the context's if it fuses, else the plain one.
 
     Args:
         backbone: As for :class:`PlainCam`.
@@ -31,8 +31,8 @@ class Seam(PlainCam):
         context: As for :class:`PlainCam`; runs on both views.
         group_by: As for :class:`PlainCam`.
         smooth: As for :class:`PlainCam`.
-        likeness: As for :class:`PlainCam`.
-        dropout: As for :class:`PlainCam`; drawn anew for each view.
+        class_similarity: As for :class:`PlainCam`.
+        dropout: As for :class:`PlainCam`; drawn separately for each view.
 
     Raises:
         ValueError: As for :class:`PlainCam`, or if ``view_scale`` is not positive.
@@ -47,7 +47,7 @@ class Seam(PlainCam):
         context: nn.Module | None = None,
         group_by: str = "last",
         smooth: float = 0.0,
-        likeness: float = 0.0,
+        class_similarity: float = 0.0,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class Seam(PlainCam):
             context=context,
             group_by=group_by,
             smooth=smooth,
-            likeness=likeness,
+            class_similarity=class_similarity,
             dropout=dropout,
         )
         if view_scale <= 0:
@@ -69,7 +69,7 @@ class Seam(PlainCam):
 
         Args:
             image: Normalised photos, ``(B, 3, H, W)``.
-            tags: ``(B, C)`` in {0, 1}; read by the context only. None = unknown.
+            tags: ``(B, C)`` in {0, 1}; used by the context only. None = unknown.
 
         Returns:
             The output with ``features``, ``cam_logits`` and ``cam_refined``, the last two

@@ -1,4 +1,4 @@
-"""The network that is trained on pseudo labels in the last stage."""
+"""DeepLabV3+, trained on pseudo labels in the last stage."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from torch import Tensor, nn
 from dscnet.models.backbones import (
     Colour,
     feature_net,
-    freeze_trunk,
+    freeze_backbone,
+    freeze_batch_norm,
     normalisation,
-    rest_batch_norm,
     scores_at_any_size,
 )
-from dscnet.models.depthwise import quicken
+from dscnet.models.depthwise import use_fast_depthwise
 from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.weights import load_pretrained
 from dscnet.types import DscnetError, ModelOutput
 
 ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
-"""Dilations of DeepLabV3+'s pyramid by output stride (Chen et al., ECCV 2018)."""
+"""ASPP dilations of DeepLabV3+ by output stride (Chen et al., ECCV 2018)."""
 
 
 class Segmenter(nn.Module):
-    """DeepLabV3+ on a trunk whose batch normalisation is frozen; that of the decoder trains.
+    """DeepLabV3+ on a backbone with frozen batch normalisation; that of the decoder is trained.
 
     Args:
-        net: DeepLabV3+ with a timm trunk as ``encoder.model``.
-        mean: Mean of the photos that the trunk was trained on, RGB in [0, 1].
-        std: Their standard deviation.
-        frozen_stages: As for ``dscnet.models.backbones.freeze_trunk``.
+        net: DeepLabV3+ with a timm backbone as ``encoder.model``.
+        mean: Channel means of the backbone's training photos, RGB in [0, 1].
+        std: Their standard deviations.
+        frozen_stages: As for ``dscnet.models.backbones.freeze_backbone``.
         multiple: As for ``dscnet.models.backbones.Backbone``; None = the output stride.
 
     Attributes:
         mean: As given.
         std: As given.
-        output_stride: Pixels of the photo per pixel of the trunk's last map, along one side.
+        output_stride: Stride of the backbone's last feature map.
     """
 
     def __init__(
@@ -50,45 +50,45 @@ class Segmenter(nn.Module):
         multiple: int | None = None,
     ) -> None:
         super().__init__()
-        # The trunk alone: the wide dilations of the decoder would fall apart into single pixels.
-        quicken(net.encoder)
+        # Backbone only: the wide dilations of the decoder would leave phases of single pixels.
+        use_fast_depthwise(net.encoder)
         self.net = net.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.output_stride: int = net.encoder.output_stride
         self.multiple = multiple or self.output_stride
-        freeze_trunk(net.encoder.model, frozen_stages)
+        freeze_backbone(net.encoder.model, frozen_stages)
         self.train(self.training)
 
     @property
     def backbone(self) -> nn.Module:
-        """The pretrained trunk; everything else is new."""
+        """The pretrained backbone; everything else is newly initialised."""
         encoder: nn.Module = self.net.encoder
         return encoder
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
         """Score the pixels of photos of any size.
 
-        Sides are padded to multiples of ``multiple``, and the scores cut to the photo.
+        Photos are padded to multiples of ``multiple``, and the scores cropped.
 
         Args:
             image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
-            tags: Not read; CAM networks take them.
+            tags: Ignored; CAM networks take them.
 
         Returns:
             The output with ``seg_logits`` ``(B, L, H, W)``.
 
         Raises:
-            ValueError: If a single photo is given in training: the decoder normalises one value
-                per photo and channel over the batch.
+            ValueError: If the batch has a single photo in training: batch normalisation after the
+                decoder's global pooling needs two.
         """
         if self.training and len(image) < 2:
-            raise ValueError(f"image must hold at least 2 photos in training, got {len(image)}")
+            raise ValueError(f"image must have at least 2 photos in training, got {len(image)}")
         return ModelOutput(seg_logits=scores_at_any_size(self.net, image, self.multiple))
 
     def train(self, mode: bool = True) -> Segmenter:
-        """Switch mode; batch normalisation of the trunk stays in evaluation."""
+        """Set the mode; batch normalisation of the backbone stays in evaluation mode."""
         super().train(mode)
-        rest_batch_norm(self.backbone)
+        freeze_batch_norm(self.backbone)
         return self
 
 
@@ -101,22 +101,22 @@ def create_segmenter(
     decoder_channels: int = 256,
     frozen_stages: int = 0,
 ) -> Segmenter:
-    """Make a DeepLabV3+ on a pretrained trunk.
+    """Create a DeepLabV3+ on a pretrained backbone.
 
     Args:
         backbone: A timm model with maps of stride 4 and of ``output_stride``.
-        num_labels: Labels L with the background, >= 2.
-        output_stride: Stride of the trunk's last map, 8 or 16.
+        num_labels: Labels L, background included, >= 2.
+        output_stride: Stride of the backbone's last map, 8 or 16.
         weights: As for ``dscnet.models.backbones.create_backbone``.
         decoder_channels: Width of the decoder, >= 1.
-        frozen_stages: As for ``dscnet.models.backbones.freeze_trunk``.
+        frozen_stages: As for ``dscnet.models.backbones.freeze_backbone``.
 
     Returns:
         The network, in training mode.
 
     Raises:
         ValueError: If ``num_labels``, ``output_stride`` or ``frozen_stages`` is out of range.
-        DscnetError: If the trunk cannot be had, as for ``create_backbone``, or lacks the maps.
+        DscnetError: If the backbone is unavailable, as for ``create_backbone``, or lacks the maps.
     """
     if num_labels < 2:
         raise ValueError(f"num_labels must be at least 2, got {num_labels}")
@@ -124,8 +124,8 @@ def create_segmenter(
         raise ValueError(f"output_stride must be one of {tuple(ATROUS_RATES)}, got {output_stride}")
     if backbone == RESNET38:
         raise DscnetError(
-            f"backbone {backbone!r} cannot carry DeepLabV3+: its maps all have stride 8; choose "
-            "another segmentation network, or a backbone such as tf_efficientnet_lite0"
+            f"backbone {backbone!r} does not support DeepLabV3+: its maps all have stride 8; "
+            "choose another segmentation network, or a backbone such as tf_efficientnet_lite0"
         )
     try:
         net = smp.DeepLabV3Plus(
@@ -137,11 +137,11 @@ def create_segmenter(
             classes=num_labels,
         )
     except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
-        # Says so if the name or the stride is the trouble.
+        # Raises a more specific error if the name or the stride is the cause.
         feature_net(backbone, output_stride, strides=tuple(ATROUS_RATES))
         raise DscnetError(
-            f"backbone {backbone!r} cannot carry DeepLabV3+, which needs maps of strides 4 to 32; "
-            "choose a convolutional backbone such as tf_efficientnet_lite0 or resnet50"
+            f"backbone {backbone!r} does not support DeepLabV3+, which needs maps of strides 4 to "
+            "32; choose a convolutional backbone such as tf_efficientnet_lite0 or resnet50"
         ) from error
     multiple = least_multiple(backbone, output_stride, (("output_stride", output_stride),))
     if not multiple:

@@ -1,4 +1,4 @@
-"""Pretrained weights: where they come from, and proof that they fitted."""
+"""Pretrained weights: sources, and checks that they match the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dscnet.types import DscnetError
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
-"""Tensors by name, as ``Module.state_dict`` gives them."""
+"""Tensors by name, as returned by ``Module.state_dict``."""
 
 FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".params")
 
@@ -30,22 +30,22 @@ PACKAGED = {
     "tf_efficientnet_lite1": (1, 3, 3, 4, 4, 5, 1),
     "tf_efficientnet_lite2": (1, 3, 3, 4, 4, 5, 1),
 }
-"""Models whose ImageNet weights a pip package holds, and the number of blocks of each stage."""
+"""Models with ImageNet weights in a pip package, and the blocks per stage."""
 
 _REMEDY = (
-    'choose weights="none", the path of a .pth or .safetensors file, or the backbone '
-    'tf_efficientnet_lite0 with weights="packaged", which needs no network'
+    'use weights="none", the path of a .pth or .safetensors file, or the backbone '
+    'tf_efficientnet_lite0 with weights="packaged", which needs no download'
 )
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Which tensors a module took from a state.
+    """Which tensors of a state dict were loaded into a module.
 
     Attributes:
-        loaded: Names that both have.
-        missing: Names of the module that the state lacks; they keep their values.
-        unexpected: Names of the state that the module lacks; they are not used.
+        loaded: Names present in both.
+        missing: Names only in the module; they keep their values.
+        unexpected: Names only in the state dict; they are not used.
     """
 
     loaded: tuple[str, ...]
@@ -62,10 +62,10 @@ class KeyReport:
 def load_weights(
     module: nn.Module, state: Mapping[str, Tensor], *, source: str, ignore: Sequence[str] = ()
 ) -> KeyReport:
-    """Load a state into a module and prove that it covered the module.
+    """Load a state dict into a module and check that it is complete.
 
     Args:
-        module: Receives the values, converted to its dtypes and devices.
+        module: The module; values are converted to its dtypes and devices.
         state: As for :func:`match_weights`.
         source: As for :func:`match_weights`.
         ignore: As for :func:`match_weights`.
@@ -74,7 +74,7 @@ def load_weights(
         What was loaded and what was not.
 
     Raises:
-        DscnetError: As for :func:`match_weights`; the module then keeps its values.
+        DscnetError: As for :func:`match_weights`; the module is then unchanged.
     """
     report = match_weights(module, state, source=source, ignore=ignore)
     module.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
@@ -84,20 +84,20 @@ def load_weights(
 def match_weights(
     module: nn.Module, state: Mapping[str, Tensor], *, source: str, ignore: Sequence[str] = ()
 ) -> KeyReport:
-    """Prove that a state covers a module, without loading it.
+    """Check that a state dict covers a module, without loading it.
 
     Args:
-        module: Tells names and shapes; it may lie on the meta device.
-        state: Tensors by name; names that the module lacks are reported, not used.
-        source: Where the state comes from; named in errors.
-        ignore: Patterns (``fnmatch``) of names that the state may lack, or hold in another shape.
-            Counters of batch normalisation (``num_batches_tracked``) may always be absent.
+        module: Provides names and shapes; may be on the meta device.
+        state: Tensors by name; unknown names are reported, not used.
+        source: Origin of the state dict, for error messages.
+        ignore: Patterns (``fnmatch``) of names that may be missing or have another shape. Batch
+            normalisation counters (``num_batches_tracked``) may always be missing.
 
     Returns:
         What can be loaded and what cannot.
 
     Raises:
-        DscnetError: If a name that is not ignored is missing or has another shape.
+        DscnetError: If any other name is missing or has another shape.
     """
     patterns = ("*num_batches_tracked", *ignore)
     expected = module.state_dict()
@@ -112,13 +112,13 @@ def match_weights(
     wrong = next((name for name in needed if name in unfit), None)
     if wrong is not None:
         raise DscnetError(
-            f"{source} does not fit the model: {wrong} should have shape "
+            f"{source} does not match the model: {wrong} should have shape "
             f"{tuple(expected[wrong].shape)}, but has {tuple(state[wrong].shape)}. Are these the "
             "weights of another model?"
         )
     if needed:
         raise DscnetError(
-            f"{source} does not fit the model: {len(needed)} of {len(expected)} tensors are "
+            f"{source} does not match the model: {len(needed)} of {len(expected)} tensors are "
             f"missing. Expected {_some(needed)}; found {_some(tuple(state))}. Are these the "
             "weights of another model?"
         )
@@ -126,7 +126,7 @@ def match_weights(
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:
-    """Enumerate the first names and count the others."""
+    """List the first names and count the rest."""
     if not names:
         return "none"
     others = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -137,15 +137,15 @@ def read_weights(path: str | Path) -> State:
     """Read the tensors of a weight file.
 
     Args:
-        path: A ``.safetensors`` file; anything else is read as a ``torch.save`` file, of which
-            only tensors and plain containers are accepted. A state inside ``state_dict`` or
-            ``model`` is unwrapped, and the prefix ``module.`` removed.
+        path: A ``.safetensors`` file; anything else is read as a ``torch.save`` file, restricted to
+            tensors and plain containers. A state dict inside ``state_dict`` or ``model`` is
+            unwrapped, and the prefix ``module.`` removed.
 
     Returns:
         At least one tensor, on the CPU.
 
     Raises:
-        DscnetError: If the file is absent, unreadable or holds no tensors by name.
+        DscnetError: If the file is missing, unreadable or contains no named tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -166,26 +166,26 @@ def read_weights(path: str | Path) -> State:
     items = content.items() if isinstance(content, dict) else ()
     state = {str(k).removeprefix("module."): v for k, v in items if isinstance(v, Tensor)}
     if not state:
-        raise DscnetError(f"{path}: holds no tensors by name; expected the state_dict of a model")
+        raise DscnetError(f"{path}: contains no named tensors; expected the state_dict of a model")
     return state
 
 
 def packaged_weights(name: str) -> State:
-    """Return ImageNet weights that came with pip, under timm's names.
+    """Return ImageNet weights from an installed pip package, under timm's names.
 
     Args:
         name: A key of :data:`PACKAGED`.
 
     Returns:
-        The state of the whole classification network. Photos must be normalised with mean
+        The state dict of the whole classification network. Its input is normalised with mean
         127 / 255 and standard deviation 128 / 255.
 
     Raises:
-        DscnetError: If no package holds weights of this model, or the package is not installed.
+        DscnetError: If no package provides weights of this model, or it is not installed.
     """
     if name not in PACKAGED:
         raise DscnetError(
-            f"no packaged weights for backbone {name!r}, only for {', '.join(PACKAGED)}; choose "
+            f"no packaged weights for backbone {name!r}, only for {', '.join(PACKAGED)}; use "
             'one of them, weights="imagenet" (downloaded), weights="none" or the path of a file'
         )
     size = name[-1]
@@ -224,7 +224,7 @@ _OTHER_STAGES = {
 
 
 def _timm_key(key: str, blocks: tuple[int, ...]) -> str:
-    """Translate a name of the packaged files, which count blocks without stages."""
+    """Translate a name of the packaged files, which number blocks across stages."""
     match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
     if match is None:
         layer, _, leaf = key.partition(".")
@@ -237,19 +237,19 @@ def _timm_key(key: str, blocks: tuple[int, ...]) -> str:
 
 
 def names_file(weights: str) -> bool:
-    """Whether a setting of weights means a file, there or not, and no weights by name."""
+    """Whether a value of ``weights`` is a file path, existing or not."""
     return weights.endswith(FILE_ENDINGS) or Path(weights).is_file()
 
 
 def tagged_name(name: str, weights: str) -> str:
-    """Return timm's name of a model together with the tag of its weights, if one is asked for.
+    """Return timm's name of a model with the tag of its weights, if one is given.
 
     Args:
         name: A timm model, with or without a tag.
         weights: As for :func:`pretrained_state`.
 
     Raises:
-        DscnetError: If ``weights`` is nothing that :func:`pretrained_state` knows.
+        DscnetError: If ``weights`` is not valid for :func:`pretrained_state`.
 
     Example:
         >>> tagged_name("resnet50", "timm/resnet50.a1_in1k"), tagged_name("resnet50", "none")
@@ -271,16 +271,17 @@ def tagged_name(name: str, weights: str) -> str:
 
 
 def pretrained_state(name: str, weights: str) -> tuple[State, str] | None:
-    """Fetch weights of a timm model.
+    """Get weights of a timm model.
 
     Args:
         name: A timm model, with or without a tag.
-        weights: ``packaged`` (:func:`packaged_weights`), ``imagenet`` (timm's default for this
-            model, downloaded once), a tag of timm (``a1_in1k``, ``timm/resnet50.a1_in1k``;
-            downloaded once), the path of a file, or ``none``.
+        weights: ``packaged`` (:func:`packaged_weights`), ``imagenet`` (timm's default, downloaded
+            once), a timm tag (``a1_in1k``, ``timm/resnet50.a1_in1k``; downloaded once), a file path
+            or ``none``.
 
     Returns:
-        The state of the classification network and words that name its source; None for ``none``.
+        The state dict of the classification network and a description of its source; None for
+        ``none``.
 
     Raises:
         DscnetError: If the weights are unknown, not installed, not downloadable or not readable.
@@ -293,9 +294,9 @@ def pretrained_state(name: str, weights: str) -> tuple[State, str] | None:
     if names_file(weights):
         return read_weights(weights), weights
     try:
-        # The whole network, because timm only then checks names strictly and converts old formats.
+        # The whole network: only then does timm check names strictly and convert old formats.
         state = timm.create_model(full_name, pretrained=True).state_dict()
-    except Exception as error:  # network, hub and cache each have their own family of errors
+    except Exception as error:  # network, hub and cache each raise their own errors
         raise DscnetError(
             f"the weights of {full_name} could not be downloaded "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); {_REMEDY}"
@@ -304,9 +305,9 @@ def pretrained_state(name: str, weights: str) -> tuple[State, str] | None:
 
 
 def flat_name(name: str) -> str:
-    """Return a name that a timm network and its feature extractor share.
+    """Return a name shared by a timm network and its feature extractor.
 
-    The extractor flattens ``stages.0`` to ``stages_0`` and may keep the network as ``model``.
+    The extractor flattens ``stages.0`` to ``stages_0`` and may wrap the network as ``model``.
 
     Example:
         >>> flat_name("stages.0.norm"), flat_name("stages_0.norm"), flat_name("model.norm")
@@ -316,7 +317,7 @@ def flat_name(name: str) -> str:
 
 
 def load_pretrained(features: nn.Module, name: str, weights: str) -> KeyReport | None:
-    """Load weights into a feature extractor that timm made of a network.
+    """Load weights into a timm feature extractor.
 
     Args:
         features: ``timm.create_model(name, features_only=True)``.
@@ -324,7 +325,7 @@ def load_pretrained(features: nn.Module, name: str, weights: str) -> KeyReport |
         weights: As for :func:`pretrained_state`.
 
     Returns:
-        What was loaded; None for ``none``. Every tensor of ``features`` is covered.
+        Report of what was loaded, always complete; None for ``none``.
 
     Raises:
         DscnetError: As for :func:`pretrained_state` and :func:`load_weights`.

@@ -11,7 +11,7 @@ import torch
 
 from dscnet.build import build_eval_transform, build_scale, build_train_transform, device_of
 from dscnet.config import Config, MethodConfig
-from dscnet.context import DualStreamContext, LabelDiscriminant
+from dscnet.context import DualStreamContext, ShrinkageLDA
 from dscnet.data import PhotoDataset
 from dscnet.data.scale import windows
 from dscnet.labels.cam import normalise_scores
@@ -60,14 +60,14 @@ def learn(
     if best is not None:
         best.restore(model)
         chosen = {"criterion": criterion, "scores": best.scores, "kept_epoch": best.epoch}
-    fit_discriminant(job, model)
+    fit_lda(job, model)
     store(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model), **chosen}
     write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
 
 @torch.no_grad()
-def fit_discriminant(job: Job, model: PlainCam) -> None:
+def fit_lda(job: Job, model: PlainCam) -> None:
     """Teach a context with PGCL what each label looks like, by the network's own labels.
 
     Each training photo is seen once, at scale 1. Otsu's threshold on its maps parts the classes
@@ -76,9 +76,9 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
     context = model.context
     if not job.config.method.pgcl or not isinstance(context, DualStreamContext):
         return
-    learned = LabelDiscriminant(context.num_labels, context.embedding_dim).double()
+    learned = ShrinkageLDA(context.num_labels, context.embedding_dim).double()
     # One that an earlier training left would have a say in the labels that this one learns from.
-    context.discriminant.load_state_dict(learned.state_dict())
+    context.lda.load_state_dict(learned.state_dict())
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
@@ -97,7 +97,7 @@ def fit_discriminant(job: Job, model: PlainCam) -> None:
             embedded = context.embed(output.features).cpu()
             for photo, embeddings in zip(scores, embedded, strict=True):
                 learned.add(embeddings, _shown_labels(photo))
-    context.discriminant.load_state_dict(learned.state_dict())
+    context.lda.load_state_dict(learned.state_dict())
 
 
 def _shown_labels(scores: torch.Tensor) -> torch.Tensor:

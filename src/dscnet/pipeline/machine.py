@@ -1,4 +1,4 @@
-"""What memory the program takes and what is free, on the processor that it computes on."""
+"""Memory use of the process and free memory, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -14,66 +14,65 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def memory_taken(device: torch.device) -> float:
-    """Bytes that the program has now; 0 where the system does not tell."""
+def memory_in_use(device: torch.device) -> float:
+    """Bytes in use by the process; 0 if unknown."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device))
-    _give_back()
+    _release_freed()
     return float(_status("VmRSS"))
 
 
 def peak_memory(
     work: Callable[[], object], device: torch.device, before: float | None = None
 ) -> tuple[float, float]:
-    """Run something and measure it.
+    """Run a function and measure its peak memory and time.
 
     Args:
-        work: What to run.
-        device: Where it computes.
-        before: Bytes that do not count; None = those that the program has now. What something else
-            had and gave back may still be counted to the program.
+        work: The function to run.
+        device: Device that it runs on.
+        before: Bytes to subtract; None = those in use now, which may include memory that was freed
+            but not returned to the system.
 
     Returns:
-        Bytes at its peak beyond ``before``, and its seconds. Bytes are 0 where the system does not
-        tell.
+        Peak bytes beyond ``before`` (0 if unknown), and seconds.
     """
     if device.type == "cuda":
-        before = memory_taken(device) if before is None else before
+        before = memory_in_use(device) if before is None else before
         torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
         work()
         torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
         return max(0.0, torch.cuda.max_memory_allocated(device) - before), seconds
-    before = memory_taken(device) if before is None else before
-    _forget_peak()
+    before = memory_in_use(device) if before is None else before
+    _reset_peak()
     started = time.perf_counter()
     work()
     return max(0.0, _status("VmHWM") - before), time.perf_counter() - started
 
 
 def free_memory(device: torch.device) -> float | None:
-    """Bytes that the program may take beyond what it has; None where the system does not tell.
+    """Bytes that the process can still allocate; None if unknown.
 
-    The least of what is free, what the control group allows and what ``ulimit -v`` allows.
+    The minimum of free memory, the limit of the control group and ``ulimit -v``.
     """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    bounds = [_available(), _left_to_group(), _left_of_addresses()]
+    bounds = [_available(), _left_in_cgroup(), _left_of_address_space()]
     known = [bound for bound in bounds if bound is not None]
     return max(0.0, min(known)) if known else None
 
 
-def _give_back() -> None:
-    """Give back what was freed: it would count to what the program has."""
+def _release_freed() -> None:
+    """Return freed memory to the system, so that it is not counted as in use."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim is not None:
             trim(0)
 
 
-def _forget_peak() -> None:
-    """Let the highest mark of memory begin anew; where that is not allowed it stays."""
+def _reset_peak() -> None:
+    """Reset the peak memory counter, if permitted."""
     try:
         _RESET.write_text("5", encoding="utf-8")
     except OSError:
@@ -81,7 +80,7 @@ def _forget_peak() -> None:
 
 
 def _status(name: str) -> int:
-    """A number of bytes of this process, 0 where the system does not tell."""
+    """A memory value of this process in bytes, 0 if unknown."""
     try:
         lines = _STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -99,7 +98,7 @@ def _available() -> float | None:
     return int(values[0]) * 1024.0 if values else None
 
 
-def _left_to_group() -> float | None:
+def _left_in_cgroup() -> float | None:
     try:
         bound = (_GROUP / "memory.max").read_text(encoding="utf-8").strip()
         taken = (_GROUP / "memory.current").read_text(encoding="utf-8")
@@ -108,7 +107,7 @@ def _left_to_group() -> float | None:
     return None if bound == "max" else float(int(bound) - int(taken))
 
 
-def _left_of_addresses() -> float | None:
+def _left_of_address_space() -> float | None:
     try:
         import resource
     except ImportError:  # not on Windows

@@ -1,4 +1,4 @@
-"""What a run needs of the machine: memory, disk, minutes; told, or refused, before it starts."""
+"""Resources that a run needs: memory, disk and time, checked before it starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dscnet.data.datasets import some_samples
 from dscnet.data.scale import Size
 from dscnet.pipeline.check_photos import size_notes
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.machine import free_memory, memory_taken
+from dscnet.pipeline.machine import free_memory, memory_in_use
 from dscnet.pipeline.registry import list_stages
 from dscnet.pipeline.trials import StageNeed, try_stages
 from dscnet.types import DscnetError
@@ -27,17 +27,17 @@ from dscnet.types import DscnetError
 log = logging.getLogger("dscnet")
 
 FEW_STEPS = 50
-"""Steps of a training below which it is not worth to try some first."""
+"""Trainings with fewer steps are not tried first."""
 
 LARGE_VIEW = 6_000_000
-"""Pixels that the CAM network sees at once from which on that is tried first in any case."""
+"""Inference batches of the CAM network with more pixels than this are always tried first."""
 
 _NUMBER = np.dtype(np.float16).itemsize
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs: each stage, bytes of disk, and bytes that the program has already."""
+    """Needs of a run: of each stage, disk in bytes, and memory in use before it starts in bytes."""
 
     stages: tuple[StageNeed, ...]
     disk: float
@@ -49,10 +49,10 @@ class Needs:
         return max(self.stages, key=lambda stage: stage.memory)
 
     def text(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         minutes = sum(stage.seconds for stage in self.stages) / 60
         gigabytes = (self.base + self.largest.memory) / 1e9
-        # Not every system tells.
+        # Not known on every system.
         known = self.largest.memory > 0
         memory = f"{gigabytes:.1f} GB of memory (stage '{self.largest.stage}'), " * known
         return (
@@ -62,129 +62,129 @@ class Needs:
 
 
 def needs_of(job: Job) -> str:
-    """Which things are too small for a run, and what it needs: a line each.
+    """Notes on objects that are too small, and the needs of a run, one line each.
 
     Raises:
         ValueError: If a training would stop before its first step.
-        DscnetError: Likewise, and as for :func:`refuse_what_cannot_fit`.
+        DscnetError: Likewise, and as for :func:`check_fits`.
     """
     for stage in list_stages():
         stage.check_training(job)
     needs = measure_needs(job)
-    refuse_what_cannot_fit(job, needs)
+    check_fits(job, needs)
     return "\n".join([*size_notes(job), needs.text()])
 
 
 def measure_needs(job: Job) -> Needs:
-    """Try a step of each stage, and reckon what the files will take."""
+    """Try a step of each stage, and estimate the size of the files."""
     sizes = _sizes(job)
-    base = memory_taken(device_of(job.config.train.accelerator))
+    base = memory_in_use(device_of(job.config.train.accelerator))
     return Needs(try_stages(job, sizes), _disk(job, sizes), base)
 
 
 def check_machine(job: Job) -> None:
-    """Say what a run needs; refuse it where the machine does not have that.
+    """Log what a run needs; reject it if the machine does not have that.
 
-    Nothing is tried for a training of few steps on photos of usual size, which would be over by
-    then.
+    Short trainings on photos of ordinary size are not tried first: they take about as long as the
+    trial.
 
     Raises:
-        DscnetError: As for :func:`refuse_what_cannot_fit`.
+        DscnetError: As for :func:`check_fits`.
     """
     sizes = _sizes(job)
-    refuse_full_disk(job, _disk(job, sizes))
+    check_disk_space(job, _disk(job, sizes))
     train, photos = job.config.train, len(job.train.samples)
     steps = train.steps(photos // min(train.batch_size, photos))
     if steps >= FEW_STEPS or _largest_view(job, sizes) > LARGE_VIEW:
         needs = measure_needs(job)
         log.info("%s", needs.text())
-        refuse_what_cannot_fit(job, needs)
+        check_fits(job, needs)
 
 
-def refuse_what_cannot_fit(job: Job, needs: Needs) -> None:
-    """Refuse a run whose largest stage needs more memory than is free, or whose files more disk.
+def check_fits(job: Job, needs: Needs) -> None:
+    """Reject a run that needs more memory or disk than is free.
 
     Raises:
-        DscnetError: The message names what is short and the setting that lowers it.
+        DscnetError: With the resource and the setting that lowers its use.
     """
     largest, free = needs.largest, free_memory(device_of(job.config.train.accelerator))
     if free is not None and largest.memory > free:
         raise DscnetError(
-            f"stage '{largest.stage}' needs about {largest.memory / 1e9:.1f} GB of memory, and"
+            f"stage '{largest.stage}' needs about {largest.memory / 1e9:.1f} GB of memory, but"
             f" {free / 1e9:.1f} GB are free: {largest.remedy}"
         )
-    refuse_full_disk(job, needs.disk)
+    check_disk_space(job, needs.disk)
 
 
-def refuse_full_disk(job: Job, needed: float) -> None:
-    """Refuse a run whose files outgrow what the run folder's disk has left.
+def check_disk_space(job: Job, needed: float) -> None:
+    """Reject a run whose files do not fit on the disk of the run folder.
 
     Raises:
-        DscnetError: The message says how much, and what would take less.
+        DscnetError: With the sizes and a remedy.
     """
     left = shutil.disk_usage(_nearest(job.folder.root.absolute())).free
     if needed > left:
         side = max(build_scale(job.config).work_size(image_size(job.train.samples[0].image_path)))
         smaller = max(1, int(side * math.sqrt(0.8 * left / needed)))
         raise DscnetError(
-            f"the maps and labels of {len(job.train.samples)} photos take about"
-            f" {needed / 1e9:.1f} GB, and {job.folder.root} has {left / 1e9:.1f} GB left: free"
-            f" some, name another --out, or keep smaller maps: --scale.work_side {smaller}"
+            f"the CAMs and labels of {len(job.train.samples)} photos take about"
+            f" {needed / 1e9:.1f} GB, but {job.folder.root} has {left / 1e9:.1f} GB left: free"
+            f" some, choose another --out, or store smaller CAMs: --scale.work_side {smaller}"
         )
 
 
 def _sizes(job: Job) -> list[Size]:
-    """Heights and widths of all photos: one large one among small ones decides."""
+    """Heights and widths of all photos: a single large one determines the peak."""
     photos = (job.train,) if job.val is None else (job.train, job.val)
     return [image_size(sample.image_path) for part in photos for sample in part.samples]
 
 
 def _disk(job: Job, sizes: Sequence[Size]) -> float:
-    return bytes_of_maps(job.config, job.train.samples) + bytes_of_labels(job, sizes)
+    return cam_bytes(job.config, job.train.samples) + label_bytes(job, sizes)
 
 
 def _largest_view(job: Job, sizes: Sequence[Size]) -> int:
-    """Pixels of the photos that the CAM network sees at once, at most."""
+    """Maximum number of pixels per inference batch of the CAM network."""
     scale, cam = build_scale(job.config), job.config.cam
     return cam.batch_size * max(
         math.prod(scale.view_size(size, one)) for size in sizes for one in cam.scales
     )
 
 
-def bytes_of_maps(config: Config, samples: Sequence[Sample]) -> float:
-    """About how many bytes the maps of all stages take together, by the size of some photos.
+def cam_bytes(config: Config, samples: Sequence[Sample]) -> float:
+    """Estimate the bytes of the CAMs of all stages from the size of some photos.
 
     Args:
-        config: Settings; each map has a number a pixel and tag, in half precision.
-        samples: Training photos; up to 200 of them are looked at, evenly spread.
+        config: Settings; a CAM has one half-precision number per pixel and tag.
+        samples: Training photos; up to 200 of them are sampled evenly.
     """
     scale = build_scale(config)
     some = some_samples(samples)
     numbers = [
         math.prod(scale.work_size(image_size(s.image_path))) * len(s.tags or ()) for s in some
     ]
-    return fmean(numbers) * len(samples) * _NUMBER * _maps_a_tag(config)
+    return fmean(numbers) * len(samples) * _NUMBER * _maps_per_tag(config)
 
 
-def bytes_of_labels(job: Job, sizes: Sequence[Size]) -> float:
-    """About how many bytes labels and masks take: flat regions shrink to a twentieth."""
+def label_bytes(job: Job, sizes: Sequence[Size]) -> float:
+    """Estimate the bytes of labels and masks; PNG compresses flat regions to a twentieth."""
     photos = len(job.train.samples) * (1 + bool(job.config.refine.steps))
     photos += 0 if job.val is None else len(job.val.samples)
     return fmean(math.prod(size) for size in sizes) * photos / 20
 
 
-def _maps_a_tag(config: Config) -> int:
-    """Maps that are kept of each photo and tag: raw, refined, after each step of refinement."""
+def _maps_per_tag(config: Config) -> int:
+    """CAMs stored per photo and tag: raw, refined, and after each refinement step."""
     refines = config.baseline.refines_cam or config.method.variant != "baseline"
     count = 1 + refines
     if config.has_rounds:
-        # Each round has its own, the first of a plain CAM.
+        # Each round has its own; the first uses those of a plain CAM network.
         count += config.auxseg.rounds * count + (config.auxseg.cams is None)
     steps = config.refine.steps
-    # AffinityNet learns from two maps of its own.
+    # AffinityNet is trained on two CAMs of its own.
     return count + len(steps) + 2 * ("affinity" in steps)
 
 
 def _nearest(place: Path) -> Path:
-    """The folder itself, or the one above it that is there."""
+    """The folder itself, or its nearest existing parent."""
     return next(path for path in (place, *place.parents) if path.exists())

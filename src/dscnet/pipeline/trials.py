@@ -1,8 +1,8 @@
-"""What each stage of a run needs, by trying a step of it.
+"""Measures what each stage of a run needs by trying a step of it.
 
-A step or two of each stage are tried on noise, small enough to fit, and scaled up: memory and time
-of every stage grow with the photos of a batch and the pixels that it sees, as what would grow with
-their square works in blocks.
+One or two steps of each stage run on noise, small enough to fit, and are extrapolated: memory and
+time of every stage are linear in the photos per batch and their pixels, as anything quadratic works
+in blocks.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from dscnet.labels.cam import multi_scale_cam
 from dscnet.models import SegmentationPath
 from dscnet.objective import SegmentationObjective
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.machine import free_memory, memory_taken, peak_memory
+from dscnet.pipeline.machine import free_memory, memory_in_use, peak_memory
 from dscnet.predictor import Predictor
 from dscnet.refine.crf import dense_crf
 from dscnet.tables.step_time import PRECISIONS, random_batch, training_step
 from dscnet.types import Batch
 
 TRIED_PIXELS = 500_000
-"""Pixels of a step's photos up to which it is tried as it is."""
+"""Steps with up to this many pixels are tried at full size."""
 
 OWN_SIZE_BYTES = 16
-"""A pixel of the photo, while it is read and while its labels are made at its own size."""
+"""Bytes per pixel for reading a photo and making labels at its own size."""
 
 
 @dataclass(frozen=True)
 class StageNeed:
-    """What a stage needs.
+    """Resources that a stage needs.
 
     Attributes:
         stage: Its name.
-        memory: Bytes at its peak, beside what the program has before.
-        seconds: Of the whole stage.
+        memory: Peak bytes beyond those in use before.
+        seconds: Time of the whole stage.
         remedy: The setting that lowers its memory.
     """
 
@@ -67,8 +67,8 @@ def try_stages(job: Job, sizes: Sequence[Size]) -> tuple[StageNeed, ...]:
     """Try a step of each stage.
 
     Args:
-        job: Settings and photos; nothing is written, and no random number is drawn.
-        sizes: Heights and widths of all photos, those of val included: the largest counts.
+        job: Settings and photos; nothing is written, and the random state is restored.
+        sizes: Heights and widths of all photos, including val; the largest counts.
     """
     config, train = job.config, job.train
     own = OWN_SIZE_BYTES * max(math.prod(size) for size in sizes)
@@ -90,7 +90,7 @@ def try_stages(job: Job, sizes: Sequence[Size]) -> tuple[StageNeed, ...]:
 def _train_need(job: Job, sizes: Sequence[Size], reading: float) -> StageNeed:
     config, settings = job.config, job.config.train
     batch_size = min(settings.batch_size, len(job.train.samples))
-    # Weights from elsewhere take no other time, and to fetch them does.
+    # Pretrained weights do not change the time, but would have to be downloaded.
     tried = replace_settings(config, {"model.weights": "none"})
     if settings.precision not in PRECISIONS:
         tried.train.precision = "32"
@@ -149,7 +149,7 @@ def _cam_need(job: Job, sizes: Sequence[Size], own: float, reading: float) -> St
 
 
 def _refine_need(job: Job, sizes: Sequence[Size], own: float) -> list[StageNeed]:
-    """A dense CRF stands for every step: none takes more."""
+    """Every step is estimated by a dense CRF, the most expensive one."""
     config, scale = job.config, build_scale(job.config)
     if not config.refine.steps:
         return []
@@ -166,7 +166,7 @@ def _refine_need(job: Job, sizes: Sequence[Size], own: float) -> list[StageNeed]
 
 
 def _segment_needs(job: Job, sizes: Sequence[Size], own: float, reading: float) -> list[StageNeed]:
-    """Training and testing of the segmentation network."""
+    """Needs of training and testing the segmentation network."""
     config, segment, num_labels = job.config, job.config.segment, job.train.num_labels
     device = device_of(segment.accelerator)
     stages = []
@@ -229,21 +229,21 @@ def _two_steps(
     step_of: Callable[[int], Callable[[], None]],
     batch_size: int,
 ) -> tuple[float, float]:
-    """Bytes and seconds of a training step, by two steps of at most three photos.
+    """Bytes and seconds of a training step, from two steps with at most three photos.
 
-    A step of the whole batch might not fit. Weights, their gradients and what the optimiser keeps
-    do not grow with the batch.
+    A step with the whole batch might not fit. Weights, gradients and optimiser state do not grow
+    with the batch.
 
     Args:
-        config: Says where it computes.
-        network: Has the parameters that are trained; its tensors may be of the device ``meta``.
-        step_of: Makes a step of so many photos.
-        batch_size: Photos of the real steps.
+        config: Settings, for the device.
+        network: Has the trained parameters; may be on the meta device.
+        step_of: Makes a step with a given number of photos.
+        batch_size: Photos per actual step.
     """
     device = device_of(config.train.accelerator)
     weights = sum(parameter.nbytes for parameter in network.parameters())
     count = min(3, batch_size)
-    before = memory_taken(device)
+    before = memory_in_use(device)
     step = step_of(count)
     first, _ = peak_memory(step, device, before)
     second, seconds = peak_memory(step, device, before)
@@ -260,14 +260,14 @@ def _inference_remedy(
         free = free_memory(device_of(config.train.accelerator)) or memory
         side = max(1, int(max(size) * min(1.0, math.sqrt(0.5 * free / max(memory, 1)))))
         return (
-            "set --scale.relative_to training, which sees photos at the size trained on, or"
+            "set --scale.relative_to training, which resizes photos to the training size, or"
             f" --scale.work_side {side}"
         )
     return f"lower --scale.work_side (it is {max(build_scale(config).work_size(size))})"
 
 
 def _cached(job: Job, sizes: Sequence[Size]) -> float:
-    """Bytes of decoded photos and labels that a training keeps, in each worker."""
+    """Bytes of decoded photos and labels cached in training, over all workers."""
     nothing = (0.5, 0.5, 0.5)
     side = build_train_transform(job.config, nothing, nothing).read_side
     kept = [4 * math.prod(with_long_side(one, min(max(one), side or max(one)))) for one in sizes]

@@ -1,4 +1,4 @@
-"""Data sets, from what their owners publish to what a run reads."""
+"""Preparation of published data sets for training."""
 
 from dscnet.prepare.coco import prepare_coco, prepare_coco2014
 from dscnet.prepare.outcome import Outcome

@@ -1,4 +1,4 @@
-"""Masks from instances files: MS COCO 2014 with its tags, and files of one's own."""
+"""Prepares MS COCO 2014, and masks from custom COCO instances files."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ANNOTATIONS = Archive(
 
 @dataclass(frozen=True)
 class Part:
-    """A split as its owners publish it.
+    """A published split.
 
     Attributes:
-        folder: Its photos.
-        archive: Where they come from.
+        folder: Folder of its photos.
+        archive: Archive of its photos.
         json: Its instances file.
-        photos: How many photos it has.
-        tagged: How many of them have an annotation.
+        photos: Number of photos.
+        tagged: Number of photos with annotations.
     """
 
     folder: str
@@ -96,26 +96,26 @@ SALIENCY = "saliency: saliency\n"
 
 
 def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False) -> Outcome:
-    """Write what a run needs beside the photos; what is there is never written again.
+    """Write the files needed for training next to the photos; existing files are kept.
 
-    The one exception: ``coco2014.yaml`` gains a line on saliency maps once ``saliency/`` is there.
+    The one exception: a line for saliency maps is added to ``coco2014.yaml`` once ``saliency/``
+    exists.
 
-    ``coco2014.yaml``, which is the data set, with ``tags.csv``, ``classes.txt``, ``splits/`` and
-    ``masks/``. Photos without an annotation are in no split. [Reading: as in the field; the paper's
-    82,081 and 40,137 are the photos that have one, crowds included.]
+    Writes ``coco2014.yaml`` (the data set), ``tags.csv``, ``classes.txt``, ``splits/`` and
+    ``masks/``. Photos without annotations are in no split. [Reading: as is common; the paper's
+    82,081 and 40,137 are the photos with annotations, crowds included.]
 
     Args:
         root: Folder with ``train2014/``, ``val2014/`` and ``annotations/``.
-        download: Fetch and unpack the three archives, as far as their files are not there.
-        verify: Compare the archives that lie in ``root`` with their checksums, and open every mask
-            that was written before.
+        download: Download and unpack the archives of missing files.
+        verify: Check the checksums of archives in ``root``, and all existing masks.
 
     Returns:
-        What was found. If a part is missing nothing has been written.
+        The findings. If a part is missing, nothing has been written.
 
     Raises:
-        DataError: If a part is incomplete or damaged, or a file says something else already.
-        DscnetError: If pycocotools is absent, or a download fails.
+        DataError: If a part is incomplete or damaged, or an existing file has other content.
+        DscnetError: If pycocotools is missing, or a download fails.
     """
     if download:
         there = all((root / part.json).exists() for part in PARTS.values())
@@ -129,7 +129,7 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
                 outcome.missing.append(f"{root / path}: {where_to_get(archive, root)}")
     if outcome.missing:
         return outcome
-    coco_tools()  # says at once that pycocotools is absent
+    coco_tools()  # fails early if pycocotools is missing
     read = partial(_read_splits, root)
     again = partial(_provide_again, root)
     splits = until_complete(read, again) if download else read()
@@ -138,7 +138,7 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
         if split.file.classes != classes:
             raise DataError(
                 f"{split.file.path}: expected the categories of {splits[0].file.path}, found "
-                "others; take both files from one archive"
+                "others; use both files from the same archive"
             )
     texts, outdated = _texts(root, splits), {root / "coco2014.yaml": YAML}
     refuse_other(texts, outdated)
@@ -162,21 +162,21 @@ def prepare_coco2014(root: Path, *, download: bool = False, verify: bool = False
 
 
 def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
-    """Write the masks of an instances file's photos, to measure with: ``masks/ID.png`` beside it.
+    """Write evaluation masks ``masks/ID.png`` for the photos of an instances file, next to it.
 
-    Without them a run on the file has tags alone. Masks that are there stay as they are.
+    Without them a run on the file has only tags. Existing masks are kept.
 
     Args:
-        path: The instances file; its photos lie where a run looks for them.
-        verify: Look at the masks that are there already too.
+        path: The instances file, with its photos where a run looks for them.
+        verify: Also check existing masks.
 
     Returns:
-        How many were written.
+        Number of masks written.
 
     Raises:
-        DataError: If photos are missing, an outline is missing or wrong, or nothing but crowds
-            shows a class.
-        DscnetError: If pycocotools is absent.
+        DataError: If photos are missing, an outline is missing or invalid, or a class has only
+            crowds.
+        DscnetError: If pycocotools is missing.
     """
     coco_tools()
     photos, outcome, folder = open_dataset(path), Outcome(), path.parent / "masks"
@@ -198,13 +198,13 @@ def prepare_coco(path: Path, *, verify: bool = False) -> Outcome:
 def _check_file(
     file: CocoFile, photos: Mapping[str, CocoPhoto], masks: Path, outcome: Outcome
 ) -> None:
-    """Check what is to be painted of photos that have no mask yet, and say what is not."""
+    """Check the outlines of photos without masks, and report what will be skipped."""
     outcome.lines += [f"{file.path}: {note}" for note in file.notes]
     for name, crowd in file.only_crowds().items():
         raise DataError(
-            f"{crowd.where}: class {name!r} has nothing but crowds (iscrowd 1), which masks leave"
-            " out of all numbers; set iscrowd to 0 where these are objects, or remove the class"
-            " and its annotations"
+            f"{crowd.where}: class {name!r} has only crowds (iscrowd 1), which masks exclude from"
+            " evaluation; set iscrowd to 0 where these are objects, or remove the class and its"
+            " annotations"
         )
     drawn = (photo for name, photo in photos.items() if not (masks / f"{name}.png").exists())
     if skipped := check_outlines(drawn):
@@ -213,13 +213,13 @@ def _check_file(
 
 @dataclass(frozen=True)
 class _Split:
-    """A split whose photos are all there.
+    """A complete split.
 
     Attributes:
         name: ``train`` or ``val``.
-        file: Its instances.
-        photos: Those with an annotation, by image id.
-        paths: Where these lie.
+        file: Its instances file.
+        photos: Photos with annotations, by image id.
+        paths: Their paths.
     """
 
     name: str
@@ -228,7 +228,7 @@ class _Split:
     paths: dict[str, Path]
 
     def mask(self, image_id: str) -> tuple[Labels, str]:
-        """Labels of a photo, and where they are from."""
+        """Labels of a photo, and their origin."""
         photo = self.photos[image_id]
         return coco_mask(photo), photo.where
 
@@ -272,7 +272,7 @@ def _texts(root: Path, splits: Sequence[_Split]) -> dict[Path, str]:
 
 
 def _yaml(root: Path) -> str:
-    """What ``coco2014.yaml`` shall say; a line on saliency maps that it has already stays."""
+    """Content of ``coco2014.yaml``; an existing line for saliency maps is kept."""
     path = root / "coco2014.yaml"
     found = read_text(path) if path.exists() else ""
     rest = [line for line in found.splitlines() if not line.startswith("saliency:")]

@@ -1,4 +1,4 @@
-"""Archives of data sets: fetched in parts that add up, checked, and unpacked file by file."""
+"""Downloads (resumable), verifies and unpacks archives of data sets."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Archive:
     """A published archive.
 
     Attributes:
-        name: Its file name.
-        url: Where its owner publishes it.
-        md5: Its published checksum.
+        name: File name.
+        url: Official URL.
+        md5: Published checksum.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Archive:
 
 
 class Incomplete(DataError):
-    """Files that a published archive holds are missing.
+    """Files of a published archive are missing.
 
     Attributes:
-        archive: The archive; None if it cannot be fetched.
+        archive: The archive; None if it cannot be downloaded.
     """
 
     def __init__(self, message: str, archive: Archive | None) -> None:
@@ -60,25 +60,25 @@ class Incomplete(DataError):
 
 
 def where_to_get(archive: Archive, folder: Path) -> str:
-    """Say how the content of an archive comes into a folder, where it lies already or not."""
+    """How to get the content of an archive into a folder, for messages."""
     path = folder / archive.name
     if path.exists():
-        return f"{path} is here: unpack it, or let --download do so"
-    return f"fetch and unpack {archive.name} from {archive.url}, or let --download do so"
+        return f"{path} exists: unpack it, or use --download"
+    return f"download and unpack {archive.name} from {archive.url}, or use --download"
 
 
 def until_complete(read: Callable[[], Read], provide_again: Callable[[Archive], None]) -> Read:
-    """Read what archives hold; one whose files are missing is unpacked again, each at most once.
+    """Read the content of archives; unpack incomplete ones again, each at most once.
 
     Args:
-        read: Reads all of it, and raises `Incomplete` if files are missing.
-        provide_again: Fetches and unpacks an archive.
+        read: Reads everything, and raises `Incomplete` if files are missing.
+        provide_again: Downloads and unpacks an archive.
 
     Returns:
-        What ``read`` gives.
+        The result of ``read``.
 
     Raises:
-        Incomplete: If files are missing that the archive does not bring, or that has none.
+        Incomplete: If files are still missing, or cannot be downloaded.
     """
     unpacked: set[Archive] = set()
     while True:
@@ -93,40 +93,40 @@ def until_complete(read: Callable[[], Read], provide_again: Callable[[Archive], 
 
 
 def provide(archive: Archive, folder: Path, *, there: bool, skip: int = 0) -> None:
-    """Fetch an archive and unpack it, as far as that has not been done.
+    """Download and unpack an archive, if needed.
 
     Args:
-        archive: What to fetch.
-        folder: Where it goes and is unpacked.
-        there: Its content is there, and is unpacked again only if the archive itself lies there
-            too: it may have been interrupted.
-        skip: As in `unpack`.
+        archive: The archive.
+        folder: Target folder.
+        there: Whether its content exists; it is then unpacked again only if the archive file exists
+            too, as unpacking may have been interrupted.
+        skip: As for `unpack`.
     """
     if not there or (folder / archive.name).exists():
         unpack(fetch(archive, folder), folder, skip=skip)
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Fetch an archive; an interrupted download goes on where it stopped.
+    """Download an archive; an interrupted download is resumed.
 
     Returns:
-        ``folder/NAME``; nothing is fetched if it is there.
+        ``folder/NAME``; nothing is downloaded if it exists.
 
     Raises:
-        DscnetError: If there is no connection, or it ends too early; what was fetched is kept.
-        DataError: If the checksum is wrong; what was fetched is removed.
+        DscnetError: If there is no connection, or it is interrupted; the partial file is kept.
+        DataError: If the checksum is wrong; the file is removed.
     """
     target = folder / archive.name
     if target.exists():
         return target
     part = target.with_name(target.name + ".part")
     folder.mkdir(parents=True, exist_ok=True)
-    log.info("fetching %s to %s", archive.url, target)
+    log.info("downloading %s to %s", archive.url, target)
     try:
         _fetch_rest(archive.url, part)
     except (OSError, HTTPException) as error:  # URLError is an OSError
         raise DscnetError(
-            f"{archive.url}: cannot be fetched ({error}); run again to go on from "
+            f"{archive.url}: cannot be downloaded ({error}); run again to resume from "
             f"{part.stat().st_size if part.exists() else 0} bytes, or put the file at {target} "
             "yourself"
         ) from error
@@ -149,35 +149,34 @@ def check_md5(archive: Archive, path: Path) -> None:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != archive.md5:
         raise DataError(
-            f"{path}: expected the MD5 checksum {archive.md5}, found {found}; fetch it anew from "
-            f"{archive.url}"
+            f"{path}: expected the MD5 checksum {archive.md5}, found {found}; download it again "
+            f"from {archive.url}"
         )
 
 
 def checked_line(archive: Archive, folder: Path) -> str:
-    """Check an archive that lies in a folder, and say what came of it.
+    """Check an archive in a folder, and describe the result.
 
     Raises:
         DataError: If its checksum is wrong.
     """
     path = folder / archive.name
     if not path.exists():
-        return f"{archive.name}: not here, checksum not verified"
+        return f"{archive.name}: not found, checksum not verified"
     check_md5(archive, path)
     return f"{archive.name}: checksum as published"
 
 
 def unpack(path: Path, folder: Path, *, skip: int = 0) -> None:
-    """Unpack a tar or zip archive; files that are there with their full size are left alone.
+    """Unpack a tar or zip archive; existing files of the right size are kept.
 
     Args:
         path: The archive.
-        folder: Where its files go.
-        skip: How many outer folders of the archive's paths are left out; files that lie above
-            them are left out too.
+        folder: Target folder.
+        skip: Number of leading folders to strip from paths; files above them are skipped.
 
     Raises:
-        DataError: If the archive is damaged or holds a path that leads out of ``folder``.
+        DataError: If the archive is damaged or contains a path outside of ``folder``.
     """
     log.info("unpacking %s", path)
     members = _zip_members if path.suffix == ".zip" else _tar_members
@@ -186,7 +185,7 @@ def unpack(path: Path, folder: Path, *, skip: int = 0) -> None:
             inside = PurePosixPath(name)
             if inside.is_absolute() or ".." in inside.parts:
                 raise DataError(
-                    f"{path}: holds {name!r}, which leads out of {folder}; do not use it"
+                    f"{path}: contains {name!r}, which is outside of {folder}; do not use it"
                 )
             target = folder.joinpath(*inside.parts[skip:])
             above = len(inside.parts) <= skip
@@ -195,9 +194,7 @@ def unpack(path: Path, folder: Path, *, skip: int = 0) -> None:
             with opened() as source, whole_file(target) as file:
                 shutil.copyfileobj(source, file)
     except _DAMAGED as error:
-        raise DataError(
-            f"{path}: expected a whole archive, found damage ({error}); fetch it anew"
-        ) from error
+        raise DataError(f"{path}: the archive is damaged ({error}); download it again") from error
 
 
 Member = tuple[str, int, Callable[[], IO[bytes]]]
@@ -219,9 +216,9 @@ def _tar_members(path: Path) -> Iterator[Member]:
 
 
 def _refuse_no_end(archive: tarfile.TarFile) -> None:
-    """Refuse an archive whose members do not end with the block of zeros that ends all of them.
+    """Reject an archive without the terminating block of zeros.
 
-    A reader takes a cut or damaged header for the end.
+    The reader treats a truncated or damaged header as the end.
     """
     file = archive.fileobj
     assert file is not None, "an archive that is read has a file"
@@ -242,24 +239,24 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 
 def _fetch_rest(url: str, part: Path) -> None:
-    """Append what ``part`` lacks, or write it anew where the server cannot go on."""
+    """Download the rest of ``part``, or all of it if the server does not support ranges."""
     start = part.stat().st_size if part.exists() else 0
     response = _open(url, start)
     if response is None:
         return
     with response:
-        goes_on = response.status == _PARTIAL
+        resumed = response.status == _PARTIAL
         length = response.headers.get("Content-Length")
-        with part.open("ab" if goes_on else "wb") as file:
+        with part.open("ab" if resumed else "wb") as file:
             shutil.copyfileobj(response, file, 1 << 20)
     found = part.stat().st_size
-    expected = None if length is None else int(length) + (start if goes_on else 0)
+    expected = None if length is None else int(length) + (start if resumed else 0)
     if expected is not None and found != expected:
         raise ConnectionError(f"ended after {found} of {expected} bytes")
 
 
 def _open(url: str, start: int) -> Any | None:
-    """The server's answer from byte ``start`` on; None if the file ends there."""
+    """The response from byte ``start`` on; None if the file ends there."""
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         return urlopen(request, timeout=_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Masks that are made from other files: written once, one photo in memory at a time."""
+"""Writes masks converted from other files, one photo at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from dscnet.data.io import image_size, photo_traits
 from dscnet.files.label_images import read_labels, write_label
-from dscnet.metrics.confusion import Labels, strange_labels
+from dscnet.metrics.confusion import Labels, invalid_labels
 from dscnet.types import IGNORE_INDEX, DataError
 
 
@@ -21,20 +21,20 @@ def write_masks(
     num_labels: int,
     verify: bool = False,
 ) -> int:
-    """Write ``folder/ID.png`` of every photo that has none there yet.
+    """Write missing masks ``folder/ID.png``.
 
     Args:
-        folder: Where the masks shall lie.
-        photos: Photo by image id.
-        read: Gives the labels ``(H, W)`` of an image id, and the file they are from, for messages.
+        folder: Folder of the masks.
+        photos: Photos by image id.
+        read: Returns the labels ``(H, W)`` of an image id, and their origin, for messages.
         num_labels: L, background included.
-        verify: Also look at the masks that are there already.
+        verify: Also check existing masks.
 
     Returns:
-        How many were written.
+        Number of masks written.
 
     Raises:
-        DataError: If a mask is not of its photo's size or holds other labels.
+        DataError: If a mask does not have the size of its photo or has invalid labels.
     """
     written = 0
     for image_id, photo in photos.items():
@@ -51,32 +51,32 @@ def write_masks(
 
 
 def check_mask(labels: Labels, where: str, photo: Path, num_labels: int) -> None:
-    """Refuse a mask that is not of its photo's size or holds other labels.
+    """Reject a mask that does not have the size of its photo or has invalid labels.
 
     Args:
         labels: ``(H, W)``.
-        where: The file it is from, for messages.
-        photo: The photo that it belongs to.
+        where: Origin of the mask, for messages.
+        photo: Its photo.
         num_labels: L, background included.
 
     Raises:
-        DataError: If it does not fit.
+        DataError: If it is invalid.
     """
     size = image_size(photo)
     if labels.shape != size:
         found = " x ".join(str(side) for side in reversed(labels.shape))
         turned = labels.shape == size[::-1] and "rotated by EXIF" in photo_traits(photo)
         remedy = (
-            "its masks are of the photo before its EXIF orientation turns it: remove that from it"
+            "the mask matches the photo without its EXIF orientation: remove the orientation tag"
             if turned
-            else "take both from one place, at one size"
+            else "use both from the same source, at the same size"
         )
         raise DataError(
-            f"{where}: expected {size[1]} x {size[0]} pixels as its photo {photo} has, found "
+            f"{where}: expected {size[1]} x {size[0]} pixels like its photo {photo}, found "
             f"{found}; {remedy}"
         )
-    if (strange := strange_labels(labels, num_labels)).size:
+    if (invalid := invalid_labels(labels, num_labels)).size:
         raise DataError(
             f"{where}: expected labels 0 to {num_labels - 1} and {IGNORE_INDEX}, found "
-            f"{strange[0]}; fetch it anew, or remove it if `dscnet data prepare` wrote it"
+            f"{invalid[0]}; download it again, or remove it if `dscnet data prepare` wrote it"
         )

@@ -1,4 +1,4 @@
-"""What preparing a data set found, what it writes, and what is still missing."""
+"""Findings of data set preparation, and its text files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Outcome:
     """Findings, a line each.
 
     Attributes:
-        lines: What is there and what was written.
-        missing: What a complete set has besides, and where to get it.
-        differing: Counts that are not the published ones.
+        lines: What exists and what was written.
+        missing: Missing parts, and where to get them.
+        differing: Counts that differ from the published ones.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -31,10 +31,10 @@ class Outcome:
         if found == published:
             self.lines.append(f"{what}: {found}, as published")
         else:
-            self.differing.append(f"{what}: {found}, published are {published}")
+            self.differing.append(f"{what}: {found}, published: {published}")
 
     def text(self) -> str:
-        """All findings for people."""
+        """All findings as text."""
         kinds = (("", self.lines), ("differs: ", self.differing), ("missing: ", self.missing))
         return "\n".join(prefix + line for prefix, lines in kinds for line in lines)
 
@@ -49,58 +49,58 @@ def refuse_missing(
     archive: Archive | None,
     home: Path,
 ) -> None:
-    """Refuse a folder that lacks files of some ids.
+    """Reject a folder with missing files.
 
     Args:
-        folder: Where they should lie.
-        what: What they are.
-        named_by: What names the ids.
-        ids: All that should be there.
-        there: Those that are.
-        archive: What holds them all; None if it cannot be fetched.
-        home: Where the archive lies, or would be put.
+        folder: The folder.
+        what: Kind of files, for messages.
+        named_by: List that names the ids.
+        ids: Required ids.
+        there: Existing ids.
+        archive: Archive of these files; None if it cannot be downloaded.
+        home: Folder of the archive.
 
     Raises:
-        Incomplete: If one is missing; the message says how many, and the first.
+        Incomplete: If files are missing, with their number and the first ones.
     """
     missing = [image_id for image_id in ids if image_id not in there]
     if missing:
         remedy = where_to_get(archive, home) if archive else "unpack their archive again"
         raise Incomplete(
-            f"{folder}: expected the {len(ids)} {what} that {named_by} names, found "
+            f"{folder}: expected the {len(ids)} {what} listed in {named_by}, found "
             f"{len(ids) - len(missing)}; missing {first_few(missing)}: {remedy}",
             archive,
         )
 
 
 def refuse_other(files: Mapping[Path, str], outdated: Mapping[Path, str] | None = None) -> None:
-    """Refuse to replace text files that say something else.
+    """Reject text files that exist with other content.
 
     Args:
-        files: Text of each file that shall be written.
+        files: Text of each file to write.
         outdated: Texts that may be replaced.
 
     Raises:
-        DataError: If one is there with other content.
+        DataError: If a file has other content.
     """
     for path, text in files.items():
         known = (text, (outdated or {}).get(path, text))
         if path.exists() and path.read_bytes() not in [item.encode() for item in known]:
             raise DataError(
-                f"{path}: expected to be absent or what `dscnet data prepare` writes, found other "
-                "content; move it away to have it written anew"
+                f"{path}: contains something other than what `dscnet data prepare` writes; move it "
+                "away to have it written again"
             )
 
 
 def write_missing(
     files: Mapping[Path, str], outcome: Outcome, outdated: Mapping[Path, str] | None = None
 ) -> None:
-    """Write the text files that are not there yet, whole or not at all.
+    """Write missing text files, atomically.
 
     Args:
         files: Text of each file.
-        outcome: Gets a line for each that is written.
-        outdated: Texts that are replaced.
+        outcome: Receives a line for each file written.
+        outdated: Texts to replace.
     """
     for path, text in files.items():
         old = (outdated or {}).get(path, text)
@@ -112,11 +112,11 @@ def write_missing(
 
 
 def list_text(names: Sequence[str]) -> str:
-    """A list file: one name a line."""
+    """Text of a list file, one name per line."""
     return "".join(f"{name}\n" for name in names)
 
 
 def tags_text(tags: Mapping[str, tuple[str, ...]]) -> str:
-    """``tags.csv`` of class names by image id."""
+    """Text of ``tags.csv`` from class names by image id."""
     rows = (f"{image_id},{';'.join(names)}" for image_id, names in tags.items())
     return list_text(("image_id,labels", *rows))

@@ -1,4 +1,4 @@
-"""Outlines of instances files: checked, and painted into masks by COCO's own tools."""
+"""Validates outlines of instances files and rasterises them to masks with pycocotools."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from dscnet.data.formats.coco_json import CocoPhoto, Instance
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, DscnetError
 
 _FEWEST = 6
-"""Numbers of a triangle; COCO's tools would take four for a box."""
+"""Coordinates of a triangle; pycocotools would interpret four as a box."""
 
 
 def coco_tools() -> Any:
-    """The module that encodes and decodes outlines.
+    """The pycocotools module for encoding and decoding masks.
 
     Raises:
-        DscnetError: If pycocotools is absent.
+        DscnetError: If pycocotools is missing.
     """
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise DscnetError("COCO's masks need pycocotools: pip install 'dscnet[coco]'") from error
+        raise DscnetError("COCO masks need pycocotools: pip install 'dscnet[coco]'") from error
     return mask
 
 
 def check_outlines(photos: Iterable[CocoPhoto]) -> int:
-    """Check all that can be known of sizes and outlines without painting them.
+    """Validate sizes and outlines without rasterising.
 
     Returns:
-        How many polygons have fewer than three points. `coco_mask` skips them, as other tools do.
+        Number of polygons with fewer than three points; `coco_mask` skips them, like other tools.
 
     Raises:
-        DataError: If the size of a photo or an outline is missing or wrong, or all polygons
-            of a photo lie in its first pixel.
+        DataError: If the size of a photo or an outline is missing or invalid, or all polygons of a
+            photo are within its first pixel.
     """
     skipped = 0
     for photo in photos:
@@ -56,20 +56,20 @@ def check_outlines(photos: Iterable[CocoPhoto]) -> int:
 
 
 def coco_mask(photo: CocoPhoto) -> NDArray[np.uint8]:
-    """Paint the instances of a photo.
+    """Rasterise the instances of a photo.
 
-    Larger ones first, so that small ones stay visible; of equal ones the later in the file lies on
-    top. [Reading: the paper names no rule.] Crowds come before all and give 255, which nothing
-    counts. [Reading] Polygons of fewer than three points are skipped.
+    Larger ones first, so that small ones stay visible; for equal areas the later one in the file is
+    on top. [Reading: the paper gives no rule.] Crowds are drawn first, as 255 (ignored). [Reading]
+    Polygons with fewer than three points are skipped.
 
     Args:
-        photo: With size and outlines.
+        photo: The photo, with size and outlines.
 
     Returns:
         ``(H, W)`` uint8: 0 = background, ``c + 1`` = class ``c``, 255 = crowd.
 
     Raises:
-        DataError: If the photo's size or an outline is missing or wrong.
+        DataError: If the photo's size or an outline is missing or invalid.
     """
     tools, size = coco_tools(), _size(photo)
     encoded = ((instance, _encode(instance, size)) for instance in photo.instances)
@@ -85,14 +85,14 @@ def coco_mask(photo: CocoPhoto) -> NDArray[np.uint8]:
 def _size(photo: CocoPhoto) -> tuple[int, int]:
     if photo.size is None:
         raise DataError(
-            f"{photo.where}: expected height and width in whole numbers above 0, found others or "
-            "none; correct them"
+            f"{photo.where}: expected height and width as positive integers, found others or none; "
+            "correct them"
         )
     return photo.size
 
 
 def _encode(instance: Instance, size: tuple[int, int]) -> Any | None:
-    """The run-length encoding of an outline, as COCO's tools make it; None if all is skipped."""
+    """Run-length encoding of an outline by pycocotools; None if everything is skipped."""
     tools = coco_tools()
     if isinstance(instance.segmentation, dict):
         lengths = {"size": list(size), "counts": _run_lengths(instance, size)}
@@ -102,13 +102,13 @@ def _encode(instance: Instance, size: tuple[int, int]) -> Any | None:
 
 
 def _polygons(instance: Instance, size: tuple[int, int]) -> list[array[float]]:
-    """The polygons that have an area, checked: COCO's tools hang on what lies far outside."""
+    """Validated polygons with an area; pycocotools hangs on coordinates far outside."""
     outline = instance.segmentation
     if not outline:
         raise DataError(
-            f"{instance.where}: has no outline (a box is none), and masks are painted from"
-            " outlines; outline the object, or remove its photo and all annotations of it from the"
-            " file; for tags alone no masks are needed"
+            f"{instance.where}: has no outline (a box is not enough), which masks are made from;"
+            " outline the object, or remove its photo and all its annotations from the file; with"
+            " tags only, no masks are needed"
         )
     listed = outline if isinstance(outline, list) else []
     found = [len(polygon) for polygon in listed]
@@ -125,45 +125,45 @@ def _polygons(instance: Instance, size: tuple[int, int]) -> list[array[float]]:
 
 
 def _refuse_fractions(photo: CocoPhoto, polygons: Sequence[Sequence[float]]) -> None:
-    """Refuse polygons in parts of width and height, of which nothing would be painted."""
+    """Reject polygons in relative coordinates, which would leave the mask empty."""
     if polygons and all(0 <= value <= 1 for polygon in polygons for value in polygon):
         raise DataError(
-            f"{photo.where}: expected polygons in pixels, found no coordinate above 1, as if they"
-            " were parts of width and height; multiply x by the width and y by the height"
+            f"{photo.where}: expected polygons in pixels, found no coordinate above 1, as in"
+            " relative coordinates; multiply x by the width and y by the height"
         )
 
 
 def _refuse_far(instance: Instance, values: Sequence[float], side: int) -> None:
-    """Refuse coordinates along a side that are no numbers or lie far outside of the photo."""
+    """Reject coordinates that are not finite or far outside of the photo."""
     finite = all(map(math.isfinite, values))
     if not finite or min(values) < -side or max(values) > 2 * side:
-        strange = next(x for x in values if not -side <= x <= 2 * side)
+        invalid = next(x for x in values if not -side <= x <= 2 * side)
         raise DataError(
             f"{instance.where}: expected coordinates within one image size of the photo "
-            f"({-side} to {2 * side}), found {strange}; correct it or remove the annotation"
+            f"({-side} to {2 * side}), found {invalid}; correct it or remove the annotation"
         )
 
 
 def _run_lengths(instance: Instance, size: tuple[int, int]) -> list[int]:
-    """The run lengths of an encoding: COCO's tools give any memory where they do not add up."""
+    """Validated run lengths; pycocotools returns garbage if they do not add up."""
     outline = instance.segmentation
     assert isinstance(outline, dict), "polygons have no run lengths"
     expected = f"expected a run-length encoding of {size[0]} x {size[1]} (height, width)"
     if _sides(outline.get("size")) != list(size) or "counts" not in outline:
         raise DataError(
-            f"{instance.where}: {expected}, found {outline.get('size')}; fetch the file anew"
+            f"{instance.where}: {expected}, found {outline.get('size')}; download the file again"
         )
     counts = values.run_lengths(outline["counts"])
     lengths = _unpacked(counts) if isinstance(counts, str) else counts
     if not isinstance(lengths, list) or not all(isinstance(n, int) and n >= 0 for n in lengths):
         raise DataError(
-            f"{instance.where}: {expected}, found counts that are none: {str(counts)[:40]!r}; "
-            "fetch the file anew"
+            f"{instance.where}: {expected}, found invalid counts: {str(counts)[:40]!r}; "
+            "download the file again"
         )
     if sum(lengths) != size[0] * size[1]:
         raise DataError(
             f"{instance.where}: {expected}, found counts of {sum(lengths)} pixels instead of "
-            f"{size[0] * size[1]}; fetch the file anew"
+            f"{size[0] * size[1]}; download the file again"
         )
     return lengths
 
@@ -173,9 +173,9 @@ def _sides(size: Any) -> list[int | None]:
 
 
 def _unpacked(packed: str) -> list[int] | None:
-    """The run lengths of COCO's packed string; None if it is none.
+    """Run lengths in COCO's packed string; None if it is invalid.
 
-    Five bits a character, the lowest first; from the fourth length on the difference to the length
+    Five bits per character, lowest first; from the fourth length on, the difference from the length
     two before.
     """
     lengths: list[int] = []

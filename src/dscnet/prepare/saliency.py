@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dscnet.data import keep_photos, open_photos, read_image, unwritten
+from dscnet.data import open_photos, read_image, refuse_overwriting_photos, write_failure
 from dscnet.files.label_images import write_saliency
 from dscnet.types import DscnetError
 
@@ -45,7 +45,7 @@ def make_saliency(photos: str | Path, out: str | Path, *, model: str = "u2net") 
     photo_set = open_photos(photos, apart_from=(Path(out),))
     samples = photo_set.samples
     targets = {sample.image_id: Path(out) / f"{sample.image_id}.png" for sample in samples}
-    keep_photos(samples, targets.values())
+    refuse_overwriting_photos(samples, targets.values())
     if model in _SEVERAL_MAPS:
         raise DscnetError(
             f"--model {model} {_SEVERAL_MAPS[model]}, not one map of what stands out: choose"
@@ -81,5 +81,5 @@ def make_saliency(photos: str | Path, out: str | Path, *, model: str = "u2net") 
         except DscnetError as error:
             failures.append(str(error))
         except OSError as error:
-            failures.append(unwritten(sample, error))
+            failures.append(write_failure(sample, error))
     return failures

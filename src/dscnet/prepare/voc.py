@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 with SBD's masks: tags, the 10,582 photos of ``train_aug`` and their masks."""
+"""Prepares PASCAL VOC 2012 with SBD: tags, the 10,582 photos of ``train_aug``, and masks."""
 
 from __future__ import annotations
 
@@ -65,23 +65,23 @@ NUM_LABELS = len(VOC_CLASSES) + 1
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the files of an archive lie: in its outer folders, or in some of them, or in none.
+    """Location of an unpacked archive, with all, some or none of its outer folders.
 
     Attributes:
         outer: The archive's outer folders.
-        inner: The folder inside them that tells it.
+        inner: The folder inside them that identifies it.
     """
 
     outer: tuple[str, str]
     inner: str
 
     def skipped(self, root: Path) -> int | None:
-        """How many outer folders are not below ``root``; None if the files are not there."""
+        """Number of outer folders missing below ``root``; None if the files are not there."""
         skips = (2, 1, 0)
         return next((n for n in skips if (self._home(root, n) / self.inner).is_dir()), None)
 
     def find(self, root: Path) -> Path | None:
-        """The folder that holds ``inner``."""
+        """The folder that contains ``inner``."""
         skip = self.skipped(root)
         return None if skip is None else self._home(root, skip)
 
@@ -97,7 +97,7 @@ _PLACES = {
 
 @dataclass(frozen=True)
 class _Devkit:
-    """An unpacked development kit, complete for its own lists."""
+    """An unpacked devkit with all files of its lists."""
 
     root: Path
     photos: dict[str, Path]
@@ -108,7 +108,7 @@ class _Devkit:
 
 @dataclass(frozen=True)
 class _Sbd:
-    """SBD's unpacked masks, complete for its lists."""
+    """SBD's unpacked masks, with all files of its lists."""
 
     masks: dict[str, Path]
     splits: dict[str, tuple[str, ...]]
@@ -122,25 +122,24 @@ def prepare_voc2012(
     download: bool = False,
     verify: bool = False,
 ) -> Outcome:
-    """Write what a run needs beside the development kit; what is there is never written again.
+    """Write the files needed for training into the devkit; existing files are kept.
 
-    ``ImageSets/tags.csv`` from the annotations, ``classes.txt``, and with SBD
+    Writes ``ImageSets/tags.csv`` from the annotations, ``classes.txt``, and with SBD
     ``SegmentationClassAug/`` and ``ImageSets/Segmentation/train_aug.txt``: VOC's training photos
-    and all of SBD that are not of VOC's val. [Reading: photos of VOC's own train and val keep
-    VOC's mask, the others get SBD's, which has no 255.]
+    and all of SBD except VOC's val. [Reading: photos of VOC's own train and val keep VOC's mask,
+    the others get SBD's, which has no 255.]
 
     Args:
-        root: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012.
-        sbd: SBD's folder, with ``cls/``, or one that holds it; None = look in ``root``.
+        root: The folder VOC2012, or one that contains it or VOCdevkit/VOC2012.
+        sbd: SBD's folder, with ``cls/``, or one that contains it; None = look in ``root``.
         difficult: Whether objects marked difficult give tags.
-        download: Fetch and unpack the two archives, as far as their files are not there.
-        verify: Compare the archives that lie in ``root`` with their checksums, and open every mask
-            that was written before.
+        download: Download and unpack the archives of missing files.
+        verify: Check the checksums of archives in ``root``, and all existing masks.
 
     Raises:
-        DataError: If a part is incomplete, damaged, or a file says something else already.
-            (`Incomplete` is one.)
-        DscnetError: If scipy is needed and absent, or a download fails.
+        DataError: If a part is incomplete (`Incomplete`) or damaged, or an existing file has other
+            content.
+        DscnetError: If scipy is needed but missing, or a download fails.
     """
     homes = {DEVKIT: root, SBD: root if sbd is None else sbd}
     if download:
@@ -172,20 +171,20 @@ def prepare_voc2012(
         if name in PUBLISHED:
             outcome.count(name, count, PUBLISHED[name])
     if "test" not in devkit.splits:
-        outcome.lines.append(f"test: not here, and not needed to train: {TEST}")
+        outcome.lines.append(f"test: not found, and not needed for training: {TEST}")
     if verify:
         outcome.lines += [checked_line(archive, home) for archive, home in homes.items()]
     return outcome
 
 
 def devkit_folder(root: Path) -> Path | None:
-    """Find an unpacked development kit.
+    """Find an unpacked devkit.
 
     Args:
-        root: The folder VOC2012, or one that holds it or VOCdevkit/VOC2012.
+        root: The folder VOC2012, or one that contains it or VOCdevkit/VOC2012.
 
     Returns:
-        The folder VOC2012; None if there is no folder JPEGImages in any of the three.
+        The folder VOC2012; None if none of the three contains JPEGImages.
     """
     return _PLACES[DEVKIT].find(root)
 
@@ -197,7 +196,7 @@ def read_sbd_mask(path: Path) -> Labels:
         ``(H, W)``, 0 = background.
 
     Raises:
-        DscnetError: If scipy is absent.
+        DscnetError: If scipy is missing.
         DataError: If the file is missing, damaged or has no labels.
     """
     loadmat, errors = _mat_reader()
@@ -205,18 +204,19 @@ def read_sbd_mask(path: Path) -> Labels:
         labels = np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
     except errors as error:
         raise DataError(
-            f"{path}: expected labels under GTcls.Segmentation, found none ({error}); fetch it anew"
+            f"{path}: expected labels in GTcls.Segmentation, found none ({error}); download it"
+            " again"
         ) from error
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{path}: expected GTcls.Segmentation to be whole numbers (H, W), found "
-            f"{labels.dtype} {labels.shape}; fetch it anew"
+            f"{path}: expected GTcls.Segmentation to be integers (H, W), found "
+            f"{labels.dtype} {labels.shape}; download it again"
         )
     return labels
 
 
 def _mat_reader() -> tuple[Any, tuple[type[Exception], ...]]:
-    """Scipy's reader, and what it raises on files that are none."""
+    """Scipy's reader, and its exceptions for invalid files."""
     try:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
@@ -227,7 +227,7 @@ def _mat_reader() -> tuple[Any, tuple[type[Exception], ...]]:
 
 
 def _provide(archive: Archive, homes: Mapping[Archive, Path], *, there: bool) -> None:
-    """Fetch and unpack an archive where its files lie already, or would be looked for."""
+    """Download and unpack an archive to the location of its files."""
     skip = _PLACES[archive].skipped(homes[archive])
     provide(archive, homes[archive], there=there, skip=skip or 0)
 
@@ -278,9 +278,9 @@ def _read_devkit(folder: Path, root: Path, difficult: bool) -> _Devkit:
 
 
 def _read_tags(folder: Path, difficult: bool) -> dict[str, tuple[str, ...]]:
-    """Tags of the kit's own photos: the test set's archive brings annotations too."""
+    """Tags of the devkit's photos, without those of the test set's archive."""
     test = {
-        line.split()[0]  # Layout's and Action's lists have the number of a person behind the id
+        line.split()[0]  # Layout's and Action's lists have a person's number after the id
         for path in sorted((folder / "ImageSets").glob("*/test.txt"))
         for line in read_text(path).splitlines()
         if line.strip()
@@ -305,19 +305,19 @@ def _read_sbd(folder: Path, devkit: _Devkit, homes: Mapping[Archive, Path]) -> _
 
 
 def _train_aug(devkit: _Devkit, sbd: _Sbd) -> tuple[str, ...]:
-    """VOC's train in its order, then the rest of SBD by id, without VOC's val."""
+    """VOC's train in order, then the rest of SBD by id, without VOC's val."""
     train, val = devkit.splits["train"], devkit.splits["val"]
     rest = {*sbd.splits["train"], *sbd.splits["val"]} - {*train, *val}
     return (*train, *sorted(rest))
 
 
 def _write_masks(devkit: _Devkit, sbd: _Sbd, verify: bool) -> int:
-    """Masks of train_aug and val; how many were written."""
+    """Write the masks of train_aug and val; returns the number written."""
     ids = (*_train_aug(devkit, sbd), *devkit.splits["val"])
     own = {*devkit.splits["train"], *devkit.splits["val"]}
     folder = devkit.root / "SegmentationClassAug"
     if any(i not in own and not (folder / f"{i}.png").exists() for i in ids):
-        _mat_reader()  # says at once that scipy is absent
+        _mat_reader()  # fails early if scipy is missing
 
     def read(image_id: str) -> tuple[Labels, str]:
         if image_id in own:
@@ -331,10 +331,10 @@ def _write_masks(devkit: _Devkit, sbd: _Sbd, verify: bool) -> int:
 
 
 def _read_ids(path: Path, archive: Archive, home: Path) -> tuple[str, ...]:
-    """Image ids, one a line, of a list that an archive holds."""
+    """Image ids, one per line, in a list of an archive."""
     if not path.exists():
         raise Incomplete(f"{path}: expected, found none; {where_to_get(archive, home)}", archive)
     ids = tuple(read_text(path).split())
     if not ids:
-        raise DataError(f"{path}: expected image ids, one a line, found none; unpack it again")
+        raise DataError(f"{path}: expected image ids, one per line, found none; unpack it again")
     return ids

@@ -1,4 +1,4 @@
-"""Labels that two refined maps agree on, to learn affinities from; the rest is left open."""
+"""Confident labels for training affinities: where two refined CAMs agree; 255 elsewhere."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dscnet.refine.probabilities import label_probabilities, label_scores, proba
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 NO_SCORE = 1e-5
-"""Where all scores are below this there is no photo, but what surrounds a crop."""
+"""Pixels where all scores are below this are padding around a crop."""
 
 
 def power_marginals(cam: NDArray[np.floating], photo: Tensor, *, power: float) -> Tensor:
-    """AffinityNet's refined maps at one power: a dense CRF on scores and their background.
+    """AffinityNet's refined CAMs at one power: a dense CRF on scores and background.
 
-    The background is ``(1 - max score)^power``: the lower the power, the more of the photo it
-    takes, and the surer is the foreground that is left. Constants of the CRF as published.
+    The background is ``(1 - max score)^power``: a lower power gives more background and more
+    confident foreground. CRF parameters as published.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
         photo: ``(3, H, W)`` uint8.
-        power: Of the background, > 0.
+        power: Exponent of the background, > 0.
 
     Returns:
         Marginals of background and classes, ``(C' + 1, H, W)`` float32.
@@ -34,13 +34,13 @@ def power_marginals(cam: NDArray[np.floating], photo: Tensor, *, power: float) -
 
 
 def merge_scores(low: Tensor, high: Tensor) -> Tensor:
-    """AffinityNet's labels: sure foreground of one map and sure background of another.
+    """AffinityNet's labels: confident foreground of one CAM and confident background of another.
 
-    A cell has the strongest label of ``low`` where that is foreground; it is background where
-    ``high`` says so; the rest, and cells without any score, has no label.
+    A cell gets the strongest label of ``low`` if that is foreground, and background if ``high``
+    predicts it; the rest, and cells without any score, get no label.
 
     Args:
-        low: Scores at the low power, averaged over the cells, ``(C' + 1, h, w)``.
+        low: Scores at the low power, average-pooled to the cells, ``(C' + 1, h, w)``.
         high: Those at the high power.
 
     Returns:
@@ -56,13 +56,13 @@ def merge_scores(low: Tensor, high: Tensor) -> Tensor:
 def score_labels(
     cam: NDArray[np.floating], classes: NDArray[np.integer], photo: Tensor, *, bg_score: float
 ) -> NDArray[np.uint8]:
-    """IRNet's labels at one background score, after a dense CRF that trusts them with 0.7.
+    """IRNet's labels at one background threshold, after a dense CRF with label certainty 0.7.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        classes: Index of each of them, 0-based.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        classes: Class indices, 0-based.
         photo: ``(3, H, W)`` uint8.
-        bg_score: In [0, 1].
+        bg_score: Background threshold, in [0, 1].
 
     Returns:
         ``(H, W)`` uint8: 0 = background, c + 1 = class c.
@@ -72,11 +72,11 @@ def score_labels(
 
 
 def merge_labels(sure: NDArray[np.uint8], likely: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """IRNet's labels: the foreground of one, the background that both agree on, 255 elsewhere.
+    """IRNet's labels: foreground of one, background where both agree, 255 elsewhere.
 
     Args:
-        sure: Labels at a high background score, ``(H, W)``.
-        likely: Those at a low one.
+        sure: Labels at a high background threshold, ``(H, W)``.
+        likely: Labels at a low one.
     """
     both = (sure == BACKGROUND) & (likely == BACKGROUND)
     undecided = np.where(both, np.uint8(BACKGROUND), np.uint8(IGNORE_INDEX))

@@ -1,7 +1,7 @@
-"""Dense CRF: label probabilities pulled towards the edges of the photo.
+"""Dense CRF: aligns label probabilities with the edges of the photo.
 
 Kraehenbuehl, Koltun: "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials",
-NeurIPS 2011. Every pixel is joined to every other by two Gaussian kernels, one of positions and one
+NeurIPS 2011. All pairs of pixels are connected by two Gaussian kernels, one of positions and one
 of positions and colours (bilateral), with a Potts model; mean-field iterations give marginals.
 """
 
@@ -20,17 +20,17 @@ from dscnet.refine.steps import RefinementStep, Step
 
 Backend = Literal["lattice", "exact", "pydensecrf"]
 BACKENDS = ("lattice", "exact", "pydensecrf")
-"""How the kernels are applied: fast, exactly (small photos), or by the optional package."""
+"""Filter backends: approximate and fast, exact (small photos), or the optional package."""
 
 LEAST = 1e-5
-"""Smaller probabilities count as this by default, so that no label is ruled out beforehand."""
+"""Default lower bound of probabilities, so that no label is ruled out a priori."""
 
 BLOCK = 2**22
-"""Entries of an exact kernel that are in memory at once."""
+"""Entries of an exact kernel held in memory at once."""
 
 Kernel = Callable[[Tensor], Tensor]
 Term = tuple[float, float, float | None]
-"""Weight of a kernel, standard deviation of its positions, and of its colours if it reads them."""
+"""Weight of a kernel, standard deviation of its positions, and of its colours if it has them."""
 
 
 @torch.no_grad()
@@ -50,10 +50,9 @@ def dense_crf(
     """Marginals of the labels after mean-field inference.
 
     The unary energy is ``u = -log max(p, least)``; an iteration is ``q = softmax(-u + sum w K q)``
-    with ``K`` scaled on both sides by the root of its row sums, the pixel itself included: the form
-    of the pydensecrf package. The default constants are IRNet's, for labels that are trusted with a
-    fixed certainty; SEAM and AffinityNet have a bilateral kernel of 80 pixels and 13 grey values,
-    for scores.
+    with symmetric normalisation of ``K`` by the root of its row sums, the pixel itself included, as
+    in pydensecrf. The default parameters are IRNet's, for labels with a fixed certainty; SEAM and
+    AffinityNet use a bilateral kernel of 80 pixels and 13 grey values, for scores.
 
     Args:
         probabilities: ``(B, L, H, W)``, at least one label.
@@ -64,16 +63,16 @@ def dense_crf(
         bilateral_std: Standard deviation of the bilateral kernel's positions, pixels.
         color_std: Standard deviation of its colours, on the scale of [0, 255].
         bilateral_weight: Its weight; 0 = off.
-        least: Smaller probabilities count as this, > 0.
-        backend: One of ``BACKENDS``. ``exact`` takes time by the square of the number of pixels.
+        least: Lower bound of probabilities, > 0.
+        backend: One of ``BACKENDS``. ``exact`` is quadratic in the number of pixels.
 
     Returns:
         ``(B, L, H, W)`` float32, sums to 1 over the labels.
 
     Raises:
-        ValueError: If shapes do not fit, a standard deviation is not positive, or ``backend`` is
+        ValueError: If shapes do not match, a standard deviation is not positive, or ``backend`` is
             unknown.
-        ImportError: If ``pydensecrf`` is asked for and not installed.
+        ImportError: If ``pydensecrf`` is requested but not installed.
     """
     _check(probabilities, photos, (gaussian_std, bilateral_std, color_std), backend)
     terms: list[Term] = [
@@ -100,7 +99,7 @@ def mean_field(unary: Tensor, kernels: list[tuple[float, Kernel]], iterations: i
 
     Args:
         unary: Energy of each label, ``(N, L)``.
-        kernels: Weight of each kernel and what applies it to ``(N, L)``.
+        kernels: Weight of each kernel, and a function that applies it to ``(N, L)``.
         iterations: Synchronous updates of all pixels.
 
     Returns:
@@ -116,12 +115,12 @@ def mean_field(unary: Tensor, kernels: list[tuple[float, Kernel]], iterations: i
 
 
 def crf_features(photo: Tensor, std: float, color_std: float | None = None) -> Tensor:
-    """Positions, and colours if asked for, of each pixel in standard deviations.
+    """Positions, and optionally colours, of each pixel in standard deviations.
 
     Args:
         photo: ``(3, H, W)``.
         std: Of the positions, pixels.
-        color_std: Of the colours; None = positions alone.
+        color_std: Of the colours; None = positions only.
 
     Returns:
         ``(H W, 2)`` columns x, y, or ``(H W, 5)`` columns x, y, red, green, blue; float32.
@@ -143,7 +142,7 @@ def exact_kernel(features: Tensor, values: Tensor) -> Tensor:
         values: ``(N, L)``.
 
     Returns:
-        ``(N, L)``. Time grows with N^2; memory does not.
+        ``(N, L)``. Quadratic in N in time, not in memory.
     """
     count = max(1, BLOCK // len(features))
 
@@ -156,7 +155,7 @@ def exact_kernel(features: Tensor, values: Tensor) -> Tensor:
 
 
 def _gauss(some: Tensor, others: Tensor) -> Tensor:
-    # Distances by differences: those by products lose digits between pixels that are alike.
+    # Distances by differences: products lose precision for similar pixels.
     distance = torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
     return distance.square().div_(-2).exp_()
 
@@ -166,13 +165,13 @@ def _kernel(features: Tensor, backend: str) -> Kernel:
 
 
 def _by_pydensecrf(unary: Tensor, photo: Tensor, terms: list[Term], iterations: int) -> Tensor:
-    """The same marginals by the compiled package."""
+    """The same marginals by pydensecrf."""
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except ImportError as error:
         raise ImportError(
             "backend 'pydensecrf' needs the package pydensecrf2 (pip install 'dscnet[crf]', needs a"
-            " C++ compiler); backend 'lattice' needs nothing"
+            " C++ compiler); backend 'lattice' has no dependencies"
         ) from error
     labels, height, width = unary.shape
     crf = DenseCRF2D(width, height, labels)
@@ -191,7 +190,7 @@ def _check(probabilities: Tensor, photos: Tensor, stds: tuple[float, ...], backe
     batch, _, height, width = probabilities.shape
     if photos.shape != (batch, 3, height, width):
         raise ValueError(
-            f"photos must be {(batch, 3, height, width)} as probabilities are"
+            f"photos must be {(batch, 3, height, width)} for probabilities"
             f" {tuple(probabilities.shape)}, got {tuple(photos.shape)}"
         )
     if min(stds) <= 0:

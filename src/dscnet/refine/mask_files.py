@@ -1,4 +1,4 @@
-"""Files of masks that a class-agnostic segmenter made: PNGs, index maps, COCO run lengths."""
+"""Readers of class-agnostic mask proposals: PNGs, index maps, COCO RLE."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dscnet.types import DataError, DscnetError
 Size = tuple[int, int]
 
 PLANE_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's names of images with one whole number a pixel."""
+"""Pillow modes with one integer per pixel."""
 
-_REMEDY = "export the masks anew"
+_REMEDY = "export the masks again"
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """One or more masks as they are stored: where, of which size, and what reads them."""
+    """One or more stored masks: location, size and reader."""
 
     place: str
     size: Size
@@ -36,20 +36,20 @@ class _Stored:
 
 
 class ExternalMasks:
-    """Masks of photos, kept in a folder or a JSON file.
+    """Mask proposals of photos, in a folder or a JSON file.
 
-    A folder holds for each photo one of: the sub-folder ``ID/`` of PNGs, one a mask, not 0 =
+    A folder contains, for each photo, one of: a subfolder ``ID/`` of PNGs, one per mask, nonzero =
     inside; ``ID.png``, an index map of 8 or 16 bits, 0 = in no mask; ``ID.json``, a list of COCO
-    annotations, or an object with such a list under ``annotations``. One JSON file for all photos
-    holds the same; each annotation names its photo by ``file_name`` or ``image_id``, or by the
-    ``id`` of an entry of the list ``images``. Annotations are run-length encoded: ``segmentation``
-    is ``{"size": [height, width], "counts": ...}``.
+    annotations, or an object with such a list under ``annotations``. A single JSON file for all
+    photos has the same content; each annotation refers to its photo by ``file_name`` or
+    ``image_id``, or by the ``id`` of an entry in ``images``. Annotations are run-length encoded:
+    ``segmentation`` is ``{"size": [height, width], "counts": ...}``.
 
     Args:
         path: The folder or the file.
 
     Raises:
-        DataError: If there is no such folder or file, or the file cannot be understood.
+        DataError: If there is no such folder or file, or the file is invalid.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,33 +59,33 @@ class ExternalMasks:
         self.by_photo = None if self.path.is_dir() else _annotations_by_photo(self.path)
 
     def __contains__(self, image_id: str) -> bool:
-        """Whether anything is kept for a photo, be it a list without a mask."""
+        """Whether there is an entry for a photo, possibly without masks."""
         if self.by_photo is not None:
             return image_id in self.by_photo
         return self._source(image_id) is not None
 
     def check(self, image_id: str, size: Size) -> None:
-        """Refuse masks of a photo that do not fit it; their pixels are not read.
+        """Validate the masks of a photo without reading pixels.
 
         Args:
-            image_id: The photo; nothing is wrong with one without masks.
-            size: Height and width of the photo, upright.
+            image_id: The photo; it may have no masks.
+            size: Height and width of the photo, after EXIF rotation.
 
         Raises:
-            DataError: If a file cannot be understood or a mask has another size.
-            DscnetError: If reading needs a package that is missing.
+            DataError: If a file is invalid or a mask has another size.
+            DscnetError: If a required package is missing.
         """
         self._fitting(image_id, size)
 
     def read(self, image_id: str, size: Size) -> Iterator[Mask]:
-        """Masks of a photo, one after the other; none where nothing is kept.
+        """Iterate over the masks of a photo; none if there is no entry.
 
         Args:
             image_id: The photo.
-            size: Height and width of the photo, upright.
+            size: Height and width of the photo, after EXIF rotation.
 
         Raises:
-            DataError: As :meth:`check`, and if the pixels of a mask cannot be read.
+            DataError: As for :meth:`check`, and if the pixels of a mask cannot be read.
         """
         for stored in self._fitting(image_id, size):
             yield from stored.read()
@@ -96,8 +96,8 @@ class ExternalMasks:
             if stored.size != size:
                 raise DataError(
                     f"{stored.place}: the mask is {stored.size[0]} x {stored.size[1]}, photo"
-                    f" '{image_id}' is {size[0]} x {size[1]} (height x width); make masks at the"
-                    " size of the upright photo"
+                    f" '{image_id}' is {size[0]} x {size[1]} (height x width); create masks at"
+                    " the size of the photo after EXIF rotation"
                 )
         return found
 
@@ -123,24 +123,24 @@ class ExternalMasks:
         found += [file for file in files if file.is_file()]
         if len(found) > 1:
             names = " and ".join(str(path) for path in found)
-            raise DataError(f"{names} both hold masks of photo '{image_id}'; remove one of them")
+            raise DataError(f"{names} both contain masks of photo '{image_id}'; remove one of them")
         return found[0] if found else None
 
 
 def decode_rle(segmentation: Mapping[str, Any]) -> Mask:
-    """Decode a run-length encoded mask of COCO's format.
+    """Decode a mask in COCO's run-length encoding.
 
-    Runs alternate between outside and inside, outside first, down the columns, left to right.
+    Runs alternate between outside and inside, starting outside, in column-major order.
 
     Args:
-        segmentation: ``size`` (height, width), and ``counts``: a list of the runs' lengths, or
-            COCO's compressed text, which the package pycocotools decodes.
+        segmentation: ``size`` (height, width), and ``counts``: a list of run lengths, or COCO's
+            compressed string, which pycocotools decodes.
 
     Returns:
-        ``size``.
+        Mask of shape ``size``.
 
     Raises:
-        ValueError: If the runs do not fill the mask, or are no such encoding.
+        ValueError: If the runs do not fill the mask, or are invalid.
         DscnetError: If pycocotools is needed and missing.
     """
     height, width = segmentation["size"]
@@ -201,7 +201,7 @@ def _annotations(content: Any, path: Path) -> list[Mapping[str, Any]]:
     found = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise DataError(
-            f"{path}: must hold a list of COCO annotations, or an object with one under"
+            f"{path}: must contain a list of COCO annotations, or an object with one under"
             f" 'annotations', got {type(content).__name__}; {_REMEDY}"
         )
     return found
@@ -223,16 +223,16 @@ def _annotations_by_photo(path: Path) -> dict[str, list[Mapping[str, Any]]]:
             name = names.get(image_id, str(image_id))
         else:
             raise DataError(
-                f"{path}, annotation {index}: names no photo; add 'file_name' or 'image_id', or"
-                " write one file a photo into a folder"
+                f"{path}, annotation {index}: has no photo; add 'file_name' or 'image_id', or"
+                " use a folder with one file per photo"
             )
         by_photo.setdefault(name, []).append(entry)
     return by_photo
 
 
 def _photo_id(file_name: str) -> str:
-    """Id of a photo as data sets make it: without the ending, folders joined by ``__``."""
-    path = PureWindowsPath(file_name)  # knows slashes and backslashes
+    """Image id as in data sets: without ending, folders joined by ``__``."""
+    path = PureWindowsPath(file_name)  # handles slashes and backslashes
     return "__".join(path.with_suffix("").parts[bool(path.anchor) :])
 
 
@@ -261,7 +261,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with opened(path) as image:
         if image.mode not in PLANE_MODES:
             raise DataError(
-                f"{path}: image mode {image.mode} holds no mask; save it as a grey PNG of 8 or"
-                " 16 bits, one number a pixel"
+                f"{path}: image mode {image.mode} cannot store masks; save it as a grey PNG of 8"
+                " or 16 bits"
             )
         yield image

@@ -1,8 +1,8 @@
-"""Masks of a class-agnostic segmenter, made elsewhere, merged into label probabilities by overlap.
+"""Merges external class-agnostic mask proposals into label probabilities by overlap.
 
-That the labels of class activation maps tell which masks of such a segmenter belong to which class
-is the idea of Chen, Mai, Li, Chao: "Segment Anything Model (SAM) Enhances Pseudo Labels for Weakly
-Supervised Semantic Segmentation", NeurIPS 2023 workshop ICBINB. The rule here is our own.
+Assigning classes to such masks by the labels from CAMs is the idea of Chen, Mai, Li, Chao: "Segment
+Anything Model (SAM) Enhances Pseudo Labels for Weakly Supervised Semantic Segmentation", NeurIPS
+2023 workshop ICBINB. The rule here is our own.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ Mask = NDArray[np.bool_]
 
 
 def merge_masks(probabilities: Tensor, masks: Iterable[Mask], *, overlap: float = 0.5) -> Tensor:
-    """Give masks the label that most of their pixels have.
+    """Assign each mask the majority label of its pixels.
 
-    A mask takes the label, background included, that the largest part of its pixels has, the first
-    of equals, if this part is at least ``overlap``; all its pixels then get the mean probabilities
-    of those that had the label, so that the certainty of labels stays what it was. Where masks
-    overlap the smallest counts, the first of equals. Pixels in no such mask stay as they are.
-    Labels are those before the merge.
+    A mask gets the most frequent label of its pixels, background included (the first on ties), if
+    its fraction is at least ``overlap``. All its pixels then get the mean probabilities of those
+    with that label, which preserves the certainty of labels. Where masks overlap, the smallest
+    counts (the first on ties). Pixels in no such mask are unchanged. Labels are those before the
+    merge.
 
-    Deviation: Chen et al.'s code also takes masks that hold 85 % of the pixels of a class, lays
-    classes over each other in their order, and makes what lies in other masks background.
+    Deviation: Chen et al.'s code also uses masks that cover 85 % of the pixels of a class, overlays
+    classes in order, and sets pixels in other masks to background.
 
     Args:
         probabilities: ``(L, H, W)``, label 0 = background.
-        masks: Each ``(H, W)``; they may overlap, be empty, and leave pixels out.
-        overlap: Least part of a mask's pixels, in (0, 1].
+        masks: Each ``(H, W)``; may overlap, be empty, and leave gaps.
+        overlap: Minimum fraction of a mask's pixels, in (0, 1].
 
     Returns:
-        ``(L, H, W)``; sums to 1 where ``probabilities`` does.
+        ``(L, H, W)``; sums to 1 if ``probabilities`` does.
 
     Raises:
         ValueError: If ``overlap`` is out of range or a mask has another size.

@@ -1,4 +1,4 @@
-"""Sums over neighbouring pixels: the product with a sparse matrix that all refinement shares."""
+"""Weighted sums over neighbours, the sparse matrix product used by all refinement steps."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 2**22
-"""Terms of sums that are added at once: torch keeps a whole number or two of each."""
+"""Terms summed at once: torch needs one or two integers for each."""
 
 
 def weighted_rows(
     values: Tensor, indices: Tensor, weights: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
-    """Weighted sums of rows of a table, at the speed of memory.
+    """Weighted sums of rows of a table, limited by memory bandwidth.
 
     Args:
         values: Table, ``(N, L)``.
-        indices: Rows of each sum, ``(M, k)``; with ``offsets`` a flat list ``(n,)``.
-        weights: Weight of each, of the shape of ``indices``.
-        offsets: Where each sum starts in the flat list, ``(M,)``; the last one ends with it.
+        indices: Rows of each sum, ``(M, k)``; with ``offsets``, a flat list ``(n,)``.
+        weights: Weights, with the shape of ``indices``.
+        offsets: Start of each sum in the flat list, ``(M,)``.
 
     Returns:
         ``(M, L)``.
@@ -42,20 +42,20 @@ def grid_neighbours(
     """Pixels at given offsets from each pixel of a map.
 
     Args:
-        size: Height and width of the map, N pixels, counted row by row.
+        size: Height and width of the map, N pixels in row-major order.
         offsets: Steps down and to the right, k of them.
-        device: Where the result shall lie.
+        device: Device of the result.
 
     Returns:
-        Index of each neighbour, ``(N, k)`` int64, of the nearest pixel of the map where it lies
-        outside; and whether it lies inside, ``(N, k)`` bool.
+        Index of each neighbour, ``(N, k)`` int64, clamped to the map; and whether it is inside,
+        ``(N, k)`` bool.
     """
     height, width = size
     y, x = (torch.arange(length, device=device) for length in size)
     shape = (height * width, len(offsets))
     indices = torch.empty(shape, dtype=torch.int64, device=device)
     inside = torch.empty(shape, dtype=torch.bool, device=device)
-    # One offset at a time: all at once would hold several such tables.
+    # One offset at a time: all at once would need several such tables.
     for column, (down, right) in enumerate(offsets):
         rows, columns = (y + down)[:, None], x + right
         nearest = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)

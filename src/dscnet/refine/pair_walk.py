@@ -1,8 +1,8 @@
-"""Random walks along learned affinities: AffinityNet's on features, IRNet's between boundaries.
+"""Random walks with learned affinities: AffinityNet's from features, IRNet's from boundaries.
 
-The walk itself is that of ``random_walk.py``; here the affinities are those of pairs of cells, and
-it takes place in double precision: the rounding of rows that do not quite sum to 1 grows with
-every step, to more than 1e-5 in IRNet's 256.
+The walk itself is that of ``random_walk.py``. Here the affinities are those of pairs of cells, and
+it runs in double precision: the rounding error of row sums accumulates over the steps, to more
+than 1e-5 in IRNet's 256.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def affinity_walk(
     beta: float = 8.0,
     log_steps: int = 6,
 ) -> Tensor:
-    """AffinityNet's walk, with its constants: scores of labels spread along pair affinities.
+    """AffinityNet's walk with its constants: propagates label scores by pair affinities.
 
-    Scores are padded with zeros to a multiple of the stride, averaged over the cells, multiplied
-    ``2^log_steps`` times by the transition matrix and resized to the photo.
+    Scores are zero-padded to a multiple of the stride, average-pooled, multiplied ``2^log_steps``
+    times by the transition matrix and resized to the photo.
 
     Args:
-        scores: Of background and classes, ``(L, H, W)``; they need not sum to 1.
-        affinity: Of the pairs of the padded photo's cells, ``(K, M)``, see ``labels.pairs``.
-        stride: Pixels a cell, >= 1.
+        scores: Scores of background and classes, ``(L, H, W)``; need not sum to 1.
+        affinity: Pair affinities of the padded photo, ``(K, M)``, see ``labels.pairs``.
+        stride: Stride of the cells, >= 1.
         radius: As for ``pair_offsets``.
         beta: Exponent of the affinities, > 0.
         log_steps: Logarithm of the walk's length to the base 2, >= 0.
@@ -43,7 +43,7 @@ def affinity_walk(
         ``(L, H, W)`` float32.
 
     Raises:
-        ValueError: If ``affinity`` has not the pairs of such a map.
+        ValueError: If ``affinity`` does not match the map.
     """
     height, width = scores.shape[-2:]
     padded = F.pad(scores.double(), (0, -width % stride, 0, -height % stride))
@@ -57,13 +57,13 @@ def affinity_walk(
 def boundary_walk(
     maps: Tensor, boundary: Tensor, *, radius: int = 5, beta: float = 10.0, log_steps: int = 8
 ) -> Tensor:
-    """IRNet's walk, with its constants: maps spread between boundaries.
+    """IRNet's walk with its constants: propagates CAMs up to boundaries.
 
-    Every cell is an anchor: as published, the map is surrounded by boundary, and pairs that lead
-    out of it do not count. The walk starts from ``maps (1 - B)``: boundaries have no label.
+    Every cell is an anchor: as published, the map is padded with boundary, and pairs that leave it
+    are ignored. The walk starts from ``maps (1 - B)``: boundaries have no label.
 
     Args:
-        maps: Of the classes, without background, ``(C, h, w)``.
+        maps: CAMs of the classes, without background, ``(C, h, w)``.
         boundary: B, ``(h, w)`` in [0, 1].
         radius: As for ``pair_offsets``.
         beta: Exponent of the affinities, > 0.
@@ -90,10 +90,10 @@ def boundary_walk(
 
 
 def pairs_on_map(affinity: Tensor, size: tuple[int, int], *, radius: int) -> Tensor:
-    """Affinities ``(K, M)`` laid where their anchors are: ``(K, h, w)``, 0 at other cells.
+    """Affinities ``(K, M)`` at the positions of their anchors: ``(K, h, w)``, 0 elsewhere.
 
     Raises:
-        ValueError: If ``affinity`` has not the pairs of a map of this size.
+        ValueError: If ``affinity`` does not match a map of this size.
     """
     pairs = affinity.new_zeros(len(pair_offsets(radius)), *size)
     anchors = at_offset(pairs, (0, 0), radius)
@@ -108,10 +108,10 @@ def pairs_on_map(affinity: Tensor, size: tuple[int, int], *, radius: int) -> Ten
 
 
 def pair_transition(pairs: Tensor, *, radius: int, beta: float) -> tuple[Tensor, Tensor]:
-    """Where a walk along pairs goes: ``A = I + pairs``, each both ways; ``T_ij = A_ij^beta / sum``.
+    """Transition matrix from pairs: ``A = I + pairs``, symmetric; ``T_ij = A_ij^beta / sum``.
 
-    The published walks multiply maps from the left by A with its columns divided by their sums. As
-    A is symmetric, that is this matrix of rows divided by theirs, applied from the right.
+    The published walks multiply maps from the left by A with normalised columns. As A is symmetric,
+    that equals this row-normalised matrix applied from the right.
 
     Args:
         pairs: Affinity of each cell with its partner at each offset, ``(K, h, w)``, N = h w.
@@ -127,7 +127,7 @@ def pair_transition(pairs: Tensor, *, radius: int, beta: float) -> tuple[Tensor,
     size = (pairs.shape[-2], pairs.shape[-1])
     indices, inside = grid_neighbours(size, [(0, 0), *offsets, *back], pairs.device)
     ahead = (pairs**beta).flatten(1)
-    # In place, as the tables are the largest thing that a walk holds.
+    # In place, as these tables dominate the memory of a walk.
     weights = ahead.new_ones(inside.shape)
     weights[:, 1 : 1 + len(offsets)] = ahead.T
     for place, values in enumerate(ahead, 1 + len(offsets)):
@@ -137,7 +137,7 @@ def pair_transition(pairs: Tensor, *, radius: int, beta: float) -> tuple[Tensor,
 
 
 def enlarge(cells: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Maps of cells ``(L, h, w)`` at the size of the photo; what lies beyond it is cut off."""
+    """Upsample ``(L, h, w)`` by the stride and crop to the size of the photo."""
     grown = (cells.shape[-2] * stride, cells.shape[-1] * stride)
     full = F.interpolate(cells[None], grown, mode="bilinear", align_corners=False)[0]
     return full[:, : size[0], : size[1]]

@@ -1,8 +1,8 @@
-"""Pairs of neighbouring cells of a map: which there are, how alike they are, what labels say.
+"""Pairs of neighbouring cells of a map: enumeration, affinities and labels.
 
 AffinityNet (Ahn, Kwak, CVPR 2018) and IRNet (Ahn, Cho, Kwak, CVPR 2019). A pair is a cell, its
-anchor, and a partner to the right of it or below, nearer than a radius. Anchors are the cells whose
-partners all lie on the map: all but the last ``radius - 1`` rows and the first and last
+anchor, and a partner to the right of it or below, closer than a radius. Anchors are the cells whose
+partners are all on the map: all but the last ``radius - 1`` rows and the first and last
 ``radius - 1`` columns; a small map has none. Tables of pairs are ``(B, K, M)``: K offsets in the
 order of :func:`pair_offsets`, M anchors row by row.
 """
@@ -23,7 +23,7 @@ Offset = tuple[int, int]
 
 
 class PairLabels(NamedTuple):
-    """What a pair teaches; each ``(B, K, M)`` bool, all false where a cell has no label.
+    """Training labels of pairs; each ``(B, K, M)`` bool, all false if a cell has no label.
 
     Attributes:
         background: Both are background.
@@ -37,13 +37,13 @@ class PairLabels(NamedTuple):
 
 
 def pair_offsets(radius: int) -> list[Offset]:
-    """From an anchor to each of its partners, row by row from left to right.
+    """Offsets from an anchor to its partners, in row-major order.
 
     Args:
-        radius: Cells; partners are nearer than this, >= 2.
+        radius: Partners are closer than this many cells, >= 2.
 
     Raises:
-        ValueError: If ``radius`` is below 2: there would be no pair.
+        ValueError: If ``radius`` is below 2, which gives no pairs.
 
     Example:
         >>> pair_offsets(2)
@@ -63,7 +63,7 @@ def pair_offsets(radius: int) -> list[Offset]:
 
 
 def at_offset(maps: Tensor, offset: Offset, radius: int) -> Tensor:
-    """What lies at an offset from each anchor of ``(..., h, w)`` maps.
+    """Values at an offset from each anchor of ``(..., h, w)`` maps.
 
     Returns:
         ``(..., max(h - r, 0), max(w - 2 r, 0))`` with r = radius - 1; a view.
@@ -85,22 +85,21 @@ def pair_affinity(features: Tensor, *, radius: int = 5) -> Tensor:
     Returns:
         ``(B, K, M)`` in [0, 1].
     """
-    likeness = (
-        # K tables of D channels would stay in memory for the gradient; each is soon made anew.
-        checkpoint(_likeness, features, offset, radius, use_reentrant=False)
+    affinity = (
+        # Recomputed for the gradient: K tables of D channels would take too much memory.
+        checkpoint(_channel_affinity, features, offset, radius, use_reentrant=False)
         if torch.is_grad_enabled()
-        else _likeness(features, offset, radius)
+        else _channel_affinity(features, offset, radius)
         for offset in pair_offsets(radius)
     )
-    return _table(likeness, len(pair_offsets(radius)))
+    return _table(affinity, len(pair_offsets(radius)))
 
 
 def _table(parts: Iterable[Tensor], count: int) -> Tensor:
     """``(B, K, M)`` of K parts ``(B, *, *)``."""
     if torch.is_grad_enabled():
         return torch.stack(list(parts), 1).flatten(2)
-    # Into a table that is there before: parts that come one by one lie between what making them
-    # left free, and memory grows as if nothing were freed.
+    # Into a preallocated table: parts allocated one by one would fragment memory.
     table = torch.empty(0)
     for place, part in enumerate(parts):
         if not place:
@@ -109,7 +108,7 @@ def _table(parts: Iterable[Tensor], count: int) -> Tensor:
     return table.flatten(2)
 
 
-def _likeness(features: Tensor, offset: Offset, radius: int) -> Tensor:
+def _channel_affinity(features: Tensor, offset: Offset, radius: int) -> Tensor:
     partners = at_offset(features, offset, radius)
     anchors = at_offset(features, (0, 0), radius)
     return (-(partners - anchors).abs().mean(1)).exp()
@@ -127,7 +126,7 @@ def line_affinity(boundary: Tensor, *, radius: int = 10) -> Tensor:
     """
     strongest = (
         torch.stack([at_offset(boundary, cell, radius) for cell in line_cells(offset)])
-        # Its gradient needs the winner alone, that of amax all values.
+        # Its gradient needs only the maximum, that of amax all values.
         .max(0)
         .values
         for offset in pair_offsets(radius)
@@ -138,8 +137,8 @@ def line_affinity(boundary: Tensor, *, radius: int = 10) -> Tensor:
 def line_cells(offset: Offset) -> list[Offset]:
     """Cells on the line from a cell to the one at ``offset``, both ends included.
 
-    [Reading, as the published code: those of the rectangle that the two span whose centres are
-    nearer to the line than one cell.]
+    [Reading, as in the published code: cells of the bounding rectangle whose centres are closer
+    than one cell to the line.]
 
     Example:
         >>> line_cells((2, 2))
@@ -157,7 +156,7 @@ def line_cells(offset: Offset) -> list[Offset]:
 
 
 def pair_labels(labels: Tensor, *, radius: int) -> PairLabels:
-    """What the labels of the cells say of each pair.
+    """Pair labels from the labels of the cells.
 
     Args:
         labels: ``(B, h, w)`` integers: 0 = background, 255 = no label.

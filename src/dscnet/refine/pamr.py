@@ -1,4 +1,4 @@
-"""Pixel-adaptive mask refinement: label probabilities spread among pixels of like colour."""
+"""Pixel-adaptive mask refinement (PAMR): propagation among pixels of similar colour."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dscnet.refine.neighbours import grid_neighbours, weighted_rows
 from dscnet.refine.steps import RefinementStep, Step
 
 WIDTH = 0.1
-"""Width of the kernel of colours, in local standard deviations (the published code's)."""
+"""Width of the colour kernel, in local standard deviations (published)."""
 
 BLOCK = 2**16
 """Pixels whose neighbours' colours are compared at once."""
 
 EPS = 1e-8
-"""Keeps the kernel finite where a photo is of one colour; there it is the same for all."""
+"""Keeps the kernel finite in regions of constant colour, where weights are uniform."""
 
 
 @torch.no_grad()
@@ -31,22 +31,23 @@ def pamr(
     dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
     stride: int = 4,
 ) -> Tensor:
-    """Replace a pixel's probabilities by a mean over pixels around it, weighted by their colours.
+    """Replace a pixel's probabilities by a colour-weighted mean over its neighbours.
 
     PAMR (Araslanov, Roth: "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020). The
     weights of the eight neighbours at each dilation are the softmax of ``-|I_i - I_j| / (0.1 s)``,
     its mean over the colour channels, with the standard deviation s of the channel over the same
-    neighbourhood. As there, photo and probabilities are reduced first; the result is resized.
+    neighbourhood. As published, photo and probabilities are downsampled first, and the result is
+    resized.
 
     Args:
         probabilities: ``(B, L, H, W)``.
         photos: RGB of any scale, ``(B, 3, H, W)``.
-        iterations: How often the mean is taken.
-        dilations: Distances of the neighbours, pixels of the reduced map, each > 0.
-        stride: Pixels of the photo a pixel of the reduced map; 1 = not reduced.
+        iterations: Number of iterations.
+        dilations: Distances of the neighbours in downsampled pixels, each > 0.
+        stride: Downsampling factor; 1 = none.
 
     Returns:
-        ``(B, L, H, W)`` float32; sums over the labels as before, up to the resizing.
+        ``(B, L, H, W)`` float32; sums over the labels are preserved up to resizing.
 
     Raises:
         ValueError: If ``stride`` or a dilation is below 1, or the shapes differ.
@@ -79,11 +80,11 @@ def pamr(
 
 
 def _color_weights(own: Tensor, indices: Tensor, color: Tensor, around: Tensor) -> Tensor:
-    """Weight of each neighbour but the pixel itself, ``(n, k')``, rows sum to 1.
+    """Weight of each neighbour except the pixel itself, ``(n, k')``, rows sum to 1.
 
     Args:
         own: Colours of the n pixels, ``(n, 3)``.
-        indices: Neighbours of each of them, itself among them, ``(n, k)``.
+        indices: Neighbours of each, including itself, ``(n, k)``.
         color: Colours of all pixels, ``(N, 3)``.
         around: Which of the k are not the pixel itself, ``(k,)`` bool.
     """

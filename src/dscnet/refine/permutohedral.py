@@ -1,9 +1,9 @@
-"""Gaussian kernels over many pixels, applied fast on the permutohedral lattice.
+"""Fast Gaussian filtering on the permutohedral lattice.
 
 Adams, Baek, Davis: "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Computer
-Graphics Forum 29 (2), 2010. Space is cut into simplices; every pixel hands its values to the d + 1
-vertices of its simplex (splat), the vertices are blurred along d + 1 directions, and every pixel
-collects from its vertices again (slice). All three are weighted sums of rows of a table.
+Graphics Forum 29 (2), 2010. Space is divided into simplices; each pixel distributes its values to
+the d + 1 vertices of its simplex (splat), the vertices are blurred along d + 1 directions, and each
+pixel interpolates from its vertices (slice). All three are weighted sums of rows of a table.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from dscnet.refine.neighbours import weighted_rows
 
 
 class LatticeKernel:
-    """Nearly ``D^-1/2 K D^-1/2`` with ``K_ij = exp(-|f_i - f_j|^2 / 2)`` and D its row sums.
+    """Approximates ``D^-1/2 K D^-1/2`` with ``K_ij = exp(-|f_i - f_j|^2 / 2)`` and D its row sums.
 
-    The pixel itself counts. D is that of the approximated K, so that a constant times the root of D
-    is kept exactly.
+    The pixel itself is included. D is computed from the approximated K, so that multiples of the
+    root of D are preserved exactly.
 
     Args:
         features: Position of each pixel in units of the kernel's standard deviation, ``(N, d)``.
 
     Raises:
-        ValueError: If the features span more cells than can be counted.
+        ValueError: If the features span too many cells.
     """
 
     def __init__(self, features: Tensor) -> None:
         vertices, weights, steps = _enclosing_simplices(features.detach().float().T.contiguous())
         shape, num_pixels = vertices.shape, vertices.shape[1]
-        # Each table is let go as soon as it was read: they are what large photos fail for.
+        # Tables are freed as soon as possible: they limit the size of photos.
         vertices, order = vertices.flatten().sort()
         self._slice_weights = weights.T.contiguous()
         self._splat_weights = weights.flatten()[order]
@@ -61,22 +61,22 @@ class LatticeKernel:
 
 
 def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Find the vertices around each point and how near the point is to each.
+    """Find the enclosing simplex of each point and the barycentric weights.
 
     Args:
         features: Points, ``(d, N)`` float32.
 
     Returns:
-        A number for each of a point's d + 1 vertices, ``(d + 1, N)`` int64, the same for the same
-        vertex; its barycentric weights, ``(d + 1, N)``, that sum to 1; and what to add to a
-        vertex's number to get its neighbour along each of the d + 1 directions.
+        Unique vertex numbers of the d + 1 vertices, ``(d + 1, N)`` int64; barycentric weights,
+        ``(d + 1, N)``, that sum to 1; and the offsets from a vertex's number to its neighbour along
+        each of the d + 1 directions.
     """
     dim = len(features)
     side = dim + 1
     nearest, rank, weights = _nearest_vertices(features)
     strides = _strides(nearest, side)
     stride = torch.tensor(strides, device=features.device)
-    # From one vertex of a simplex to the next, one coordinate after the other falls back by side.
+    # From one vertex of a simplex to the next, one coordinate decreases by side.
     fall = torch.empty_like(rank).scatter_(
         0, rank.neg_().add_(dim), stride[:, None].expand_as(rank)
     )
@@ -86,13 +86,13 @@ def _enclosing_simplices(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
 
 
 def _nearest_vertices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Vertex of remainder 0 of each point's simplex, and where the point lies in the simplex.
+    """Remainder-0 vertex of each point's simplex, and the position within the simplex.
 
     Args:
         features: Points, ``(d, N)`` float32.
 
     Returns:
-        Coordinates of the vertex divided by d + 1, the place of each coordinate's distance to it in
+        Coordinates of the vertex divided by d + 1, the rank of each coordinate's distance to it in
         descending order, both ``(d + 1, N)`` int64, and the barycentric weights ``(d + 1, N)``.
     """
     dim = len(features)
@@ -112,9 +112,9 @@ def _nearest_vertices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _elevation(dim: int) -> Tensor:
-    """The map from d-dimensional features to the plane of the lattice, ``(d + 1, d)``.
+    """Linear map from d-dimensional features to the plane of the lattice, ``(d + 1, d)``.
 
-    Scaled so that the lattice's splat, blur and slice together have standard deviation 1.
+    Scaled so that splat, blur and slice together have standard deviation 1.
     """
     index = torch.arange(1, dim + 1, dtype=torch.float32)
     basis = torch.ones(dim + 1, dim).triu()
@@ -123,7 +123,7 @@ def _elevation(dim: int) -> Tensor:
 
 
 def _descending_rank(values: Tensor) -> Tensor:
-    """Place of each value of a column in descending order, the earlier row first among equals."""
+    """Rank of each value of a column in descending order; ties by row."""
     rank = torch.zeros_like(values, dtype=torch.int64)
     for i in range(len(values)):
         for j in range(i + 1, len(values)):
@@ -134,10 +134,9 @@ def _descending_rank(values: Tensor) -> Tensor:
 
 
 def _strides(nearest: Tensor, side: int) -> list[int]:
-    """Factor of each coordinate in a vertex's number; the last coordinate follows from the others.
+    """Factor of each coordinate in a vertex's number; the last coordinate is redundant.
 
-    One number a vertex and none twice: each coordinate gets the room that it and the neighbours of
-    its vertices need.
+    Numbers are unique: each coordinate has enough range for all vertices and their neighbours.
     """
     low, high = nearest.amin(1).tolist(), nearest.amax(1).tolist()
     strides, stride = [], 1
@@ -145,12 +144,14 @@ def _strides(nearest: Tensor, side: int) -> list[int]:
         strides.append(stride)
         stride *= (most - least + 5) * side
     if stride * side >= 2**62:
-        raise ValueError("features span too many cells of the lattice: divide them by more")
+        raise ValueError(
+            "features span too many cells of the lattice: increase the standard deviations"
+        )
     return [*strides, 0]
 
 
 def _neighbours(vertices: Tensor, steps: list[int]) -> list[tuple[Tensor, Tensor]]:
-    """Rows and weights of the blur along each direction: itself 1, neighbours that exist 1/2.
+    """Rows and weights of the blur along each direction: itself 1, existing neighbours 1/2.
 
     Args:
         vertices: Numbers of the vertices, ``(M,)`` int64, ascending.
@@ -162,10 +163,10 @@ def _neighbours(vertices: Tensor, steps: list[int]) -> list[tuple[Tensor, Tensor
     own = torch.arange(len(vertices), device=vertices.device, dtype=torch.int32)
     result = []
     for step in steps:
-        wanted = vertices + step
-        after = torch.searchsorted(vertices, wanted).clamp_(max=len(vertices) - 1)
-        found = vertices[after] == wanted
-        # A vertex is before its neighbour if that one is after it.
+        neighbour = vertices + step
+        after = torch.searchsorted(vertices, neighbour).clamp_(max=len(vertices) - 1)
+        found = vertices[after] == neighbour
+        # The "before" relation is the inverse of "after".
         before = own.clone()
         before[after[found]] = own[found]
         rows = torch.stack([own, after.int().where(found, own), before], 1)

@@ -1,4 +1,4 @@
-"""Random walk of label scores along the likeness of features; no training, no N x N matrix."""
+"""Random walk of label scores over feature similarity; no training, no N x N matrix."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ def random_walk(
     power: float = 8.0,
     steps: int = 64,
 ) -> Tensor:
-    """Spread label probabilities by a random walk over the cells of a feature map.
+    """Propagate label probabilities by a random walk over the cells of a feature map.
 
-    AffinityNet's walk (Ahn, Kwak, CVPR 2018) with its constants: probabilities are averaged over
-    the cells, multiplied ``steps`` times by the transition matrix, and resized to the photo.
+    AffinityNet's walk (Ahn, Kwak, CVPR 2018) with its constants: probabilities are average-pooled
+    to the cells, multiplied ``steps`` times by the transition matrix, and resized to the photo.
 
-    Deviation: the affinity is not learned but the cosine of the given features, see
+    Deviation: the affinity is not learned but the cosine similarity of the features, see
     :func:`transition`.
 
     Args:
         probabilities: ``(B, L, H, W)``.
         features: ``(B, D, h, w)``.
-        radius: Cells nearer than this are neighbours, > 0.
+        radius: Neighbours are cells closer than this, > 0.
         power: Exponent of the affinity, > 0.
         steps: Length of the walk, >= 0.
 
     Returns:
-        ``(B, L, H, W)`` float32; sums over the labels as before.
+        ``(B, L, H, W)`` float32; sums over the labels are preserved.
 
     Raises:
         ValueError: If ``radius`` or ``power`` is not positive, or the batches differ.
     """
     if radius <= 0 or power <= 0 or len(features) != len(probabilities):
         raise ValueError(
-            "radius and power must be > 0 and features as many as probabilities, got"
-            f" {radius}, {power} and {len(features)} for {len(probabilities)}"
+            "radius and power must be > 0 and the batch sizes equal, got"
+            f" {radius}, {power}, {len(features)} and {len(probabilities)}"
         )
     height, width = probabilities.shape[-2:]
     reduced = F.adaptive_avg_pool2d(probabilities.float(), (features.shape[-2], features.shape[-1]))
@@ -62,7 +62,7 @@ def walk(maps: Tensor, indices: Tensor, weights: Tensor, steps: int) -> Tensor:
         steps: Length of the walk, >= 0.
 
     Returns:
-        ``(L, h, w)``; the sparse matrix is never squared, as its powers are not sparse.
+        ``(L, h, w)``. The sparse matrix is not squared, as its powers are dense.
     """
     rows = maps.flatten(1).T.contiguous()
     for _ in range(steps):
@@ -71,11 +71,11 @@ def walk(maps: Tensor, indices: Tensor, weights: Tensor, steps: int) -> Tensor:
 
 
 def transition(features: Tensor, *, radius: int, power: float) -> tuple[Tensor, Tensor]:
-    """Where a walk goes from each cell: ``T_ij = a_ij^power / sum over j of a_ij^power``.
+    """Transition matrix of the walk: ``T_ij = a_ij^power / sum over j of a_ij^power``.
 
-    The affinity ``a_ij`` is the cosine of the features of two cells nearer than ``radius``,
-    negative ones counting as zero, after the photo's mean feature is taken from both [Reading: what
-    all cells share tells none apart]. A cell's affinity with itself is 1.
+    The affinity ``a_ij`` is the rectified cosine similarity of the features of two cells closer
+    than ``radius``, after subtracting the photo's mean feature [Reading: it does not discriminate
+    between cells]. A cell's affinity with itself is 1.
 
     Args:
         features: ``(D, h, w)``, N = h w.
@@ -92,8 +92,8 @@ def transition(features: Tensor, *, radius: int, power: float) -> tuple[Tensor, 
     indices, inside = grid_neighbours(size, offsets, features.device)
     cells = features.flatten(1).T
     cells = F.normalize(cells - cells.mean(0), dim=1)
-    # One offset at a time: all at once would hold N k D numbers. Into a table that is there before:
-    # results that come one by one lie between what was freed, and memory grows all the same.
+    # One offset at a time: all at once would take N k D numbers. Into a preallocated table: results
+    # allocated one by one would fragment memory.
     cosines = cells.new_empty(indices.shape)
     for place, column in enumerate(indices.T):
         cosines[:, place] = (cells * cells[column]).sum(1)

@@ -1,4 +1,4 @@
-"""Labels from maps and saliency together, and the saliency labels of AuxSegNet's rounds."""
+"""Pseudo labels from CAMs and saliency, and the saliency labels of AuxSegNet's rounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 Map = NDArray[np.floating]
 Refine = Callable[[Map, NDArray[np.uint8]], Map]
-"""Fits a map ``(H, W)`` in [0, 1] to the edges of its photo ``(H, W, 3)``."""
+"""Aligns a map ``(H, W)`` in [0, 1] with the edges of its photo ``(H, W, 3)``."""
 
 
 def fuse_saliency(
@@ -27,27 +27,27 @@ def fuse_saliency(
     saliency_score: float = 0.06,
     stuff: Collection[int] = (),
 ) -> NDArray[np.uint8]:
-    """Label each pixel where maps and saliency agree.
+    """Label pixels where CAM and saliency agree.
 
-    AuxSegNet's pseudo labels: a pixel is an object where its strongest class is above ``cam_score``
-    and its saliency above ``saliency_score``, background where neither is, and 255 where one is.
+    AuxSegNet's pseudo labels: a pixel is foreground if its strongest class is above ``cam_score``
+    and its saliency above ``saliency_score``, background if neither is, and 255 if only one is.
 
-    Deviation: a photo without classes is background everywhere, whatever stands out in it; the
-    published data set has no such photo.
+    Deviation: a photo without classes is all background, regardless of saliency; the published
+    data set has no such photo.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        classes: Index of each of them, 0-based, foreground only.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        classes: Class indices, 0-based, foreground only.
         saliency: ``(H, W)`` in [0, 1].
-        cam_score: In [0, 1].
-        saliency_score: In [0, 1].
-        stuff: Those of the classes that count as salient wherever their map is the strongest.
+        cam_score: CAM threshold, in [0, 1].
+        saliency_score: Saliency threshold, in [0, 1].
+        stuff: Classes that count as salient wherever their CAM is the strongest.
 
     Returns:
         ``(H, W)`` uint8: 0 background, c + 1 for class c, 255 undecided.
 
     Raises:
-        ValueError: If a score is out of range, or shapes do not fit.
+        ValueError: If a score is out of range, or shapes do not match.
     """
     for name, score in (("cam_score", cam_score), ("saliency_score", saliency_score)):
         if not 0 <= score <= 1:
@@ -67,17 +67,17 @@ def fuse_saliency(
 def fill_undecided(
     labels: NDArray[np.uint8], classes: NDArray[np.integer], photo: torch.Tensor
 ) -> NDArray[np.uint8]:
-    """Label undecided pixels by the decided ones that are near and alike.
+    """Fill undecided pixels from nearby decided pixels of similar colour.
 
-    A dense CRF, with the constants of label refinement, spreads the decided labels, each trusted
-    with 0.7; the undecided pixels say nothing of their own. Where no decided pixel shows one of the
-    photo's classes, all stay as they are: that object may lie in the undecided ones. [Reading:
-    ours; AuxSegNet leaves undecided pixels out of its loss.]
+    A dense CRF with the parameters of label refinement propagates the decided labels, with
+    certainty 0.7; undecided pixels start uniform. If one of the photo's classes has no decided
+    pixel, nothing is changed, as its object may be undecided. [Reading: ours; AuxSegNet ignores
+    undecided pixels in its loss.]
 
     Args:
         labels: ``(H, W)``, 255 undecided.
-        classes: Index of each class that the photo has, 0-based.
-        photo: ``(3, H, W)`` uint8, on the device that is to do it.
+        classes: Classes of the photo, 0-based.
+        photo: ``(3, H, W)`` uint8, on the device to use.
 
     Returns:
         ``(H, W)``; decided pixels keep their labels.
@@ -91,12 +91,12 @@ def fill_undecided(
 
 
 def saliency_from_cam(cam: Map) -> Map:
-    """The stand-in where there are no saliency maps: the strongest class of each pixel.
+    """Substitute for missing saliency maps: the score of the strongest class.
 
-    [Reading] It knows no more than the tags do. Nothing stands out in a photo without classes.
+    [Reading] It uses no more information than tags. All zero for a photo without classes.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
 
     Returns:
         ``(H, W)`` in [0, 1].
@@ -111,15 +111,15 @@ def refresh_saliency(
     *,
     refine: Refine | None = None,
 ) -> Map:
-    """The saliency label of the next round: the mean of prediction and first map.
+    """Saliency label of the next round: the mean of prediction and initial map.
 
-    AuxSegNet averages with the map that it began with, never with the last round's.
+    AuxSegNet averages with the initial map, not with that of the last round.
 
     Args:
-        predicted: The network's probability that a pixel stands out, ``(H, W)`` in [0, 1].
+        predicted: Predicted saliency probability, ``(H, W)`` in [0, 1].
         initial: The saliency map of round 0, ``(H, W)`` in [0, 1].
         photo: ``(H, W, 3)`` uint8, for ``refine``.
-        refine: What fits the mean to the photo, published: :func:`fit_to_photo`; None = nothing.
+        refine: Refines the mean, published: :func:`fit_to_photo`; None = no refinement.
 
     Returns:
         ``(H, W)`` in [0, 1].
@@ -129,9 +129,9 @@ def refresh_saliency(
 
 
 def fit_to_photo(mean: Map, photo: NDArray[np.uint8]) -> Map:
-    """Fit a saliency map to the edges of its photo as AuxSegNet does.
+    """Align a saliency map with the edges of its photo as in AuxSegNet.
 
-    One mean-field iteration of a dense CRF over "stands out" and "does not", with the published
+    One mean-field iteration of a dense CRF with labels salient and not salient, with the published
     kernels and energies ``-log(p + 1e-8) / (1.05 sigmoid(p))``.
 
     Args:
@@ -139,7 +139,7 @@ def fit_to_photo(mean: Map, photo: NDArray[np.uint8]) -> Map:
         photo: ``(H, W, 3)`` uint8.
 
     Returns:
-        Probability that a pixel stands out, ``(H, W)``.
+        Saliency probability, ``(H, W)``.
     """
     salient = torch.from_numpy(np.asarray(mean, dtype=np.float32))
     both = torch.stack([1 - salient, salient])

@@ -162,7 +162,7 @@ def line_chart(points: Sequence[tuple[float, float]], *, label: str) -> Markup:
     )
 
 
-def thin(
+def downsample(
     points: Sequence[tuple[float, float]], max_points: int = MAX_POINTS
 ) -> list[tuple[float, float]]:
     """Means of equal stretches of a long curve, at most ``max_points``; a short one as it is."""
@@ -204,7 +204,7 @@ def _chart(name: str, points: Sequence[tuple[float, float]]) -> tuple[Markup | N
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     if not finite:
         return None, "no finite value"
-    thinned = thin(finite)
+    thinned = downsample(finite)
     words = [f"last {_number(thinned[-1][1])}"]
     if len(thinned) < len(finite):
         words.append(f"each point the mean of {len(finite) / len(thinned):.0f} values")

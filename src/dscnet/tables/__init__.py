@@ -1,4 +1,4 @@
-"""The paper's tables and figures: their runs, cells, numbers and files.
+"""Reproduction of the paper's tables and figures.
 
-Imports nothing here: the command line reads ``specs`` without torch.
+No imports here: the command line uses ``specs`` without torch.
 """

@@ -1,4 +1,4 @@
-"""Runs that the JSON files of tables tell of, so that their folders need not be at hand."""
+"""Reads finished runs from the JSON files of tables, without their run folders."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def read_runs(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     """Read the finished runs of tables' files, ``OUT/NAME.json``.
 
     Args:
-        paths: Files; of a run that several tell of, the last counts.
+        paths: Files; for a run in several files, the last one counts.
 
     Returns:
         :func:`~dscnet.tables.runs.identity` of a run -> its record in the file (``metrics``,
         ``seconds``, ``environment``), and ``source``, the name of the file.
 
     Raises:
-        DscnetError: If a file is none of a table, or its settings are not those of this version.
+        DscnetError: If a file is not that of a table, or its settings are from another version.
     """
     runs = {}
     for path in map(Path, paths):
@@ -52,13 +52,13 @@ def _read(path: Path) -> dict[str, Any]:
     here = set(dotted_names(defaults))
     for settings in content["settings"].values():
         if not find_baseline(settings["model"]["name"]).has_rounds:
-            # Runs of other networks do not read these, whatever they were then.
+            # Runs of other networks do not use these.
             settings["auxseg"] = defaults["auxseg"]
-        # A run without a setting that exists now may have done otherwise than its default.
+        # A run without a setting that exists now may have differed from its default.
         names = set(dotted_names({**settings, "extensions": {}}))  # any plugin may add some
         if other := sorted(here.symmetric_difference(names)):
             raise DscnetError(
                 f"{path}: made by another version of dscnet, whose settings differ in"
-                f" {', '.join(other[:5])}: run these cells anew"
+                f" {', '.join(other[:5])}: run these cells again"
             )
     return content

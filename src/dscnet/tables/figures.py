@@ -1,4 +1,4 @@
-"""The pictures of the paper's tables and figures."""
+"""Plots of the paper's tables, and images of its figures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger("dscnet")
 
 
 def draw(path: Path, entries: Sequence[Entry], title: str, *, surface: bool = False) -> None:
-    """Plot a table; without matplotlib this is said and nothing is drawn.
+    """Plot a table; without matplotlib, only a warning is logged.
 
     Args:
         path: PNG to write.
         entries: The table's cells.
-        title: Above all.
-        surface: As a map of colours instead of bars; then rows are called ``BASE, ROW``.
+        title: Title of the plot.
+        surface: Heat map instead of bars; rows are then named ``BASE, ROW``.
     """
     if not can_plot():
         log.warning("no plots: matplotlib is missing (pip install 'dscnet[tables]')")
@@ -44,17 +44,17 @@ def draw(path: Path, entries: Sequence[Entry], title: str, *, surface: bool = Fa
 
 
 def write_photos(path: Path, photos: PhotoSet, masks: Mapping[str, Path], count: int) -> None:
-    """Write photos, true masks and predicted ones side by side; photos evenly spaced in the set.
+    """Write photos, ground-truth masks and predictions side by side, for evenly spaced photos.
 
     Args:
         path: PNG to write.
-        photos: Those with a true mask are shown.
+        photos: The photos; those without ground truth are skipped.
         masks: Heading -> folder of predicted masks.
-        count: Photos to show, a row each.
+        count: Number of photos, one per row.
     """
     with_masks = tuple(sample for sample in photos.samples if sample.mask_path is not None)
     rows = [_row(sample, list(masks.values())) for sample in spread(with_masks, count)]
-    picture = sheet(rows, ["photo", "true mask", *masks])
+    picture = sheet(rows, ["photo", "ground truth", *masks])
     with whole_file(path) as file:
         Image.fromarray(picture).save(file, format="PNG")
 
@@ -71,7 +71,7 @@ Surface = tuple[str, list[str], list[str], list[list[float | None]]]
 
 
 def _surfaces(entries: Sequence[Entry]) -> list[Surface]:
-    """A panel a base; rows are called ``BASE, alpha A``."""
+    """One panel per base; rows are named ``BASE, alpha A``."""
     values = {(entry.row, entry.column): entry.mean for entry in entries}
     columns = list(dict.fromkeys(entry.column for entry in entries))
     surfaces = []

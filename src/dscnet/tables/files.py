@@ -1,4 +1,4 @@
-"""A table as CSV, a number a line, and as Markdown, ours beside the paper's."""
+"""Tables as CSV (one number per row) and as Markdown (ours next to the paper's)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Entry:
     """A cell of a table.
 
     Attributes:
-        row: Its row.
-        column: Its column.
-        unit: Percent, or seconds.
-        values: Seed -> ours; of seconds, turn -> ours. Empty = not run.
-        paper: What the paper reports; None = nothing, or it cannot be read.
-        published: Whether the paper quotes the row, so that there is nothing to run.
-        ran: Whether a run is there; one without values was not measured, e.g. without true masks.
+        row: Row name.
+        column: Column name.
+        unit: Percent or seconds.
+        values: Our values by seed (for seconds, by repetition). Empty = not run.
+        paper: The paper's value; None = not reported or not readable.
+        published: Whether the paper quotes the row from other work, so there is nothing to run.
+        ran: Whether there is a run; without values it was not evaluated, e.g. for lack of masks.
     """
 
     row: str
@@ -37,16 +37,16 @@ class Entry:
 
     @property
     def mean(self) -> float | None:
-        """Mean of ours; None where nothing was run."""
+        """Mean of our values; None if not run."""
         return mean_and_std(list(self.values.values()))["mean"] if self.values else None
 
     @property
     def std(self) -> float | None:
-        """Standard deviation of ours (of the sample); None below two values."""
+        """Sample standard deviation of our values; None for fewer than two."""
         return mean_and_std(list(self.values.values()))["std"] if self.values else None
 
     def text(self) -> str:
-        """Ours: mean ± standard deviation (number of values)."""
+        """Our value as text: mean ± standard deviation (number of values)."""
         if self.published:
             return "-"
         if self.mean is None:
@@ -55,7 +55,7 @@ class Entry:
         return f"{self._number(self.mean)}{spread} ({len(self.values)})"
 
     def paper_text(self) -> str:
-        """The paper's number."""
+        """The paper's value as text."""
         return "-" if self.paper is None else f"{self.paper:.{1 if self.unit == '%' else 2}f}"
 
     def _number(self, value: float) -> str:
@@ -63,10 +63,10 @@ class Entry:
 
 
 def long_rows(table: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """A number a row: ours of every seed, their mean and standard deviation, the paper's.
+    """One number per row: ours for every seed, their mean and standard deviation, the paper's.
 
-    In the place of the seed stand ``mean``, ``std``, and ``paper``, or ``published`` where the
-    paper quotes others.
+    The seed column contains ``mean``, ``std`` and ``paper`` for these, or ``published`` for numbers
+    that the paper quotes.
     """
     rows = []
     for entry in entries:
@@ -101,17 +101,19 @@ def to_markdown(title: str, entries: Sequence[Entry], notes: Sequence[str]) -> s
     columns = list(dict.fromkeys(entry.column for entry in entries))
     rows = list(dict.fromkeys(entry.row for entry in entries))
     cells = {(entry.row, entry.column): entry for entry in entries}
-    told = {entry.column for entry in entries if entry.paper is not None}
+    reported = {entry.column for entry in entries if entry.paper is not None}
     head = [""]
     for column in columns:
-        head += [f"{column}, ours", f"{column}, paper"] if column in told else [f"{column}, ours"]
+        head += (
+            [f"{column}, ours", f"{column}, paper"] if column in reported else [f"{column}, ours"]
+        )
     lines = [f"# {title}", "", _line(head), "|---" * len(head) + "|"]
     for row in rows:
         texts = [row]
         for column in columns:
             cell = cells.get((row, column))
             texts.append("-" if cell is None else cell.text())
-            if column in told:
+            if column in reported:
                 texts.append("-" if cell is None else cell.paper_text())
         lines.append(_line(texts))
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"

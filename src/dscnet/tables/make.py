@@ -1,7 +1,7 @@
-"""The paper's tables and figures: their runs, and the files that show what came out.
+"""Runs the experiments of the paper's tables and figures, and writes their files.
 
-Runs lie in ``OUT/RECIPE/VARIANT-sSEED``, so tables share those that they have in common. Finished
-ones are only read, and whatever is not there is called not run.
+Runs are in ``OUT/RECIPE/VARIANT-sSEED``, so tables share common runs. Finished runs are only read,
+and missing ones are marked as not run.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dscnet.tables.runs import (
     in_folder,
     plan,
     refuse_other_settings,
+    requested,
     shard_of,
     stages,
-    wanted,
 )
 from dscnet.tables.specs import BASES, Number
 from dscnet.tables.step_time import contrast_step, random_batch, take_turns, training_step
@@ -43,19 +43,19 @@ TIMED_STEPS = 5
 
 
 def make_table(request: Request) -> int:
-    """Run what is missing and write ``OUT/NAME.csv``, ``.md``, ``.json`` and a picture.
+    """Run what is missing and write ``OUT/NAME.csv``, ``.md``, ``.json`` and a plot.
 
     Returns:
-        How many runs failed.
+        Number of failed runs.
 
     Raises:
-        ValueError: If a variant or shard does not exist, or a recipe is of another base.
-        DscnetError: If a folder holds a run of other settings or photos.
+        ValueError: If a variant or shard does not exist, or a recipe has another base.
+        DscnetError: If a folder contains a run with other settings or photos.
     """
     check(request)
     cells = plan(request)
-    mine = [] if request.collect else shard_of(wanted(request, cells), *request.shard)
-    # After the parts are made: what lies in this folder must not change what is whose.
+    mine = [] if request.collect else shard_of(requested(request, cells), *request.shard)
+    # After sharding: existing runs must not change the assignment.
     mine = [cell for cell in mine if cell.earlier is None or in_folder(cell)]
     for cell in mine:
         refuse_other_settings(cell)
@@ -81,7 +81,7 @@ def make_table(request: Request) -> int:
 
 
 def _entries(request: Request, cells: Sequence[Cell]) -> list[Entry]:
-    """Every cell of the table in the paper's order, then those that only we have."""
+    """All cells of the table in the paper's order, then those that only we have."""
     spec, paper = request.spec, paper_table(request.name)
     measured = {(c.base, c.variant, c.seed): finished(c) for c in cells}
     seconds = {base: _read_seconds(request, base) for base in request.configs}
@@ -129,7 +129,7 @@ def _seconds_file(request: Request, base: str) -> Path:
 
 
 def _read_seconds(request: Request, base: str) -> dict[str, list[float]]:
-    """Seconds of each timed step of a base; empty where they were not measured as set here."""
+    """Seconds of each timed step of a base; empty if not measured with these settings."""
     path = _seconds_file(request, base)
     if not path.exists():
         return {}
@@ -139,7 +139,7 @@ def _read_seconds(request: Request, base: str) -> dict[str, list[float]]:
 
 
 def _measure_seconds(request: Request) -> None:
-    """Time the steps of a base that a table names, where that was not done before."""
+    """Time the steps that a table needs, unless done before."""
     for base, config in request.configs.items():
         timed = [number for number in request.spec.numbers(base) if number.seconds]
         if not timed or _read_seconds(request, base):
@@ -173,7 +173,7 @@ def _title(request: Request) -> str:
 def _notes(
     request: Request, cells: Sequence[Cell], entries: Sequence[Entry], failed: Sequence[str]
 ) -> Iterator[str]:
-    """What a reader must know beside the numbers."""
+    """Notes below the table."""
     paper = paper_table(request.name)
     for base, config in request.configs.items():
         yield (
@@ -184,7 +184,7 @@ def _notes(
     yield from _sources(cells)
     yield f"Ours: `{request.measure}`, percent; mean ± standard deviation (seeds)."
     yield f"Paper: {paper.source}; mIoU of the segmentation network, percent."
-    # Maps and labels are made of the training photos, whatever the column says.
+    # CAMs and pseudo labels are those of the training photos, whatever the column.
     of_val = request.measure.startswith("segmenter.")
     if request.measure != PAPER_MEASURE:
         photos = "" if of_val else ", ours of the training photos"
@@ -203,7 +203,7 @@ def _notes(
 
 
 def _sources(cells: Sequence[Cell]) -> Iterator[str]:
-    """Which numbers are those of other files, and of which code."""
+    """Numbers read from other files, and their revisions."""
     read = [c.earlier for c in cells if c.earlier is not None and not in_folder(c)]
     for source in dict.fromkeys(record["source"] for record in read):
         own = [record for record in read if record["source"] == source]
@@ -212,7 +212,7 @@ def _sources(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _best(entries: Sequence[Entry]) -> Iterator[str]:
-    """Where a grid of weights is highest; rows are called ``BASE, ROW``."""
+    """Best point of a grid of weights; rows are named ``BASE, ROW``."""
     for base in BASES.values():
         own = [(e.mean, e) for e in entries if e.row.startswith(base) and e.mean is not None]
         if own:
@@ -228,7 +228,7 @@ def _markdown(request: Request, cells: Sequence[Cell], failed: Sequence[str]) ->
 
 
 def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> None:
-    """Write the table as far as it is there."""
+    """Write the table with the results so far."""
     if not request.is_whole:
         return
     rows = long_rows(request.name, _entries(request, cells))
@@ -252,7 +252,7 @@ def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> No
 
 
 def _record(cell: Cell) -> dict[str, Any]:
-    """A run as the JSON names it: what it measured, and what it ran on; null = not run."""
+    """A run in the JSON: its metrics and environment; null = not run."""
     folder = RunFolder(cell.run.folder)
     record = {"base": cell.base, "variant": cell.variant, "seed": cell.seed}
     if not in_folder(cell):
@@ -263,13 +263,13 @@ def _record(cell: Cell) -> dict[str, Any]:
 
 
 def _photos(request: Request, cells: Sequence[Cell]) -> None:
-    """Figure 5: what the first seed's networks make of some validation photos."""
+    """Figure 5: predictions of the first seed's networks on some validation photos."""
     if request.name != "figure5":
         return
     for base, config in request.configs.items():
         pair = [c for c in cells if c.base == base and c.seed == request.seeds[0]]
         if not all(in_folder(cell) for cell in pair):
-            log.info("%s: no photos, its runs are not there", BASES[base])
+            log.info("%s: no images, its runs are missing", BASES[base])
             continue
         figures.write_photos(
             request.out / f"figure5-{base}.png",

@@ -18,9 +18,9 @@ class PaperRow:
     """A row of a table of the paper.
 
     Attributes:
-        row: What the table calls it.
-        published: Whether the paper quotes it from the work that it names.
-        values: Column -> number in the column's unit; None where it cannot be read.
+        row: Row name.
+        published: Whether the paper quotes it from other work.
+        values: Column -> number in the column's unit; None if not readable.
     """
 
     row: str
@@ -33,10 +33,10 @@ class PaperTable:
     """A table or figure of the paper.
 
     Attributes:
-        source: Which one, of what data.
-        rows: In its order.
-        notes: What a reader must know to compare with it.
-        optimum: Settings that a figure shows to be the best; empty for tables.
+        source: Number of the table and its data set.
+        rows: Rows in order.
+        notes: Notes for comparisons.
+        optimum: Best settings in a figure; empty for tables.
     """
 
     source: str
@@ -45,13 +45,13 @@ class PaperTable:
     optimum: Mapping[str, float]
 
     def value(self, row: str, column: str) -> float | None:
-        """The number of a cell; None where the paper has none."""
+        """Value of a cell; None if the paper has none."""
         return next((each.values.get(column) for each in self.rows if each.row == row), None)
 
 
 @cache
 def paper_table(name: str) -> PaperTable:
-    """What the paper's table or figure ``name`` says, e.g. ``IV`` or ``figure6``."""
+    """The paper's table or figure ``name``, e.g. ``IV`` or ``figure6``."""
     content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))[name]
     rows = []
     for values in content["rows"]:

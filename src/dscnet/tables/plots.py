@@ -11,21 +11,21 @@ from dscnet.files.atomic import whole_file
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is there."""
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 Bar = tuple[str, float | None, float | None, float | None]
-"""Row, our mean, our standard deviation, the paper's number; None = there is none."""
+"""Row, our mean, our standard deviation, the paper's value; None = missing."""
 
 
 def draw_bars(path: Path, title: str, panels: Sequence[tuple[str, str, Sequence[Bar]]]) -> None:
-    """Draw ours and the paper's numbers, a panel a column of a table.
+    """Draw our and the paper's numbers, one panel per column of a table.
 
     Args:
         path: PNG to write.
-        title: Above all.
-        panels: Column, unit and bars; bars without any number are left out.
+        title: Title of the plot.
+        panels: Column, unit and bars; bars without any number are skipped.
     """
     drawn = [
         (name, unit, [bar for bar in bars if bar[1] is not None or bar[3] is not None])
@@ -58,13 +58,12 @@ def draw_surface(
     title: str,
     panels: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[Sequence[float | None]]]],
 ) -> None:
-    """Draw a table of numbers as a map of colours, a panel a base.
+    """Draw a grid of numbers as a heat map, one panel per base.
 
     Args:
         path: PNG to write.
-        title: Above all.
-        panels: Name, names of the rows, names of the columns, and the values, row by row; None =
-            not run.
+        title: Title of the plot.
+        panels: Name, row names, column names, and the values row by row; None = not run.
     """
     import numpy as np
 
@@ -82,7 +81,7 @@ def draw_surface(
 
 
 def _figure(panels: int, *, height: float) -> tuple[Any, list[Any]]:
-    # Without pyplot: no global state, no window, whatever the machine.
+    # Without pyplot: no global state and no window.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The runs of a table: which there are, where they lie, which are finished."""
+"""The runs of a table: settings, folders and status."""
 
 from __future__ import annotations
 
@@ -28,33 +28,32 @@ from dscnet.types import DscnetError
 
 STAGES = ("train", "cam", "refine", "label", "segment", "evaluate")
 PAPER_MEASURE = "segmenter.miou"
-"""What the paper's mIoU is: that of the segmentation network."""
+"""The paper's measure: mIoU of the segmentation network."""
 
 _WITHOUT_EFFECT = ("data", "augment.num_workers", "auxseg.rows")
-"""Settings that do not change what a run makes; ``data`` is where its photos lie."""
+"""Settings that do not affect results; ``data`` is the location of the photos."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for.
+    """Which table to make, and how.
 
     Attributes:
         name: Table or figure, one of ``specs.TABLES``.
         configs: Settings by base, among ``specs.BASES``.
-        recipes: Name of the recipe by base; a folder in ``out`` is called so.
-        out: Folder of the runs and of the files.
-        seeds: Of each variant.
-        jobs: Runs at once.
-        shard: (i, n): only the i-th of n parts of the runs, from 1; then no file of the table is
-            written, as the others would write them too.
-        collect: Nothing is run.
-        variants: Only these are run; None = all.
+        recipes: Recipe name by base, also the name of its folder in ``out``.
+        out: Folder of runs and files.
+        seeds: Seeds of each variant.
+        jobs: Parallel runs.
+        shard: (i, n): run only the i-th of n parts, from 1; no files of the table are written then,
+            as other shards would write them too.
+        collect: Do not run anything.
+        variants: Run only these; None = all.
         measure: Section and key of ``metrics.json``, one of ``specs.MEASURES``.
         weights: Values of alpha and beta in Figure 6.
         photos: Photos in Figure 5.
-        earlier: Runs whose folders need not be there, by :func:`identity`, as
-            ``earlier.read_runs`` gives them.
-        command: What to write down as the way to these results.
+        earlier: Runs without folders, by :func:`identity`, from ``earlier.read_runs``.
+        command: Command line to record with the results.
     """
 
     name: str
@@ -74,18 +73,18 @@ class Request:
 
     @property
     def spec(self) -> TableSpec:
-        """What the table is made of."""
+        """Specification of the table."""
         return table_spec(self.name, self.weights)
 
     @property
     def stem(self) -> str:
-        """Name of the table's files; another measure than the paper's is part of it."""
+        """Base name of the table's files; includes the measure unless it is the paper's."""
         paper = self.measure == PAPER_MEASURE
         return self.name if paper else f"{self.name}-{self.measure}"
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is no shard."""
+        """Whether it is not a shard."""
         return self.shard == (1, 1)
 
     def folder(self, base: str) -> Path:
@@ -95,7 +94,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Cell:
-    """A run of a table; ``earlier`` is what another table's file tells of it."""
+    """A run of a table; ``earlier`` is its record from another table's file."""
 
     base: str
     variant: str
@@ -105,12 +104,12 @@ class Cell:
 
 
 def read_recipe(path: Path, settings: Mapping[str, Any]) -> Config:
-    """Settings of a recipe's file, with dotted ones replaced."""
+    """Settings of a recipe file, with dotted overrides."""
     return replace_settings(read_config(path), settings)
 
 
 def plan(request: Request) -> list[Cell]:
-    """Every run of a table, seeds outside, so that an unfinished one compares what it has."""
+    """All runs of a table, seed by seed, so that a partial table is comparable."""
     cells = []
     for seed in request.seeds:
         for base, config in request.configs.items():
@@ -118,7 +117,7 @@ def plan(request: Request) -> list[Cell]:
             for variant, settings in request.spec.variants.items():
                 of_variant = replace_settings(config, settings)
                 changed = of_seed(of_variant, seed)
-                # A point of Figure 6 that is the recipe's own is the run of the other tables.
+                # A point of Figure 6 with the recipe's settings is the M4 run of the other tables.
                 folder = "M4" if changed == own else variant
                 run = GridRun(
                     f"{BASES[base]} {variant}",
@@ -133,10 +132,10 @@ def plan(request: Request) -> list[Cell]:
 
 
 def identity(config: Config, seed: int) -> str:
-    """What two runs that must come out alike have in common: settings, names of places, and seed.
+    """Key of equivalent runs: settings, data set name and seed.
 
     Args:
-        config: Settings in which ``{seed}`` is not filled in.
+        config: Settings before ``{seed}`` is filled in.
         seed: The seed of the run.
     """
     elsewhere = from_dict(Config, shown(replace(config, seed=seed)))
@@ -144,29 +143,29 @@ def identity(config: Config, seed: int) -> str:
 
 
 def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
-    """The ``index``-th of ``count`` parts, from 1; together they are all, and no two share one."""
+    """The ``index``-th of ``count`` disjoint parts, from 1."""
     return list(cells[index - 1 :: count])
 
 
 def in_folder(cell: Cell) -> bool:
-    """Whether the cell's folder holds its run, finished, and no run of other settings."""
+    """Whether the cell's folder contains its finished run, with the same settings."""
     folder = RunFolder(cell.run.folder)
     return folder.fingerprint_of("evaluate") is not None and not _differing(cell)
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
-    """What the cell's run measured, by its folder, else by an earlier file; None = not run."""
+    """Metrics of the cell's run, from its folder or an earlier file; None = not run."""
     if in_folder(cell):
         return read_metrics(RunFolder(cell.run.folder).metrics)
     return None if cell.earlier is None else cell.earlier["metrics"]
 
 
 def check(request: Request) -> None:
-    """Refuse what cannot be made, before anything is run.
+    """Validate a request before anything is run.
 
     Raises:
-        ValueError: If a variant or shard does not exist, a recipe is of another base, or no data
-            set was named.
+        ValueError: If a variant or shard does not exist, a recipe has another base, or no data set
+            is given.
     """
     index, count = request.shard
     if not 1 <= index <= count:
@@ -176,27 +175,27 @@ def check(request: Request) -> None:
         raise ValueError(f"{request.name} has no variant {', '.join(unknown)}; it has {known}")
     for base, config in request.configs.items():
         if not config.data:
-            raise ValueError("no data set was named: --data FOLDER")
+            raise ValueError("no data set given: use --data FOLDER")
         if config.model.name != base:
             raise ValueError(
-                f"recipe {request.recipes[base]} is of model.name: {config.model.name}, but stands"
-                f" for {base}: name another by --{base}, or leave {base} out by --bases"
+                f"recipe {request.recipes[base]} has model.name: {config.model.name}, but is used"
+                f" for {base}: choose another with --{base}, or exclude {base} with --bases"
             )
 
 
-def wanted(request: Request, cells: Sequence[Cell]) -> list[Cell]:
-    """The runs of the variants that are asked for."""
+def requested(request: Request, cells: Sequence[Cell]) -> list[Cell]:
+    """The runs of the requested variants."""
     return [c for c in cells if request.variants is None or c.variant in request.variants]
 
 
 def stages(request: Request) -> list[str]:
-    """Stages of a run: the segmentation network is trained only where it is measured or shown."""
+    """Stages of a run; the segmentation network is trained only if it is needed."""
     measured = request.measure.startswith("segmenter.") or request.name == "figure5"
     return [stage for stage in STAGES if measured or stage != "segment"]
 
 
 def comparable(config: Config) -> dict[str, Any]:
-    """The dotted settings that change what a run makes."""
+    """The dotted settings that affect results."""
     unread = () if config.has_rounds else ("auxseg.",)
     return {
         name: value
@@ -206,12 +205,12 @@ def comparable(config: Config) -> dict[str, Any]:
 
 
 def _with_data(config: Config) -> dict[str, Any]:
-    """The settings that change what a run makes, and the name of its data, wherever they lie."""
+    """The settings that affect results, and the name of the data set."""
     return comparable(located(config)) | {"data": Path(config.data).name}
 
 
 def _differing(cell: Cell) -> list[str]:
-    """Settings in which the run in the cell's folder differs; none where there is no run."""
+    """Settings in which the run in the cell's folder differs; empty without a run."""
     folder = RunFolder(cell.run.folder)
     if not folder.config.exists():
         return []
@@ -219,13 +218,13 @@ def _differing(cell: Cell) -> list[str]:
 
 
 def refuse_other_settings(cell: Cell) -> None:
-    """Refuse to train over a run that the table did not ask for.
+    """Reject a folder with a run of other settings.
 
     Raises:
-        DscnetError: If the cell's folder holds one; the message names the settings.
+        DscnetError: If the settings differ, with the differences.
     """
     if differing := _differing(cell):
         raise DscnetError(
-            f"{cell.run.folder} holds a run of other settings ({'; '.join(differing)}):"
-            " name another --out, or give it those settings"
+            f"{cell.run.folder} already contains a run trained with different settings"
+            f" ({'; '.join(differing)}). Choose another --out or use those settings"
         )

@@ -1,4 +1,4 @@
-"""What the paper's tables and figures are made of: which runs give which cell. No torch."""
+"""Specifications of the paper's tables and figures: the run of each cell. No torch."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
 BASES = {"seam": "SEAM", "auxsegnet": "AuxSegNet"}
-"""``model.name`` -> what the tables call it."""
+"""``model.name`` -> name in the tables."""
 
 TABLES = ("II", "III", "IV", "V", "figure5", "figure6")
-"""What can be made."""
+"""Supported tables and figures."""
 
 MEASURES = (
     *(f"{x}.{y}" for x in ("segmenter", "pseudo_label", "cam") for y in ("miou", "pixel_accuracy")),
     *("cam.miou_best_bg", "tags.map", "tags.mask_f1"),
 )
-"""Sections and keys of ``metrics.json`` that a table can be made of."""
+"""Sections and keys of ``metrics.json`` that a table can show."""
 
 WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Figure 6's grid [Reading]: neither its range nor its steps are told, only that 0 is none."""
+"""Figure 6's grid [Reading]: range and steps are not given, except that 0 is excluded."""
 
 
 class Number(NamedTuple):
     """A cell of a table.
 
     Attributes:
-        row: Where it stands, as the paper calls it.
-        column: Likewise.
-        base: Which of ``BASES`` it is of.
-        variant: Which of the table's variants.
-        seconds: Of ``step`` or ``contrast``, instead of the measure.
+        row: Row name in the paper.
+        column: Column name in the paper.
+        base: One of ``BASES``.
+        variant: One of the table's variants.
+        seconds: Time of ``step`` or ``contrast`` instead of the measure.
     """
 
     row: str
@@ -46,12 +46,12 @@ class TableSpec:
     """A table or figure.
 
     Attributes:
-        title: What it shows.
-        recipes: Beginning of its recipes' names, e.g. ``voc12``.
-        bases: Those it is made on unless told otherwise.
-        columns: In order.
+        title: Title.
+        recipes: Prefix of its recipes' names, e.g. ``voc12``.
+        bases: Default bases.
+        columns: Columns in order.
         variants: Name -> dotted settings.
-        numbers: Its cells of one base.
+        numbers: Returns the cells of a base.
     """
 
     title: str
@@ -70,7 +70,7 @@ def table_spec(name: str, weights: Sequence[float] = WEIGHTS) -> TableSpec:
         weights: Values of alpha and of beta in Figure 6.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no such table.
     """
     if name in ("II", "III"):
         title = "Baselines with and without DSCNet"
@@ -84,7 +84,7 @@ def table_spec(name: str, weights: Sequence[float] = WEIGHTS) -> TableSpec:
         title = "Contrast of pixels, Eq. (3), against groups, Eq. (7), in M1"
         return TableSpec(title, "voc12", tuple(BASES), _EFFICIENCY, _CONTRASTS, _efficiency)
     if name == "figure5":
-        title, variants = "Photos, true masks, baseline and DSCNet", _variants("baseline", "M4")
+        title, variants = "Photos, ground truth, baseline and DSCNet", _variants("baseline", "M4")
         return TableSpec(title, "voc12", ("seam",), ("val",), variants, _pair)
     if name == "figure6":
         return _weights_grid(weights)
@@ -92,7 +92,7 @@ def table_spec(name: str, weights: Sequence[float] = WEIGHTS) -> TableSpec:
 
 
 def unknown_table(name: str) -> str:
-    """Error text for a table that does not exist, with the nearest that does."""
+    """Error message for an unknown table, with the closest match."""
     nearest = get_close_matches(name.lower(), [known.lower() for known in TABLES], n=1, cutoff=0.5)
     hint = next((f" (did you mean {known}?)" for known in TABLES if known.lower() in nearest), "")
     return f"no table {name}; there are {', '.join(TABLES)}{hint}"

@@ -1,4 +1,4 @@
-"""Seconds of a training step, and of the contrast in it: the paper's Table V."""
+"""Timing of a training step and of its contrastive loss, for the paper's Table V."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dscnet.types import Batch, ModelOutput
 Step = Callable[[], None]
 
 PRECISIONS = {"32": None, "bf16-mixed": torch.bfloat16}
-"""Lightning's names of what a step computes in, and the type that autocast then takes."""
+"""Lightning's precisions and the corresponding autocast dtypes."""
 
 
 def take_turns(steps: Mapping[str, Step], count: int) -> dict[str, list[float]]:
-    """Seconds of each step, ``count`` values each, after one that is not counted.
+    """Seconds of each step, ``count`` values each, after a warm-up.
 
-    In turn, so that a change of the machine's speed meets all alike.
+    Interleaved, so that changes in machine speed affect all equally.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(count + 1):
@@ -39,10 +39,10 @@ def take_turns(steps: Mapping[str, Step], count: int) -> dict[str, list[float]]:
 
 
 def random_batch(config: Config, num_classes: int) -> Batch:
-    """Noise photos with 1 to 4 tags, and what AuxSegNet learns from; their content takes no time.
+    """Noise photos with 1 to 4 tags, and masks and saliency for AuxSegNet.
 
     Args:
-        config: Its batch size, crop and accelerator are taken.
+        config: Provides batch size, crop size and accelerator.
         num_classes: Foreground classes.
     """
     size, crop = config.train.batch_size, config.augment.crop_size
@@ -63,10 +63,10 @@ def random_batch(config: Config, num_classes: int) -> Batch:
 
 
 def training_step(config: Config, batch: Batch, num_classes: int) -> Step:
-    """A training step but for the optimiser, at ``train.precision``; the contrasts are on.
+    """A training step without the optimiser, at ``train.precision``, with contrastive losses.
 
     Raises:
-        ValueError: If the precision is none of ``PRECISIONS``.
+        ValueError: If the precision is not one of ``PRECISIONS``.
     """
     if config.train.precision not in PRECISIONS:
         raise ValueError(
@@ -89,18 +89,20 @@ def training_step(config: Config, batch: Batch, num_classes: int) -> Step:
 
 
 def contrast_step(config: Config, batch: Batch, num_classes: int) -> Step:
-    """The contrast alone, forward and backward, on features that are there, in float32.
+    """The contrastive loss only, forward and backward, on given features, in float32.
 
-    It has what its kind needs: embeddings and Eq. (3) with ``method.contrast: pixels``; embeddings,
-    clustering and Eq. (7) with ``groups``.
+    Includes embeddings and Eq. (3) with ``method.contrast: pixels``; embeddings, clustering and
+    Eq. (7) with ``groups``.
 
     Raises:
-        ValueError: If the variant has no contrast.
+        ValueError: If the variant has no contrastive loss.
     """
     model, objective = _networks(config, batch, num_classes)
     context, contrast = model.context, objective.contrast
     if context is None or contrast is None:
-        raise ValueError(f"method.variant must have a contrast, got {config.method.variant}")
+        raise ValueError(
+            f"method.variant must have a contrastive loss, got {config.method.variant}"
+        )
     with torch.no_grad(), _Inputs(context) as inputs:
         output: ModelOutput = model(batch.image, batch.tags)
     views = [view for view in (output, output.second) if view is not None]
@@ -123,7 +125,7 @@ def contrast_step(config: Config, batch: Batch, num_classes: int) -> Step:
 
 
 class _Inputs:
-    """What a module is called with, while it is entered."""
+    """Context manager that records the inputs of a module's calls."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

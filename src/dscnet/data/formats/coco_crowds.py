@@ -1,4 +1,4 @@
-"""Crowds of COCO files: whether the flag is meant, how many there are, and of which classes."""
+"""Crowd annotations of COCO files: whether ``iscrowd`` is meaningful, and counts by class."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 @dataclass
 class CrowdFlags:
-    """What is known of the flag ``iscrowd`` of all annotations of a file.
+    """Statistics of the flag ``iscrowd`` in a file.
 
-    COCO flags areas with many objects of a class. Others flag whatever is drawn in pixels.
+    COCO flags regions with many objects of a class. Some tools flag every run-length encoded mask.
 
     Attributes:
-        annotations: How many there are.
+        annotations: Number of annotations.
         flagged: How many of them are flagged.
         pixels: How many are run-length encoded.
         by_tool: How many of the flagged are run-length encoded and have ``attributes``, which
-            Datumaro and what is built on it write of annotations that have some, and COCO never.
+            Datumaro and tools based on it write, but COCO does not.
     """
 
     annotations: int = 0
@@ -35,27 +35,29 @@ class CrowdFlags:
 
     @property
     def unmeant(self) -> str | None:
-        """Why the flag tells no crowds from objects; None if it does.
+        """Why the flag does not indicate crowds; None if it does.
 
-        [Reading] It does not if all annotations have it, or if just the pixel masks have it, all of
-        them, and the file is Datumaro's by its ``attributes``.
+        [Reading] It does not if all annotations have it, or exactly the run-length encoded ones in
+        a file written by Datumaro, recognised by ``attributes``.
         """
         if not self.flagged:
             return None
         if self.flagged == self.annotations:
             return "all annotations have it"
         if self.flagged == self.pixels == self.by_tool:
-            return "just the pixel masks have it, all of them, as annotation tools write them"
+            return (
+                "exactly the run-length encoded masks have it, as some annotation tools write them"
+            )
         return None
 
 
 def crowd_notes(flags: CrowdFlags, crowds: Iterable[str], objects: Iterable[str]) -> list[str]:
-    """What to say of a file's crowds; nothing where no annotation is flagged.
+    """Notes on a file's crowds; empty if no annotation is flagged.
 
     Args:
-        flags: The file's.
+        flags: Statistics of the file.
         crowds: The class of each crowd.
-        objects: Classes that are also shown by other annotations.
+        objects: Classes that also have other annotations.
     """
     if flags.unmeant:
         return [
@@ -67,9 +69,9 @@ def crowd_notes(flags: CrowdFlags, crowds: Iterable[str], objects: Iterable[str]
         return []
     listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     notes = [
-        f"{counts.total()} crowds (iscrowd 1; {listed}): they count as tags, and in masks they are"
-        " ignored (255); where each is a single object, set its iscrowd to 0"
+        f"{counts.total()} crowds (iscrowd 1; {listed}): they count as tags and are ignored (255)"
+        " in masks; set iscrowd to 0 for single objects"
     ]
     if alone := sorted(set(counts) - set(objects)):
-        notes.append(f"only crowds show {', '.join(alone)}: no mask can measure that")
+        notes.append(f"only crowds show {', '.join(alone)}: masks cannot evaluate these classes")
     return notes

@@ -1,4 +1,4 @@
-"""Where the photos of a COCO file lie, however other systems write their paths."""
+"""Locates the photos of a COCO file, including paths written on other systems."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dscnet.types import DataError
 
 
 def photo_id(file_name: str) -> str:
-    """The file's name without ending, folders before it joined by ``__``; empty if it has none.
+    """Image id: file name without ending, with folders joined by ``__``; empty if there is none.
 
-    Backslashes part folders as slashes do; drives, ``..`` and the scheme of a URL are left out.
+    Backslashes separate folders like slashes; drives, ``..`` and URL schemes are dropped.
     """
     parts = _parts(file_name)
     return "__".join((*parts[:-1], PurePosixPath(parts[-1]).stem)) if parts else ""
@@ -23,21 +23,21 @@ def photo_id(file_name: str) -> str:
 def find_photos(
     json: Path, homes: Sequence[Path], named: Iterable[tuple[str, str]]
 ) -> list[tuple[str, Path]]:
-    """Find photos as their names say, else by what their paths end in.
+    """Find photos by file name, else by the end of the path.
 
-    A path may come from another machine: with backslashes, absolute, or with ``%20`` for a space.
-    Then the longest end of it counts that leads from a home to a file, be its case another.
+    Paths may come from another machine: absolute, with backslashes, or with ``%20`` for a space.
+    Then the longest suffix that exists in one of the folders is used, ignoring case.
 
     Args:
-        json: The file that names them, for messages.
-        homes: Folders where they may lie, the first goes first.
-        named: Image ids and names of files.
+        json: The COCO file, for messages.
+        homes: Folders to search, in order of preference.
+        named: Image ids and file names.
 
     Returns:
-        Image ids and photos, as far as there are any.
+        Image ids and paths of the photos found.
 
     Raises:
-        DataError: If two names lead to one photo.
+        DataError: If two names match the same photo.
     """
     cases = _Cases()
     found: list[tuple[str, Path]] = []
@@ -48,8 +48,8 @@ def find_photos(
             continue
         if path in names:
             raise DataError(
-                f"{json}: images {names[path]!r} and {name!r} both lead to {path}; put each photo"
-                f" where its file_name says, from {homes[0]}"
+                f"{json}: images {names[path]!r} and {name!r} both match {path}; put each photo"
+                f" at its file_name relative to {homes[0]}"
             )
         names[path] = name
         found.append((image_id, path))
@@ -63,7 +63,7 @@ def _parts(file_name: str) -> tuple[str, ...]:
 
 
 def _ends(file_name: str) -> Iterator[str]:
-    """The name, then its path without what comes first, longest end first."""
+    """The name, then suffixes of its path, longest first."""
     yield file_name
     for parts in dict.fromkeys((_parts(file_name), _parts(unquote(file_name)))):
         for start in range(len(parts)):
@@ -71,7 +71,7 @@ def _ends(file_name: str) -> Iterator[str]:
 
 
 class _Cases:
-    """Files by name; if none has it, by name without regard to case, where one alone has it."""
+    """Files by name; if there is none, by case-insensitive name if that is unique."""
 
     def __init__(self) -> None:
         self.names: dict[str, dict[str, list[str]]] = {}
@@ -79,7 +79,9 @@ class _Cases:
     def file(self, home: Path, name: str) -> Path | None:
         for form in written_forms(name):
             path = home / form
-            if os.path.isfile(path):  # False too for what is no path, such as too long a name
+            if os.path.isfile(
+                path
+            ):  # also False for invalid paths, such as names that are too long
                 return path
         folder, last = os.path.split(home / name)
         alike = self._names(folder).get(last.casefold(), [])

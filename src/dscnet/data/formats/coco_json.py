@@ -1,4 +1,4 @@
-"""Instances files of COCO: categories, photos, and what each photo shows."""
+"""Reader of COCO instances files: categories, photos and annotations."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Instance:
 
     Attributes:
         class_index: 0-based foreground class, its place in the file's ``classes``.
-        crowd: Whether it outlines a crowd instead of one object; False where the file's flags tell
-            no crowds.
-        segmentation: Its outline, where it was asked for.
+        crowd: Whether it is a crowd instead of one object; False if the file's flags do not
+            indicate crowds.
+        segmentation: Its outline, if requested.
         where: File and annotation id, for messages.
     """
 
@@ -54,13 +54,12 @@ class CocoPhoto:
     """One photo and its annotations, in the order of the file.
 
     Attributes:
-        image_id: The file's name without ending, as far as the photo lies in sub-folders joined by
-            ``__``; not COCO's number. See ``coco_files.photo_id``.
-        file_name: Path as the JSON has it.
-        size: Height and width as the JSON has them; None if it does not say, or not in whole
-            numbers above 0.
+        image_id: File name without ending, with subfolders joined by ``__``; not COCO's number. See
+            ``coco_files.photo_id``.
+        file_name: Path in the JSON.
+        size: Height and width in the JSON; None if missing or not positive integers.
         where: File and photo, for messages.
-        instances: What it shows.
+        instances: Its annotations.
     """
 
     image_id: str
@@ -72,14 +71,14 @@ class CocoPhoto:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What an instances file says; photos need not be there.
+    """Content of an instances file; photos need not exist.
 
     Attributes:
         path: The file.
-        classes: Foreground class names, as they were given or else by ascending category id. COCO's
-            own ids have gaps: its 80 categories are numbered up to 90.
+        classes: Foreground class names, as given, else by ascending category id. COCO's own ids
+            have gaps: its 80 categories are numbered up to 90.
         photos: In the order of the file.
-        notes: What to tell the user of its crowds.
+        notes: Notes on its crowds for the user.
     """
 
     path: Path
@@ -88,7 +87,7 @@ class CocoFile:
     notes: tuple[str, ...] = ()
 
     def only_crowds(self) -> dict[str, Instance]:
-        """A crowd of each class that nothing but crowds shows."""
+        """One crowd for each class that has only crowds."""
         crowds: dict[int, Instance] = {}
         objects: set[int] = set()
         for instance in (x for photo in self.photos for x in photo.instances):
@@ -99,7 +98,7 @@ class CocoFile:
         return {self.classes[i]: crowds[i] for i in sorted(crowds) if i not in objects}
 
     def tags(self) -> list[TagEntry]:
-        """The classes of every photo's annotations, crowds included; none for a negative."""
+        """Tags of all photos, crowds included; none for negatives."""
         return [
             TagEntry(
                 photo.image_id,
@@ -116,15 +115,15 @@ def read_coco(
     """Read an instances file.
 
     Args:
-        path: The JSON; COCO's largest has 330 MB.
-        outlines: Keep the segmentations, polygons packed; without them only tags are known.
-        classes: Foreground class names in the order of their labels; a category that is none of
-            them must have no annotation. None = the categories, without the background.
+        path: The JSON file; COCO's largest has 330 MB.
+        outlines: Keep the segmentations, with packed polygons; otherwise only tags are read.
+        classes: Foreground class names in label order; other categories must have no annotations.
+            None = the categories without background.
 
     Raises:
-        DataError: If the file is unreadable or no instances file, an id is used twice, there are
-            more classes than masks have room for, or an annotation names a photo, category or class
-            that is not listed.
+        DataError: If the file is unreadable or not an instances file, an id is not unique, there
+            are too many classes for masks, or an annotation refers to an unknown photo, category or
+            class.
     """
     content = _parse(path, _KEPT | _SHAPE if outlines else _KEPT)
     names = _categories(path, content)
@@ -138,12 +137,12 @@ def read_coco(
         where = f"{path}, annotation {item.get('id', f'number {number}')}"
         if item["image_id"] not in photos:
             raise DataError(
-                f"{where}: image_id {item['image_id']} is none of the {len(photos)} images; add "
+                f"{where}: image_id {item['image_id']} is not among the {len(photos)} images; add "
                 "the image to 'images' or remove the annotation"
             )
         if item["category_id"] not in names:
             raise DataError(
-                f"{where}: category_id {item['category_id']} is none of {sorted(names)}; "
+                f"{where}: category_id {item['category_id']} is not among {sorted(names)}; "
                 "correct it or add the category"
             )
         crowd = values.flag(item.get("iscrowd"))
@@ -170,14 +169,14 @@ def read_coco(
 
 
 def _photos(path: Path, content: dict[str, Any]) -> dict[int | str, CocoPhoto]:
-    """The photos by the file's own ids, without annotations yet."""
+    """Photos by the file's own ids, still without annotations."""
     photos: dict[int | str, CocoPhoto] = {}
     for item in _items(path, content, "images", {"id": values.key, "file_name": values.text}):
         if item["id"] in photos:
             raise DataError(f"{path}: two images have the id {item['id']}; remove one")
         where = f"{path}, image {item['file_name']!r}"
         if not (image_id := photo_id(item["file_name"])):
-            raise DataError(f"{where}: names no file; correct file_name")
+            raise DataError(f"{where}: has no file name; correct file_name")
         photos[item["id"]] = CocoPhoto(image_id, item["file_name"], _size(item), where)
     return photos
 
@@ -190,11 +189,11 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
-    """The JSON with the kept keys alone, thrown away while it is parsed: it is large."""
+    """Parse the JSON, dropping other keys while parsing because it is large."""
 
     def lighter(item: dict[str, Any]) -> dict[str, Any]:
         small = {key: value for key, value in item.items() if key in kept}
-        # Marks for `CrowdFlags`, kept in place of what they tell of.
+        # Markers for `CrowdFlags`, instead of the content.
         if isinstance(item.get("segmentation"), dict):
             small["pixels"] = True
         if "attributes" in item:
@@ -211,11 +210,11 @@ def _parse(path: Path, kept: frozenset[str]) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path), object_hook=lighter)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); repair or fetch it again") from error
+        raise DataError(f"{path}: not valid JSON ({error}); repair or download it again") from error
     found = sorted(content) if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in _TOP):
         raise DataError(
-            f"{path}: no COCO instances file: expected an object with the lists "
+            f"{path}: not a COCO instances file: expected an object with the lists "
             f"{', '.join(_TOP)}, found {found}"
         )
     return content
@@ -239,7 +238,7 @@ def _categories(path: Path, content: dict[str, Any]) -> dict[int, str]:
 def _items(
     path: Path, content: dict[str, Any], part: str, needed: Mapping[str, Callable[[Any], Any]]
 ) -> Iterator[dict[str, Any]]:
-    """The items of a part, with what is needed of them read by the function given for it."""
+    """Items of a section, with the required keys parsed by the given functions."""
     for number, item in enumerate(content[part], 1):
         for key, read in needed.items():
             found = item.get(key) if isinstance(item, dict) else item

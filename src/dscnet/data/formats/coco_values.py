@@ -1,4 +1,4 @@
-"""Numbers, flags and outlines of COCO files as careful and as loose writers put them."""
+"""Tolerant parsing of numbers, flags and outlines in COCO files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO = ("", "0", "false", "no", "none", "null")
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, be it written ``7``, ``7.0`` or ``"7"``; None if it is none."""
+    """An integer written as ``7``, ``7.0`` or ``"7"``; None if it is not one."""
     if type(value) is int:
         return value
     written = value.strip() if isinstance(value, str) else repr(value)
@@ -21,18 +21,18 @@ def whole(value: Any) -> int | None:
 
 
 def key(value: Any) -> int | str | None:
-    """What links parts of a file: a whole number, or else text; None if it is neither."""
+    """An identifier: an integer, or else text; None if it is neither."""
     number = whole(value)
     return (value.strip() or None) if number is None and isinstance(value, str) else number
 
 
 def text(value: Any) -> str | None:
-    """Text that is not blank; None if it is none."""
+    """Non-blank text; None otherwise."""
     return (value.strip() or None) if isinstance(value, str) else None
 
 
 def flag(value: Any) -> bool | None:
-    """Yes or no, be it written as number, truth value or text; no if absent; None if neither."""
+    """A flag written as number, boolean or text; False if absent; None if invalid."""
     said = "" if value is None else str(value).strip().casefold().removesuffix(".0")
     return True if said in _YES else False if said in _NO else None
 
@@ -41,17 +41,17 @@ def polygons(outline: list[Any]) -> list[array[float]]:
     """Polygons ``x, y, x, y, ...``, packed.
 
     Args:
-        outline: A list of polygons, or one alone; each is of numbers, or of points ``[x, y]``.
+        outline: A list of polygons, or a single one; each of numbers or points ``[x, y]``.
 
     Raises:
-        ValueError: If there is something else in it.
+        ValueError: If it contains anything else.
     """
     alone = bool(outline) and not isinstance(outline[0], list)
     return [_polygon(item) for item in ([outline] if alone else outline)]
 
 
 def run_lengths(counts: Any) -> Any:
-    """Run lengths whose numbers are numbers, and packed ones as text; the rest as it is."""
+    """Run lengths as numbers, or packed as text; anything else unchanged."""
     if isinstance(counts, list) and not all(type(number) is int for number in counts):
         numbers = [whole(number) for number in counts]
         return counts if None in numbers else numbers

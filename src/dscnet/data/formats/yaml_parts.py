@@ -25,21 +25,21 @@ YAML_KEYS = ("name", "images", "tags", "classes", "masks", "saliency", "splits")
 
 @dataclass(frozen=True)
 class YamlParts:
-    """What a YAML file says.
+    """Content of a YAML file.
 
     Attributes:
         path: The file.
-        values: Its values by key; the known keys alone.
+        values: Its values by key; known keys only.
     """
 
     path: Path
     values: dict[str, Any]
 
     def place(self, key: str, value: object) -> Path:
-        """The file or folder that a value names, from the file's own folder.
+        """The file or folder that a value names, relative to the YAML file.
 
         Raises:
-            DataError: If it is no path or does not exist.
+            DataError: If it is not a path or does not exist.
         """
         if not isinstance(value, str):
             raise DataError(f"{self.path}: {key} must be a path, got {value!r}")
@@ -49,12 +49,12 @@ class YamlParts:
         return found
 
     def classes(self) -> tuple[str, ...] | None:
-        """Foreground class names, listed in the file itself or in another; None if in neither.
+        """Foreground class names, listed in the YAML file or in another; None if in neither.
 
-        Without the key, a ``classes.txt`` beside the file counts, as it does for other data sets.
+        Without the key, a ``classes.txt`` next to the file is used, as for other data sets.
 
         Raises:
-            DataError: If an item is no name, or the list is no list of classes.
+            DataError: If an item is not a name, or the class list is invalid.
         """
         names = self.values.get("classes")
         beside = self.path.parent / "classes.txt"
@@ -63,10 +63,11 @@ class YamlParts:
         if not isinstance(names, list):
             return read_classes(self.place("classes", names))
         for number, name in enumerate(names, 1):
-            if type(name) not in (str, int) or not clean_name(str(name)):  # no truth values
+            if type(name) not in (str, int) or not clean_name(str(name)):  # no booleans
                 raise DataError(
-                    f"{self.path}: classes, item {number} is {name!r}, and the place of a class in"
-                    " the list is its label in masks; write its name in quotes or remove the item"
+                    f"{self.path}: classes, item {number} is {name!r}, but the position of a class"
+                    " in the list is its label in masks; write its name in quotes or remove the"
+                    " item"
                 )
         return clean_classes([str(name) for name in names], str(self.path))
 

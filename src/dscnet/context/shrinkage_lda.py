@@ -1,4 +1,4 @@
-"""What a label looks like across all photos: a linear discriminant of the embeddings."""
+"""Class prototypes over all photos, compared in the metric of shrinkage LDA."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch.nn import functional as F
 from dscnet.numerics import full_precision, unit
 
 SHRINKAGE = 0.5
-"""How far the scatter is drawn to an even one, so that few pixels do not make it singular."""
+"""Shrinkage of the within-class scatter towards a multiple of the identity."""
 
 SMALLEST = 1e-6
-"""Variance that counts as none, as of pixels that are all alike."""
+"""Lower bound of the mean variance, for pixels that are all alike."""
 
 
-class LabelDiscriminant(nn.Module):
-    """Likeness of a pixel to each label, learned from the labels of many photos' pixels.
+class ShrinkageLDA(nn.Module):
+    """Linear discriminant analysis (LDA) with shrinkage, fitted on labelled pixel embeddings.
 
-    [Reading] PGCL draws the embeddings of a category together across photos, and the paper reads
-    them in its loss alone. This reads them in inference: pixels are compared with the mean of each
-    label, after Fisher (1936) in the metric of the pixels' scatter about these means, so that the
-    directions in which every label varies count little. Only sums are kept, in the model's state;
-    no gradient passes.
+    [Reading] PGCL pulls the embeddings of a category together across photos, but the paper uses
+    them in the loss only. Here they are used at inference: pixels are compared with the mean of
+    each label (its prototype) in the metric of the within-class scatter (Fisher, 1936), so that
+    directions in which every label varies count little. Only sums are stored, as buffers; no
+    gradient.
 
     Args:
         num_labels: L, background included.
         dim: E, the length of an embedding.
 
     Example:
-        >>> discriminant = LabelDiscriminant(num_labels=2, dim=3)
-        >>> discriminant.add(torch.eye(3), torch.tensor([0, 1, 1]))
-        >>> discriminant(torch.eye(3)[None], torch.tensor([[True, True]]), 0.1).argmax(-1)
+        >>> lda = ShrinkageLDA(num_labels=2, dim=3)
+        >>> lda.add(torch.eye(3), torch.tensor([0, 1, 1]))
+        >>> lda(torch.eye(3)[None], torch.tensor([[True, True]]), 0.1).argmax(-1)
         tensor([[0, 1, 1]])
     """
 
@@ -49,22 +49,22 @@ class LabelDiscriminant(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether any pixel was added."""
+        """Whether any pixel has been added."""
         return bool(self.pixels.any())
 
     @torch.no_grad()
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Add pixels, many at a time: VOC's photos have more than float32 can count one by one.
+        """Add labelled pixels, many at a time: float32 cannot count VOC's pixels one by one.
 
-        For a data set of that size let the discriminant be ``double()`` until all are added.
+        For data sets of that size, convert to ``double()`` until all pixels have been added.
 
         Args:
             embeddings: Unit vectors, ``(M, E)``.
             labels: ``(M,)`` int64 in [0, L).
 
         Raises:
-            ValueError: If the shapes do not fit.
-            IndexError: If a label is not in [0, L); then nothing is added.
+            ValueError: If the shapes do not match.
+            IndexError: If a label is not in [0, L); nothing is added then.
         """
         if embeddings.shape != (len(labels), self.total.shape[1]):
             raise ValueError(
@@ -84,33 +84,33 @@ class LabelDiscriminant(nn.Module):
     @torch.no_grad()
     @full_precision
     def forward(self, embeddings: Tensor, present: Tensor, temperature: float) -> Tensor:
-        """How much each pixel is like each label of its photo.
+        """Class similarity: probability of each present label, for each pixel.
 
-        A softmax over these labels of the cosine between pixel and label, both seen from the mean
-        of the labels. Background, which no CAM scores, is one of them.
+        Softmax over the present labels of the cosine between pixel and prototype, both whitened and
+        centred on the mean of the prototypes. Background is one of the labels.
 
         Args:
-            embeddings: Of pixels, unit vectors ``(B, N, E)``.
+            embeddings: Unit vectors of pixels, ``(B, N, E)``.
             present: Labels of each photo, ``(B, L)`` bool.
             temperature: Divides the cosine, > 0.
 
         Returns:
-            ``(B, N, L)``, rows that sum to 1 over the labels that are present and were added; zero
-            where there is none.
+            ``(B, N, L)``; rows sum to 1 over the labels that are present and have been added, and
+            are zero if there is none.
         """
         known = self.pixels > 0
         means = self.total / self.pixels.clamp_min(1)[:, None]
-        middle = means.sum(0) / known.sum().clamp_min(1)  # labels not known are zero
+        middle = means.sum(0) / known.sum().clamp_min(1)  # labels without pixels are zero
         whitening = self._whitening(means)
         labels = unit((means - middle) @ whitening)
-        likeness = unit((embeddings.to(means) - middle) @ whitening) @ labels.mT / temperature
+        similarity = unit((embeddings.to(means) - middle) @ whitening) @ labels.mT / temperature
         present = (present & known)[:, None]
-        # Not -inf: a photo none of whose labels is known would become nan.
-        lowest = torch.finfo(likeness.dtype).min
-        return likeness.masked_fill(~present, lowest).softmax(-1) * present
+        # Not -inf: a photo without any known label would become nan.
+        lowest = torch.finfo(similarity.dtype).min
+        return similarity.masked_fill(~present, lowest).softmax(-1) * present
 
     def _whitening(self, means: Tensor) -> Tensor:
-        """``(E, E)``: after it pixels scatter about their label's mean alike in all directions."""
+        """``(E, E)``: makes the shrunk within-class scatter the identity."""
         dim = len(self.squares)
         between = (means * self.pixels[:, None]).mT @ means
         scatter = (self.squares - between) / self.pixels.sum().clamp_min(1)

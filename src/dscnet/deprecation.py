@@ -1,21 +1,72 @@
-"""Modules that have moved: their old paths still import, with a deprecation warning."""
+"""Renamed names and moved modules: the old ones still work and warn."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
+from typing import Any
+
+
+def renamed_names(
+    module: str, names: Mapping[str, str], values: Mapping[str, Any]
+) -> Callable[[str], Any]:
+    """Make a module ``__getattr__`` that serves renamed names.
+
+    Args:
+        module: The module's name, for messages.
+        names: Old name -> new name.
+        values: The module's ``globals()``.
+
+    Returns:
+        A function from an attribute's name to its value.
+    """
+
+    def lookup(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", names[name])
+        return values[names[name]]
+
+    return lookup
+
+
+class RenamedAttribute:
+    """Class attribute that serves another attribute of the instance under its old name.
+
+    Args:
+        new: Name of the attribute to use instead.
+    """
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.old = f"{owner.__name__}.{name}"
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:
+            return self
+        warn_renamed(self.old, self.new)
+        return getattr(instance, self.new)
+
+
+def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Warn that ``old`` is now called ``new``; ``stacklevel`` as in :func:`warnings.warn`."""
+    warnings.warn(f"{old} is deprecated, use {new}", DeprecationWarning, stacklevel=stacklevel)
+
 
 MOVED = {
     "affinities": "pipeline.refinement",
     "checks": "pipeline.check_photos",
     "comparison": "experiments.comparison",
     "confusion": "metrics.confusion",
+    "context.discriminant": "context.shrinkage_lda",
     "context.numerics": "numerics",
     "dependencies": "pipeline.stage",
     "evaluation": "metrics.evaluation",
