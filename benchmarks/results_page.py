@@ -446,7 +446,8 @@ def published_start(settings: dict) -> bool:
 
 def unweighed(settings: dict) -> bool:
     """Whether no discriminant weighs the maps, as before decision 15."""
-    return not settings["method"].get("likeness")
+    method = settings["method"]
+    return not method.get("class_similarity", method.get("likeness"))
 
 
 def recalled(settings: dict) -> bool:
@@ -458,7 +459,8 @@ def labelled_by_maps(settings: dict) -> bool:
     """Whether AuxSegNet's rounds are labelled by its maps and saliency alone."""
     if settings["model"]["name"] != "auxsegnet":
         return False
-    return bool(settings["auxseg"].get("relabel", "maps") == "maps")
+    auxseg = settings["auxseg"]
+    return auxseg.get("self_training_source", auxseg.get("relabel", "maps")) in ("cam", "maps")
 
 
 def forms(made: Iterable[dict], *, dscnet: bool = True) -> list[str]:

@@ -33,6 +33,8 @@ from dscnet.types import BACKGROUND, IGNORE_INDEX
 DROPOUT = 0.5
 """SEAM's channel dropout before the class-aware convolution; Eq. (1) and Eq. (11) share it."""
 
+GROUP_BY = "middle"
+"""Feature map that pixels are grouped by: purest groups on MSRC (docs/method.md)."""
 
 WALK_STRIDE = 8
 """Photo pixels a cell of the random walk (AffinityNet)."""
@@ -47,21 +49,12 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         num_labels,
         semantic=method.sgcl,
         fuse=method.dscl,
-        fusion=method.fusion,
         head=method.head,
-        row_norm=method.row_norm,
-        grouping=method.grouping,
-        starts=method.starts,
+        starts=method.kmeans_init,
         num_groups=method.num_groups,
-        embedding_dim=method.embedding_dim,
-        node_dim=method.node_dim,
         temperature=method.temperature,
-        residual=method.residual,
-        learned_prototypes=method.learned_prototypes,
-        zero_init=method.zero_init,
         dropout=DROPOUT,
         pool_sharpness=method.pool_sharpness,
-        memory_size=method.memory_size,
     )
 
 
@@ -95,10 +88,10 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     method = config.method
     options: dict[str, Any] = {
         "dropout": DROPOUT,
-        "group_by": method.group_by,
+        "group_by": GROUP_BY,
         "smooth": method.smooth,
         # Without the contrast the embeddings are what they were drawn as.
-        "likeness": method.likeness if method.pgcl else 0.0,
+        "likeness": method.class_similarity if method.pgcl else 0.0,
     }
     if model.name == "seam":
         options["view_scale"] = model.view_scale
@@ -107,7 +100,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
             "branch_channels": config.auxseg.branch_channels,
             "dilations": config.auxseg.dilations or dilations_at(model.output_stride),
             "branch_norm": config.auxseg.branch_norm,
-            "rows": config.auxseg.rows,
+            "rows": config.auxseg.affinity_rows,
             "published_row_quirk": config.auxseg.published_row_quirk,
             "grid_pooling": config.auxseg.grid_pooling,
         }
@@ -132,8 +125,6 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
         sgcl_weight=method.sgcl_weight,
         temperature=method.temperature,
         bg_score=method.bg_score,
-        hard_targets=method.hard_targets,
-        group_rule=method.group_rule,
         group_margin=method.group_margin,
         warmup=method.warmup,
     )
@@ -150,7 +141,7 @@ def build_features(
     """
     transform, scale = build_eval_transform(mean, std), build_scale(config)
     enlarge = max(1.0, model.backbone.output_stride / WALK_STRIDE)
-    tap = TAPS.index(config.method.group_by)
+    tap = TAPS.index(GROUP_BY)
 
     @torch.inference_mode()
     def features(photos: Tensor) -> Tensor:
@@ -257,16 +248,15 @@ def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Eva
 def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
     """Arguments of ``TrainingModule``; the published quirks of SGD are resolved here."""
     quirk = train.published_momentum_quirk or train.published_positional_quirk
-    return {
+    settings = {
         "optimizer": train.optimizer,
         "lr": train.lr,
         "new_lr_factor": train.new_lr_factor,
         "bias_lr_factor": train.bias_lr_factor,
-        "momentum": train.weight_decay if quirk else train.momentum,
         "weight_decay": 0.0 if train.published_positional_quirk else train.weight_decay,
-        "poly_power": train.poly_power,
         "lr_warmup": train.lr_warmup,
     }
+    return settings | ({"momentum": train.weight_decay} if quirk else {})
 
 
 def inference_settings(config: Config) -> dict[str, Any]:

@@ -65,7 +65,9 @@ def _refuse_other_runs(folder: RunFolder, config: Config) -> None:
     """The scenes of another seed would stay, and a run on photos would be trained over."""
     if not folder.config.exists():
         return
-    there, here = (dotted_settings(to_dict(c)) for c in (folder.read_config(), config))
+    there, here = (
+        dotted_settings(to_dict(c)) for c in (folder.read_config(finished=False), config)
+    )
     if differing := differences(there, here):
         raise DscnetError(
             f"{folder.root} holds a run of other settings ({'; '.join(differing)}): name another"

@@ -68,7 +68,7 @@ def check_networks(config: Config) -> None:
         )
     if config.keeps_labels and config.refine.steps:
         raise ValueError(
-            "auxseg.keep_labels: labels of a round are not refined: leave refine.steps empty"
+            "auxseg.last_round_labels: labels of a round are not refined: leave refine.steps empty"
         )
     if config.auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {config.auxseg.rounds}")
@@ -161,8 +161,6 @@ def _check_training(job: Job) -> None:
             raise ValueError(f"{name}.batch_size must be at least 1, got {settings.batch_size}")
         if not 0 <= settings.lr_warmup < 1:
             raise ValueError(f"{name}.lr_warmup must be in [0, 1), got {settings.lr_warmup}")
-        if settings.poly_power < 0:
-            raise ValueError(f"{name}.poly_power must be at least 0, got {settings.poly_power}")
     build_scale(config)
     build_train_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     build_objective(config.method, job.train.num_labels)

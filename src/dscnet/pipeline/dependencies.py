@@ -93,10 +93,10 @@ def round_settings(config: Config) -> list[Any] | None:
         *("refine/crf.py", "refine/permutohedral.py", "pipeline/self_training.py", "predictor.py"),
     )
     auxseg = asdict(config.auxseg)
-    auxseg.pop("rows")
+    auxseg.pop("affinity_rows")
     segment = config.segment
     asked = (segment.branch_scores, segment.test_scales, segment.flip_test)
-    by_branch = asked if config.auxseg.relabel == "branch" else None
+    by_branch = asked if config.auxseg.self_training_source == "branch" else None
     return [auxseg, asdict(config.cam), by_branch, fingerprint(code=code)]
 
 

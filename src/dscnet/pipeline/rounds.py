@@ -198,7 +198,7 @@ def _network(job: Job) -> PlainCam:
 @torch.inference_mode()
 def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> None:
     """Saliency labels and labels of every training photo, for the next round."""
-    by_branch = job.config.auxseg.relabel == "branch"
+    by_branch = job.config.auxseg.self_training_source == "branch"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)

@@ -245,9 +245,10 @@ def _downstream(name: str, config: Config) -> set[str]:
 
 
 def _learned(config: Config) -> MethodConfig:
-    # The likeness is taken after training, except between rounds.
+    # Class similarity is fitted after training, except between rounds.
     method = config.method
-    return method if config.has_rounds else replace(method, likeness=MethodConfig.likeness)
+    neutral = replace(method, class_similarity=MethodConfig.class_similarity)
+    return method if config.has_rounds else neutral
 
 
 def _train(job: Job, resume: bool) -> None:
@@ -317,16 +318,7 @@ STAGES: dict[str, Stage] = {
             round_settings(config),
         ],
         (
-            *(
-                "data",
-                "models",
-                "context",
-                "losses",
-                "objective.py",
-                "training.py",
-                "build.py",
-                "numerics.py",
-            ),
+            *("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
             *(
                 "pipeline/cam_network.py",
                 "pipeline/tag_validation.py",
@@ -340,7 +332,7 @@ STAGES: dict[str, Stage] = {
     "cam": Stage(
         _cam,
         lambda config: ("train",),
-        lambda config: [asdict(config.cam), config.method.likeness],
+        lambda config: [asdict(config.cam), config.method.class_similarity],
         (
             *("data", "models", "context", "labels/cam.py", "labels/cam_files.py", "build.py"),
             "pipeline/cam_network.py",
