@@ -50,7 +50,7 @@ def main() -> None:
         return
     shared = [word for word in sys.argv[1:] if word != "--json" and word != str(options.json)]
     rows = []
-    for number in (AuxSegConfig().rows, WHOLE):
+    for number in (AuxSegConfig().affinity_rows, WHOLE):
         command = [sys.executable, __file__, *shared, "--rows", str(number)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         model=ModelConfig(
             "auxsegnet", options.backbone, options.stride, weights="none", frozen_stages=0
         ),
-        auxseg=AuxSegConfig(rows=options.rows),
+        auxseg=AuxSegConfig(affinity_rows=options.rows),
         method=MethodConfig(variant="baseline"),
     )
     model = build_model(config, options.num_classes, pretrained=False).to(device).train()

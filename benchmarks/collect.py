@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from dscnet.config.settings import dotted_names
+from dscnet.config.settings import current_settings, dotted_names
 from dscnet.experiments.comparison import summarise
 from dscnet.run_folder import RunFolder, write_text
 
@@ -59,7 +59,9 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Dotted settings of a run, and its metrics if finished."""
     folder = RunFolder(path)
     # Not read_config: settings added later would appear with values that the run never had.
-    values = yaml.safe_load(folder.config.read_text())
+    values = current_settings(
+        yaml.safe_load(folder.config.read_text()), str(folder.config), finished=True
+    )
     settings = {name: look_up(values, name) for name in dotted_names(values)}
     numbers: dict[str, Any] = {"tag_loss": mean_tag_loss(folder.losses)}
     if folder.metrics.exists():

@@ -86,9 +86,9 @@ def test_no_hint_is_an_option_of_another_verb(argv, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["run", "--out", "x"], "interrupted; --resume goes on\n"),
-        (["data", "prepare", "voc2012", "x"], "interrupted; the same command goes on\n"),
-        (["demo"], "interrupted; --resume goes on\n"),
+        (["run", "--out", "x"], "interrupted; continue with --resume\n"),
+        (["data", "prepare", "voc2012", "x"], "interrupted; repeat the command to continue\n"),
+        (["demo"], "interrupted; continue with --resume\n"),
         (["predict", "x", "--model", "x", "--out", "x"], "interrupted\n"),
         (["submit", "voc2012"], "interrupted\n"),
     ],
@@ -122,7 +122,7 @@ def test_the_type_of_a_size_can_be_read_in_the_help(capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(["export", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "512 for a square (onnx); by default the size trained on (type: HEIGHT,WIDTH" in said
+    assert "--size HEIGHT,WIDTH onnx: input size in pixels" in said
 
 
 def test_one_number_is_a_square():

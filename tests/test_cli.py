@@ -115,7 +115,7 @@ def test_settings_count_wherever_they_stand_beside_a_file(tmp_path):
 
 
 def test_a_run_folder_is_known_by_either_way_of_writing(tmp_path):
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / "config.yaml").write_text("scale: {side: 64}\n")
     stored = ["--config", str(tmp_path / "config.yaml")]
     for words in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
         assert _with_config_file(["cam", *words])[1:3] == stored
@@ -130,7 +130,7 @@ def test_unexpected_failures_show_where_only_if_asked(monkeypatch, capsys):
     monkeypatch.setitem(VERBS, "recipes", fail)
     assert main(["recipes"]) == 1
     error = capsys.readouterr().err
-    assert error == "error: RuntimeError: out of memory (--debug shows where)\n"
+    assert error == "error: RuntimeError: out of memory (--debug shows the traceback)\n"
     with pytest.raises(RuntimeError, match="out of memory"):
         main(["recipes", "--debug"])
 
@@ -210,7 +210,7 @@ def test_evaluate_says_which_true_masks_it_left_out(tmp_path, capsys):
     argv = ["evaluate", "--pred", str(tmp_path / "pred"), "--gt", str(tmp_path / "gt")]
     argv += ["--classes", str(tmp_path / "classes.txt")]
     assert main(argv) == 0
-    assert "1 true masks have no prediction" in capsys.readouterr().err
+    assert "1 ground-truth masks have no prediction" in capsys.readouterr().err
     assert main([*argv, "--ids", str(tmp_path / "ids.txt")]) == 1
     assert "have no prediction there (b)" in capsys.readouterr().err
 

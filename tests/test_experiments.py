@@ -74,7 +74,7 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
     variants = {
         "small steps": {"train.lr": 1e-3},
         "broken": {"train.lr": 1e30},
-        "impossible": {"method.starts": "cam", "method.num_groups": 8},
+        "impossible": {"method.kmeans_init": "cam", "method.num_groups": 8},
         "baseline": {"method.variant": "baseline"},
     }
     for jobs in (1, 3):

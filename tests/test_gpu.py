@@ -46,7 +46,7 @@ def settings(base: str, precision: str = "32", **changes) -> Config:
         "model": ModelConfig(name=base, classifier_gain=1.0),
         "auxseg": AuxSegConfig(rounds=1, branch_channels=16),
         # Starts that draw nothing: a GPU draws other numbers.
-        "method": MethodConfig(warmup=0.0, starts="cam", num_groups=None),
+        "method": MethodConfig(warmup=0.0, kmeans_init="cam", num_groups=None),
         "train": TrainConfig(epochs=2, batch_size=4, lr=0.002, precision=precision),
         "cam": CamConfig(scales=[1.0], flip=False),
         "segment": SegmentConfig(epochs=2, batch_size=4, decoder_channels=16, precision=precision),

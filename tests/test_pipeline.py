@@ -154,7 +154,7 @@ def test_a_changed_setting_runs_what_it_changes(copy, scenes):
 
 def test_another_weight_of_the_discriminant_makes_maps_and_does_not_train_again(copy, scenes):
     config = settings(scenes)
-    config.method.likeness = 0.5
+    config.method.class_similarity = 0.5
     before = {path.name: read_cam(path)[0]["refined"] for path in (copy / "cams").iterdir()}
     assert not run_single("train", config, copy, resume=True)
     assert run_single("cam", config, copy)
@@ -507,7 +507,6 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"segment.batch_size": 0}, "segment.batch_size must be at least 1, got 0"),
         ({"segment.batch_size": 1}, "DeepLabV3. needs at least 2 photos a step, got 1"),
         ({"segment.lr_warmup": 1.0}, "segment.lr_warmup must be in"),
-        ({"train.poly_power": -1.0}, "train.poly_power must be at least 0"),
         ({"segment.precision": "foo"}, "segment.accelerator or segment.precision: .*foo"),
         ({"train.accelerator": "tpu"}, "train.accelerator or train.precision: "),
         ({"model.view_scale": 0.0}, "view_scale must be positive"),

@@ -182,7 +182,7 @@ def test_undecided_pixels_of_every_round_can_be_filled(finished, scenes, tmp_pat
 
 def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_path):
     config = settings(scenes, segment=SegmentConfig(test_scales=[1.0], flip_test=False))
-    config.auxseg = replace(config.auxseg, rounds=2, relabel="branch")
+    config.auxseg = replace(config.auxseg, rounds=2, self_training_source="branch")
     config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
     config.train.epochs = 1
     folder = RunFolder(tmp_path / "run")
@@ -193,7 +193,9 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
         Predictor.from_weights(replace(config, segment=segment), each.weights, each.read_card())
         for each in map(folder.round, (1, 2))
     ]
-    maps_alone = replace(config, auxseg=replace(config.auxseg, rounds=1, relabel="maps"))
+    maps_alone = replace(
+        config, auxseg=replace(config.auxseg, rounds=1, self_training_source="cam")
+    )
     run(maps_alone, tmp_path / "maps", stages=["train"], progress=False)
     for path in RunFolder(tmp_path / "maps").round(1).labels.glob("*.png"):
         of_maps = read_labels(folder.round(1).unrefined / path.name)
@@ -379,7 +381,8 @@ def test_an_unchanged_run_does_nothing_and_a_changed_setting_is_refused(
     kept = copy / "rounds" / "1" / "checkpoints" / "weights.safetensors"
     before = kept.stat().st_mtime_ns
     # Rows at once change memory, not results.
-    run(replace(config, auxseg=replace(config.auxseg, rows=7)), copy, resume=True, progress=False)
+    fewer = replace(config, auxseg=replace(config.auxseg, affinity_rows=7))
+    run(fewer, copy, resume=True, progress=False)
     assert kept.stat().st_mtime_ns == before
     changed = replace(config, auxseg=replace(config.auxseg, rounds=1, cam_score=0.3))
     with pytest.raises(DscnetError, match=r"round 0 of Aux.*auxseg\.cam_score was 0\.2, is"):
@@ -499,7 +502,7 @@ def test_labels_can_be_cut_to_what_is_salient(finished, tmp_path, scenes):
 def test_labels_can_be_those_of_the_last_round(finished, tmp_path, scenes):
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
     config = settings(scenes)
-    config.auxseg.keep_labels = True
+    config.auxseg.last_round_labels = True
     run(config, copy, stages=["label"], resume=True, progress=False)
     expected = {path.name: path.read_bytes() for path in (copy / "rounds/2/labels").iterdir()}
     assert {path.name: path.read_bytes() for path in (copy / "labels").iterdir()} == expected
@@ -570,7 +573,7 @@ def test_maps_may_be_of_another_size(finished, scenes, tmp_path):
     [
         ({"model.name": "seam", "segment.network": "branch"}, "segment.network: branch needs"),
         ({"model.name": "seam", "label.salient_only": True}, "label.salient_only needs"),
-        ({"auxseg.keep_labels": True, "refine.steps": ["crf"]}, "of a round are not refined"),
+        ({"auxseg.last_round_labels": True, "refine.steps": ["crf"]}, "of a round are not refined"),
         ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
         ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
         ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),

@@ -43,7 +43,7 @@ def test_a_number_has_one_form_whatever_yaml_made_of_it():
 
 @pytest.mark.parametrize("wrong", [{"lr": "fast"}, {"lr": [1]}])
 def test_what_is_no_number_is_refused_by_name(wrong):
-    with pytest.raises(ValueError, match="'lr' needs numbers"):
+    with pytest.raises(ValueError, match="'lr' must be a number, got"):
         from_dict(Config, {"train": wrong})
 
 
@@ -54,7 +54,9 @@ def test_the_background_score_is_a_number_or_a_criterion(score):
 
 
 def test_an_unknown_criterion_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'bg_score' needs numbers or one of auto, otsu.*magic"):
+    with pytest.raises(
+        ValueError, match=r"'bg_score' must be a number or one of auto, otsu.*magic"
+    ):
         from_dict(Config, {"label": {"bg_score": "magic"}})
 
 

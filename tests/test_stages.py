@@ -214,7 +214,7 @@ def test_the_discriminant_is_fitted_to_the_networks_own_labels(tmp_path, variant
     network.likeness = 0.0
     with torch.no_grad():
         output = network.one_view(torch.stack(images), torch.tensor([[1, 0], [1, 1], [0, 0]]))
-    expected = ShrinkageLDA(3, job.config.method.embedding_dim)
+    expected = ShrinkageLDA(3, network.context.embedding_dim)
     for photo, tags in enumerate([[0], [0, 1], []]):
         maps = [output.cam_refined[photo, tag + 1].flatten() for tag in tags]
         maps = [(m - m.min()).div(m.max() - m.min()).numpy() for m in maps]
@@ -232,13 +232,13 @@ def test_the_discriminant_is_fitted_to_the_networks_own_labels(tmp_path, variant
 
 
 def test_no_share_changes_what_the_discriminant_learns(tmp_path):
-    one, other = (fitted(tmp_path, likeness=share)[1].context.lda for share in (0.0, 0.9))
+    one, other = (fitted(tmp_path, class_similarity=share)[1].context.lda for share in (0.0, 0.9))
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
 
 
 def test_an_earlier_discriminant_has_no_say_in_the_next(tmp_path):
-    job, network = fitted(tmp_path, likeness=0.9)
+    job, network = fitted(tmp_path, class_similarity=0.9)
     learned = network.context.lda
     first = {name: value.clone() for name, value in learned.state_dict().items()}
     # One that takes each label for another.

@@ -83,7 +83,7 @@ def test_through_the_command_line(voc, run, tmp_path, capsys):
     check = ["submit", "voc2012", "--check", str(out)]
     assert main(check) == 0
     said = capsys.readouterr().out
-    assert "nothing wrong" in said
+    assert f"{out}: ok" in said
     assert "ids were not checked" in said
     assert "it contains 1 masks, the test set has 1,456 photos" in said
     assert main([*check, "--ids", str(ids)]) == 0
@@ -96,7 +96,7 @@ def test_through_the_command_line(voc, run, tmp_path, capsys):
     assert "expected 2 masks, found 1; 2 missing: 2008_000001, 2008_000002" in said
     assert "1 extra: 2008_000003" in said
     assert main(["submit", "voc2012", "--model", "x"]) == 2
-    assert "needs --images, --out" in capsys.readouterr().err
+    assert "give --images, --out" in capsys.readouterr().err
 
 
 def test_which_photos_are_submitted(voc):

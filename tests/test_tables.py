@@ -213,13 +213,13 @@ def test_settings_of_auxsegnet_are_asked_of_it_alone(place, tmp_path, capsys, mo
 
 def test_earlier_files_that_do_not_fit_are_refused(place, tmp_path, capsys):
     content = json.loads((place / "out" / "IV.json").read_text())
-    del content["settings"]["seam"]["method"]["likeness"]
+    del content["settings"]["seam"]["method"]["class_similarity"]
     content["settings"]["seam"]["method"]["recall"] = 0.15
     (tmp_path / "old.json").write_text(json.dumps(content))
     (tmp_path / "other.json").write_text("[]")
     (tmp_path / "torn.json").write_text("{")
     for name, message in {
-        "old.json": "made by another version of dscnet, whose settings differ in method.li",
+        "old.json": "made by another version of dscnet, whose settings differ in method.cl",
         "other.json": "not the JSON file of a table",
         "torn.json": "not JSON",
         "none.json": "cannot be read",

@@ -33,7 +33,7 @@ HISTORY = ("docs/journal/", "docs/decisions/")
 """Dated pages keep the words of their time."""
 
 ALLOWED = (
-    "method.likeness",
+    "method.class_similarity",
     "dscnet.context.shrinkage_lda",
     *('"LabelDiscriminant"', '"label_shares"', '"likeness"', '"resnet38_taps"'),
     *("likeness = RenamedAttribute", "pointing = RenamedAttribute"),
@@ -114,7 +114,7 @@ def test_a_dropped_word_is_found_with_its_line(
     ("name", "line"),
     [
         ("a.md", "`trunk` is code, [so](trunk.md) is this"),
-        ("a.py", "share = config.method.likeness"),
+        ("a.py", "share = config.method.class_similarity"),
         ("a.py", "trunkless = 1"),
     ],
 )

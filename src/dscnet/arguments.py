@@ -1,54 +1,76 @@
-"""What the command line takes: the parser of every verb, without what the verbs do."""
+"""The parsers of the command line."""
 
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import metadata
 from typing import Any, Literal, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from dscnet.config import Config
+from dscnet.config.legacy import REMOVED
+from dscnet.config.settings import removed_setting
+from dscnet.config.stages import STAGES
 from dscnet.tables.specs import BASES, TABLES, WEIGHTS
 
 STAGE_VERBS = {
     "train": "train the CAM network",
-    "cam": "write the maps of the training photos",
-    "refine": "refine the labels by photo and features: CRF, PAMR, random walk, learned affinities",
-    "label": "write pseudo labels",
+    "cam": "compute the CAMs of the training photos",
+    "refine": "refine the labels: dense CRF, PAMR, random walk, learned affinities",
+    "label": "write the pseudo labels",
     "segment": "train the segmentation network",
     "report": "write report.html",
 }
 
 RESUMED = ("demo", "run", *STAGE_VERBS)
-"""Verbs that take ``--resume``."""
+"""Verbs with ``--resume``."""
 
 REPEATED = ("data", "sweep", "tables")
-"""Verbs that keep what is finished: the same command goes on."""
+"""Verbs that skip finished work when the same command is repeated."""
+
+
+_MORE = "`dscnet VERB --help` lists the options of a verb. `dscnet demo` is a good first run."
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Defaults are shown where they say something, Python types are not."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        return None
+
+    def _get_help_string(self, action: Action) -> str:
+        text = str(super()._get_help_string(action))
+        no_null = action.default is None and "null" not in (action.help or "")
+        if no_null or action.default == "" or action.nargs == 0:
+            text = text.replace(" (default: %(default)s)", "")
+        return text
 
 
 class Parser(ArgumentParser):
-    """Takes names in full alone, and says the nearest right one when a wrong one is given."""
+    """Accepts only complete option names, and suggests the nearest for an unknown one."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # By argparse's own rule `--forc` would delete a run.
-        super().__init__(allow_abbrev=False, **kwargs)
+        # With argparse's abbreviations `--forc` would delete a run.
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.verbs: dict[str, Parser] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one readable line and exit with 2."""
-        # Of a settings file the parser of all verbs complains, and names the verb.
+        # Errors in a settings file come from the main parser and name the verb.
         named = re.search(r"Subcommand '(\w+)'", message)
         parser = self.verbs.get(named[1], self) if named else self
         hint = nearest_option(message, parser.option_names())
         hint = f" (did you mean {hint}?)" if hint else ""
+        if "config" in parser.option_names() and (name := removed_option(message)):
+            message, hint = removed_setting(name), ""
         self.exit(2, f"{self.prog}: {self._as_typed(message)}{hint}\n")
 
     def _as_typed(self, message: str) -> str:
-        """Name what is missing as one types it: the parser of all verbs says "run.out"."""
+        """Name missing options as they are typed: the main parser says "run.out"."""
         said, required, missing = message.partition("arguments are required: ")
         if not required:
             return message
@@ -58,36 +80,43 @@ class Parser(ArgumentParser):
         return said + required + ", ".join(typed)
 
     def option_names(self) -> list[str]:
-        """Names of the parser's own options, without the dashes before them."""
+        """Names of the parser's options, without dashes."""
         options = (option for action in self._actions for option in action.option_strings)
         return [option.removeprefix("--") for option in options if option.startswith("--")]
 
 
 def nearest_option(message: str, names: Sequence[str]) -> str | None:
-    """The option nearest to the first one that an error message calls unknown.
+    """The option nearest to the first unknown one of an error message.
 
     Args:
-        message: What the parser says.
-        names: Options that there are, without the dashes before them.
+        message: Message of the parser.
+        names: Known options, without dashes.
 
     Returns:
-        The option; None if none is near, or the message is of something else.
+        The option; None if none is similar, or the message is about something else.
     """
-    # jsonargparse's wording, of the command line and of a settings file.
-    unknown = re.search(
-        r"unrecognized arguments:.*?--([\w.]+)|not accept option '([\w.]+)'", message
-    )
-    if unknown is None:
-        return None
-    nearest = get_close_matches(unknown[1] or unknown[2], names, n=1)
+    unknown = _unknown_options(message)
+    nearest = get_close_matches(unknown[0], names, n=1) if unknown else []
     return f"--{nearest[0]}" if nearest else None
 
 
+def removed_option(message: str) -> str | None:
+    """The first former setting among the unknown options of an error message."""
+    return next((name for name in _unknown_options(message) if name in REMOVED), None)
+
+
+def _unknown_options(message: str) -> list[str]:
+    # jsonargparse's wording for the command line and for a settings file.
+    if "unrecognized arguments:" in message:
+        return re.findall(r"--([\w.]+)", message)
+    return re.findall(r"not accept option '([\w.]+)'", message)
+
+
 def photo_size(text: str | Sequence[int]) -> tuple[int, int]:
-    """Height and width as they are typed: ``512``, ``384,512``, ``384x512`` or ``[384,512]``.
+    """Height and width from ``512``, ``384,512``, ``384x512`` or ``[384,512]``.
 
     Raises:
-        ArgumentTypeError: If it is something else.
+        ArgumentTypeError: If the text has another form.
     """
     numbers = re.findall(r"\d+", str(text))
     plain = re.fullmatch(r"[\[(]?\s*\d+(\s*[,x ]\s*\d+)?\s*[\])]?", str(text).strip())
@@ -100,10 +129,10 @@ def photo_size(text: str | Sequence[int]) -> tuple[int, int]:
 
 
 class SizeType:
-    """``photo_size`` as the type of an option, by a name that can be shown."""
+    """``photo_size`` as the type of an option, with a readable name."""
 
     def __call__(self, text: str) -> tuple[int, int]:
-        """Read it."""
+        """Height and width."""
         return photo_size(text)
 
     def __repr__(self) -> str:
@@ -112,15 +141,15 @@ class SizeType:
 
 
 def after_interrupt(verb: str) -> str:
-    """What to say of a verb that was interrupted: how it goes on, if it does.
+    """Message for an interrupted verb: how to continue it, if that is possible.
 
     Args:
-        verb: The first word of the command line.
+        verb: First argument of the command line.
     """
     if verb in RESUMED:
-        return "interrupted; --resume goes on"
+        return "interrupted; continue with --resume"
     if verb in REPEATED:
-        return "interrupted; the same command goes on"
+        return "interrupted; repeat the command to continue"
     return "interrupted"
 
 
@@ -128,217 +157,224 @@ def build_parser() -> Parser:
     """The parser of every verb."""
     parser = Parser(
         prog="dscnet",
-        description="Photos and image-level tags in, pixel masks out.",
+        description="Weakly supervised semantic segmentation: from photos and image-level tags to"
+        " pixel masks.",
     )
     parser.add_argument("--version", action="version", version=f"dscnet {_version()}")
-    verbs = parser.add_subcommands(metavar="VERB", title="verbs", description="one of")
+    verbs = parser.add_subcommands(metavar="VERB", title="verbs", description=_MORE, help="")
 
     def add(name: str, text: str) -> Parser:
-        sub = Parser(description=text)
+        sub = Parser(description=f"{text[0].upper()}{text[1:]}.")
         verbs.add_subcommand(name, sub, help=text)
+        sub.prog = f"dscnet {name}"
         parser.verbs[name] = sub
         return sub
 
-    demo = add(
-        "demo", "the whole pipeline on generated scenes, minutes on a CPU, ends with report.html"
-    )
+    demo = add("demo", "run the whole pipeline on generated scenes: minutes on a CPU")
     demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
-    demo.add_argument("--resume", action="store_true", help="go on in a folder of a demo")
-    demo.add_argument("--force", action="store_true", help="delete what the folder holds")
-    demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
-    check = add("check", "what is wrong with a data set, before hours are spent")
+    demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
+    demo.add_argument("--force", action="store_true", help="delete an existing run folder first")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the scenes and the training")
+    check = add("check", "validate a data set before training")
     check.add_argument(
         "data_set",
         type=str,
         metavar="DATA",
-        help="folder, COCO instances file, or YAML that names its parts",
+        help="data set: a folder, a COCO instances file, or a YAML file that names its parts",
     )
-    check.add_argument("--split", type=str | None, default=None, help="only these photos")
-    _add_run_arguments(
-        add("run", "all stages: train, cam, refine, label, segment, evaluate, report")
-    )
+    _text(check, "--split", "check only this split")
+    _add_run_arguments(add("run", f"run all stages: {', '.join(STAGES)}"))
     for name, text in STAGE_VERBS.items():
         _add_run_arguments(add(name, text))
-    sweep = add("sweep", "variants times seeds of one recipe: runs, one JSON, one table")
-    _add_settings(sweep, "folder of the runs, OUT/VARIANT-sSEED; finished ones are only read")
-    sweep.add_argument(
-        "--variants", type=str, nargs="+", default=None, help="among baseline, M1, M2, M3, M4"
+    _add_sweep_arguments(add("sweep", "run variants of a recipe with several seeds each"))
+    _add_tables_arguments(add("tables", "reproduce a table or figure of the paper"))
+    _add_evaluate_arguments(
+        add("evaluate", "compare masks with ground truth, or evaluate a run folder")
     )
-    sweep.add_argument(
-        "--grid", type=str | None, default=None, help="YAML of variants, NAME: {SETTING: VALUE}"
+    predict = add("predict", "segment new photos; no tags needed")
+    predict.add_argument(
+        "photos", type=str, nargs="+", metavar="PHOTOS", help="photos, or folders of photos"
     )
-    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each variant")
+    predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
+    predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    saliency = add("saliency", "make saliency maps with a pretrained network (rembg)")
+    saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
+    saliency.add_argument("--out", type=str, required=True, help="folder for the saliency maps")
+    saliency.add_argument("--model", type=str, default="u2net", help="rembg's name of the network")
+    _add_export_arguments(add("export", "export a run's network or masks, and verify the result"))
+    _add_benchmark_verbs(add)
+    add("recipes", "list the packaged recipes")
+    return parser
+
+
+def _text(parser: Parser, option: str, text: str) -> None:
+    """An optional option that takes text."""
+    parser.add_argument(option, type=str | None, default=None, help=text)
+
+
+def _add_sweep_arguments(sweep: Parser) -> None:
+    _add_settings(sweep, "folder of the runs, OUT/VARIANT-sSEED; finished runs are only read")
+    sweep.add_argument(
+        "--variants",
+        type=str,
+        nargs="+",
+        default=None,
+        help="variants to run (default: all of --grid, or baseline M1 M2 M3 M4)",
+    )
+    _text(sweep, "--grid", "YAML file of variants, NAME: {SETTING: VALUE}")
+    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds per variant")
     sweep.add_argument(
         "--stages",
         type=str,
         nargs="+",
-        default=["train", "cam", "refine", "label", "segment", "evaluate"],
+        default=[stage for stage in STAGES if stage != "report"],
         help="stages of each run",
     )
-    sweep.add_argument(
-        "--strict_masks", type=str | None, default=None, help="a second folder of true masks"
-    )
-    sweep.add_argument("--jobs", type=int, default=1, help="runs at once")
-    sweep.add_argument(
-        "--json", type=str | None, default=None, help="results (default: OUT/sweep.json)"
-    )
-    _add_tables_arguments(
-        add("tables", "a table or figure of the paper: its runs, CSV, Markdown, JSON and pictures")
-    )
-    evaluate = add("evaluate", "measure masks against true ones, or a run's stages")
-    evaluate.add_argument(
-        "--pred", type=str | None, default=None, help="folder of predicted PNG masks"
-    )
-    evaluate.add_argument("--gt", type=str | None, default=None, help="folder of true PNG masks")
-    evaluate.add_argument(
-        "--classes", type=str | None, default=None, help="class names, one a line, background first"
-    )
-    evaluate.add_argument(
+    _text(sweep, "--strict_masks", "second folder of ground-truth masks to compare the CAMs with")
+    sweep.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
+    _text(sweep, "--json", "file of the results (default: OUT/sweep.json)")
+
+
+def _add_evaluate_arguments(evaluate: Parser) -> None:
+    _text(evaluate, "--pred", "folder of predicted PNG masks")
+    _text(evaluate, "--gt", "folder of ground-truth PNG masks")
+    _text(evaluate, "--classes", "file of class names, one per line, background first")
+    _text(
+        evaluate,
         "--ids",
-        type=str | None,
-        default=None,
-        help="photos to measure, one id a line (default: the predicted)",
+        "file of the image ids to evaluate, one per line (default: all predictions)",
     )
-    evaluate.add_argument(
-        "--json", type=str | None, default=None, help="write the numbers to this file"
-    )
-    evaluate.add_argument(
-        "--out", type=str | None, default=None, help="measure this run folder instead"
-    )
-    predict = add("predict", "masks for new photos, no tags, no ground truth")
-    predict.add_argument(
-        "photos", type=str, nargs="+", metavar="PHOTOS", help="folders of photos, or photos"
-    )
-    predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
-    predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
-    saliency = add("saliency", "saliency maps for photos, by a ready-made network (rembg)")
-    saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
-    saliency.add_argument("--out", type=str, required=True, help="folder for the maps")
-    saliency.add_argument("--model", type=str, default="u2net", help="network, by rembg's name")
-    export = add(
-        "export", "a run's network or masks for use elsewhere, checked against the original"
-    )
+    _text(evaluate, "--json", "also write the results to this file")
+    _text(evaluate, "--out", "evaluate this run folder instead")
+
+
+def _add_export_arguments(export: Parser) -> None:
     export.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     export.add_argument(
         "--format",
         type=Literal["onnx", "safetensors", "coco"],
         default="onnx",
-        help="the network, or masks as COCO annotations",
+        help="onnx, safetensors: the network; coco: masks as COCO annotations",
     )
     export.add_argument(
         "--size",
         type=SizeType(),
+        metavar="HEIGHT,WIDTH",
         default=None,
-        help="pixels, such as 384,512, or 512 for a square (onnx); by default the size trained on",
+        help="onnx: input size in pixels, such as 384,512, or 512 for a square (default: the size"
+        " trained on)",
     )
-    export.add_argument(
-        "--masks",
-        type=str | None,
-        default=None,
-        help="folder of label PNGs (coco); without: the run's pseudo labels",
-    )
-    export.add_argument(
+    _text(export, "--masks", "coco: folder of label PNGs (default: the run's pseudo labels)")
+    _text(
+        export,
         "--photos",
-        type=str | None,
-        default=None,
-        help="folder of the photos that give the files their names (coco); without: the run's",
+        "coco: folder of the photos, for their file names (default: the run's photos)",
     )
     export.add_argument(
-        "--out", type=str, required=True, help="file (onnx, coco) or folder (safetensors)"
+        "--out", type=str, required=True, help="file (onnx, coco) or folder (safetensors) to write"
     )
-    _add_benchmark_verbs(add)
-    add("recipes", "list the recipes that come with the package")
-    return parser
 
 
 def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
-    data = add("data", "bring a data set into the form that runs read")
-    data.add_argument("action", type=Literal["prepare"], help="prepare: check, convert, say counts")
-    data.add_argument("name", type=Literal["voc2012", "coco2014", "coco"], help="which one")
+    data = add("data", "prepare a published data set for training")
+    data.add_argument("action", type=Literal["prepare"], help="check, convert, and print counts")
+    data.add_argument("name", type=Literal["voc2012", "coco2014", "coco"], help="data set")
     data.add_argument(
         "root",
         type=str,
         metavar="ROOT",
-        help="folder where it is unpacked; coco: an instances file, whose masks are painted",
+        help="folder of the unpacked data set; coco: an instances file, whose masks are drawn",
     )
-    data.add_argument("--sbd", type=str | None, default=None, help="SBD's folder (voc2012)")
+    _text(data, "--sbd", "voc2012: folder of SBD")
     data.add_argument(
-        "--no_difficult", action="store_true", help="no tags from difficult objects (voc2012)"
+        "--no_difficult", action="store_true", help="voc2012: ignore objects marked difficult"
     )
     data.add_argument(
-        "--download", action="store_true", help="fetch and unpack archives that are not there"
+        "--download", action="store_true", help="download and unpack missing archives"
     )
     data.add_argument(
         "--verify",
         action="store_true",
-        help="look at checksums and written masks too; other counts than published are a failure",
+        help="also verify checksums and written masks; fail if counts differ from the published",
     )
-    submit = add("submit", "results for the VOC evaluation server: write them, or check them")
-    submit.add_argument("benchmark", type=Literal["voc2012"], help="which server")
-    submit.add_argument("--model", type=str | None, default=None, help="run folder of a network")
-    submit.add_argument(
-        "--images",
-        type=str | None,
-        default=None,
-        help="VOC2012, or a folder above it; or of photos",
-    )
-    submit.add_argument(
-        "--out", type=str | None, default=None, help="archive to write, .tgz or .tar.gz"
-    )
-    submit.add_argument(
+    submit = add("submit", "write or check a submission to the VOC evaluation server")
+    submit.add_argument("benchmark", type=Literal["voc2012"], help="benchmark")
+    _text(submit, "--model", "run folder of a trained network")
+    _text(submit, "--images", "the VOC2012 folder or one above it, or a folder of photos")
+    _text(submit, "--out", "archive to write, .tgz or .tar.gz")
+    _text(
+        submit,
         "--ids",
-        type=str | None,
-        default=None,
-        help="photos, one id a line (default: VOC's test, or all)",
+        "file of image ids, one per line (default: VOC's test split, else all photos)",
     )
     submit.add_argument(
         "--comp",
         type=Literal["comp5", "comp6"],
         default="comp6",
-        help="comp5: trained on VOC alone; comp6: on other data too, ImageNet included",
+        help="comp5: trained on VOC only; comp6: on other data too, including ImageNet",
     )
-    submit.add_argument("--check", type=str | None, default=None, help="archive to check instead")
+    _text(submit, "--check", "check this archive instead of writing one")
 
 
 def _add_run_arguments(parser: Parser) -> None:
-    _add_settings(parser, "run folder")
-    parser.add_argument("--resume", action="store_true", help="go on in a run folder")
-    parser.add_argument("--force", action="store_true", help="delete what the run folder holds")
+    _add_settings(parser, "run folder", " [--resume | --force]")
+    parser.add_argument("--resume", action="store_true", help="continue an existing run")
+    parser.add_argument("--force", action="store_true", help="delete an existing run folder first")
 
 
 def _add_tables_arguments(parser: Parser) -> None:
-    parser.add_argument("name", type=str, metavar="NAME", help=f"among {', '.join(TABLES)}")
-    _add_settings(parser, "folder of runs, OUT/RECIPE/VARIANT-sSEED, and of the table's files")
-    for base, label in BASES.items():
-        parser.add_argument(
-            f"--{base}", type=str | None, default=None, help=f"recipe of {label} (default: paper's)"
-        )
-    parser.add_argument(
-        "--bases", type=str, nargs="+", default=None, help=f"among {', '.join(BASES)}"
+    parser.add_argument("name", type=str, metavar="NAME", help=f"one of {', '.join(TABLES)}")
+    _add_settings(
+        parser, "folder of the runs, OUT/RECIPE/VARIANT-sSEED, and the results", before=" NAME"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each variant")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, GPUs in turn")
-    parser.add_argument("--shard", type=str, default="1/1", help="I/N: the I-th of N parts alone")
-    parser.add_argument("--collect", action="store_true", help="run nothing, read what is there")
+    for base, label in BASES.items():
+        _text(parser, f"--{base}", f"recipe for {label} (default: the paper's protocol)")
     parser.add_argument(
-        "--earlier", type=str, nargs="+", default=[], help="JSON of tables whose runs count too"
+        "--bases", type=str, nargs="+", default=None, help=f"baselines, of {', '.join(BASES)}"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds per variant")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="number of parallel runs, spread over the GPUs"
+    )
+    parser.add_argument(
+        "--shard", type=str, default="1/1", help="I/N: run only the I-th of N parts of the runs"
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing, collect finished runs only"
+    )
+    parser.add_argument(
+        "--earlier",
+        type=str,
+        nargs="+",
+        default=[],
+        help="JSON files of earlier tables whose runs are reused",
     )
     parser.add_argument(
         "--variants", type=str, nargs="+", default=None, help="run only these, e.g. baseline M4"
     )
     parser.add_argument(
-        "--measure", type=str, default="segmenter.miou", help="section and key of metrics.json"
+        "--measure", type=str, default="segmenter.miou", help="SECTION.KEY of metrics.json"
     )
     parser.add_argument(
         "--weights", type=float, nargs="+", default=list(WEIGHTS), help="figure6: alpha and beta"
     )
-    parser.add_argument("--photos", type=int, default=6, help="figure5: how many")
+    parser.add_argument("--photos", type=int, default=6, help="figure5: number of photos")
 
 
-def _add_settings(parser: Parser, out: str) -> None:
-    parser.add_argument("--config", action="config", help="recipe name or YAML file of settings")
+def _add_settings(parser: Parser, out: str, after: str = "", *, before: str = "") -> None:
+    """Every setting of a run as an option, with the dataclasses' docstrings as help."""
+    parser.usage = f"%(prog)s{before} [--config RECIPE] --out OUT{after} [OPTION ...]"
+    parser.add_argument(
+        "--config", metavar="RECIPE", action="config", help="recipe name or YAML file of settings"
+    )
     parser.add_argument("--out", type=str, required=True, help=out)
     parser.add_class_arguments(Config)
+    for action in parser._actions:
+        if action.metavar == "CONFIG":
+            action.help = "YAML file of this section's settings"
+        action.help = (action.help or "").replace("``", "'")
+    for group in parser._action_groups:
+        group.title = (group.title or "").replace("``", "'")
 
 
 def _version() -> str:

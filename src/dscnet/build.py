@@ -33,6 +33,8 @@ from dscnet.types import BACKGROUND, IGNORE_INDEX
 DROPOUT = 0.5
 """SEAM's channel dropout before the classifier, in Eq. (1) and Eq. (11)."""
 
+GROUP_BY = "middle"
+"""Feature map that pixels are grouped by: purest groups on MSRC (docs/method.md)."""
 
 WALK_STRIDE = 8
 """Stride of the random walk (AffinityNet)."""
@@ -47,21 +49,12 @@ def build_context(method: MethodConfig, channels: int, num_labels: int) -> DualS
         num_labels,
         semantic=method.sgcl,
         fuse=method.dscl,
-        fusion=method.fusion,
         head=method.head,
-        row_norm=method.row_norm,
-        grouping=method.grouping,
-        starts=method.starts,
+        starts=method.kmeans_init,
         num_groups=method.num_groups,
-        embedding_dim=method.embedding_dim,
-        node_dim=method.node_dim,
         temperature=method.temperature,
-        residual=method.residual,
-        learned_prototypes=method.learned_prototypes,
-        zero_init=method.zero_init,
         dropout=DROPOUT,
         pool_sharpness=method.pool_sharpness,
-        memory_size=method.memory_size,
     )
 
 
@@ -94,10 +87,10 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     method = config.method
     options: dict[str, Any] = {
         "dropout": DROPOUT,
-        "group_by": method.group_by,
+        "group_by": GROUP_BY,
         "smooth": method.smooth,
         # Without PGCL the embeddings are untrained.
-        "class_similarity": method.likeness if method.pgcl else 0.0,
+        "class_similarity": method.class_similarity if method.pgcl else 0.0,
         **config.baseline.options(config),
     }
     network = cast(PlainCam, create_model(model.name, backbone, num_classes, **options))
@@ -121,8 +114,6 @@ def build_objective(method: MethodConfig, num_labels: int) -> CamObjective:
         sgcl_weight=method.sgcl_weight,
         temperature=method.temperature,
         bg_score=method.bg_score,
-        hard_targets=method.hard_targets,
-        group_rule=method.group_rule,
         group_margin=method.group_margin,
         warmup=method.warmup,
     )
@@ -139,7 +130,7 @@ def build_features(
     """
     transform, scale = build_eval_transform(mean, std), build_scale(config)
     enlarge = max(1.0, model.backbone.output_stride / WALK_STRIDE)
-    index = FEATURE_MAPS.index(config.method.group_by)
+    index = FEATURE_MAPS.index(GROUP_BY)
 
     @torch.inference_mode()
     def features(photos: Tensor) -> Tensor:
@@ -246,16 +237,15 @@ def build_eval_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> Eva
 def optimiser_settings(train: OptimiserConfig) -> dict[str, Any]:
     """Arguments of ``TrainingModule``; resolves the published quirks of SGD."""
     quirk = train.published_momentum_quirk or train.published_positional_quirk
-    return {
+    settings = {
         "optimizer": train.optimizer,
         "lr": train.lr,
         "new_lr_factor": train.new_lr_factor,
         "bias_lr_factor": train.bias_lr_factor,
-        "momentum": train.weight_decay if quirk else train.momentum,
         "weight_decay": 0.0 if train.published_positional_quirk else train.weight_decay,
-        "poly_power": train.poly_power,
         "lr_warmup": train.lr_warmup,
     }
+    return settings | ({"momentum": train.weight_decay} if quirk else {})
 
 
 def inference_settings(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The verbs; no logic: each reads its arguments and calls the part that does the work."""
+"""The verbs of the command line: each parses its arguments and calls the package."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jsonargparse import Namespace
 
 from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
-from dscnet.config.recipes import find_recipe, list_recipes, read_mapping, summary
-from dscnet.config.settings import dotted_settings, from_dict, path_name, to_dict
+from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
+from dscnet.config.settings import current_words, dotted_settings, from_dict, path_name, to_dict
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
 
@@ -34,9 +34,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:
-    """Recipe names become their files; a stage run alone takes the settings of its run folder.
+    """Replace recipe names by files; a single stage takes the settings of its run folder.
 
-    Files come first, so that a setting beside them counts wherever it stands.
+    Files come first, so that options override them wherever they stand.
     """
     verb, *words = arguments
     named = ("--config=", "--out=")
@@ -48,16 +48,15 @@ def _with_config_file(arguments: list[str]) -> list[str]:
     files = []
     while "--config" in rest[:-1]:
         place = rest.index("--config")
-        file = find_recipe(rest[place + 1])
-        read_mapping(file)  # its own messages name the file, the parser's do not
-        files += ["--config", str(file)]
+        files += ["--config", as_current(find_recipe(rest[place + 1]))]
         del rest[place : place + 2]
     goes_on = verb in STAGE_VERBS or (verb == "run" and "--resume" in rest)
-    if goes_on and not files and "--out" in rest[:-1]:
+    if goes_on and "--out" in rest[:-1]:
         stored = Path(rest[rest.index("--out") + 1]) / "config.yaml"
-        if stored.is_file():
-            files = ["--config", str(stored)]
-    return [verb, *files, *rest]
+        if stored.is_file() and not (files and "--force" in rest):
+            own = as_current(stored, finished=verb == "report", of_run=True)
+            files = files or ["--config", own]
+    return [verb, *files, *current_words(rest)]
 
 
 def _settings(parsed: Namespace) -> Config:
@@ -66,17 +65,26 @@ def _settings(parsed: Namespace) -> Config:
 
 
 def _given_settings(parsed: Namespace) -> dict[str, Any]:
-    """Dotted settings of a parse without defaults: those that were said."""
+    """Dotted settings of a parse without defaults: those given explicitly."""
     names = to_dict(Config())
     return dotted_settings({key: v for key, v in parsed.as_dict().items() if key in names})
+
+
+def _wrong(verb: str, text: str) -> int:
+    print(f"dscnet {verb}: {text}", file=sys.stderr)
+    return 2
 
 
 def _do_run(parsed: Namespace) -> int:
     from dscnet.pipeline.runner import run
 
     metrics = run(_settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
+    return _print_results(metrics, parsed.out)
+
+
+def _print_results(metrics: dict[str, Any], out: str) -> int:
     print(metrics_table(metrics))
-    print(f"report: {Path(parsed.out) / 'report.html'}")
+    print(f"report: {Path(out) / 'report.html'}")
     return 0
 
 
@@ -94,23 +102,19 @@ def _do_demo(parsed: Namespace) -> int:
     from dscnet.demo import demo
 
     metrics = demo(parsed.out, resume=parsed.resume, force=parsed.force, seed=parsed.seed)
-    print(metrics_table(metrics))
-    print(f"report: {Path(parsed.out) / 'report.html'}")
-    return 0
+    return _print_results(metrics, parsed.out)
 
 
 def _do_sweep(parsed: Namespace) -> int:
     from dscnet.experiments.grid import VARIANTS, read_variants, sweep
 
     if parsed.grid is not None and parsed.variants is not None:
-        print("dscnet sweep: takes --grid or --variants, not both", file=sys.stderr)
-        return 2
+        return _wrong("sweep", "give either --grid or --variants")
     variants = VARIANTS if parsed.grid is None else read_variants(Path(parsed.grid))
     names = list(variants) if parsed.variants is None else parsed.variants
     if unknown := [name for name in names if name not in variants]:
         known = ", ".join(variants)
-        print(f"dscnet sweep: no variant {', '.join(unknown)}; there are {known}", file=sys.stderr)
-        return 2
+        return _wrong("sweep", f"unknown variant {', '.join(unknown)}; choose from {known}")
     failures = sweep(
         _settings(parsed),
         Path(parsed.out),
@@ -127,8 +131,7 @@ def _do_sweep(parsed: Namespace) -> int:
 
 def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
     if problem := _tables_problem(parsed):
-        print(f"dscnet tables: {problem}", file=sys.stderr)
-        return 2
+        return _wrong("tables", problem)
     from dscnet.tables.earlier import read_runs
     from dscnet.tables.make import make_table
     from dscnet.tables.runs import Request, read_recipe
@@ -157,11 +160,11 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
 
 
 def _tables_problem(parsed: Namespace) -> str | None:
-    """What is wrong with the arguments of ``tables``; None if nothing is."""
+    """Error message for the arguments of ``tables``; None if they are valid."""
     if parsed.name not in TABLES:
         return unknown_table(parsed.name)
     if unknown := [base for base in parsed.bases or () if base not in BASES]:
-        return f"no base {', '.join(unknown)}; there are {', '.join(BASES)}"
+        return f"unknown baseline {', '.join(unknown)}; choose from {', '.join(BASES)}"
     if not re.fullmatch(r"\d+/\d+", parsed.shard):
         return f"--shard must be I/N, e.g. 1/4, got {parsed.shard}"
     if parsed.measure not in MEASURES:
@@ -170,7 +173,7 @@ def _tables_problem(parsed: Namespace) -> str | None:
 
 
 def _command_line() -> str:
-    """The words of this call; of paths, which say nothing to others, the last part."""
+    """The command line of this call, with paths shortened to their last part."""
     whole = re.compile(r"\d+/\d+")
     return " ".join(
         path_name(word) if "/" in word and not whole.fullmatch(word) else word for word in sys.argv
@@ -209,8 +212,7 @@ def _do_evaluate(parsed: Namespace) -> int:
         return 0
     missing = [f"--{name}" for name in ("pred", "gt", "classes") if parsed[name] is None]
     if missing:
-        print(f"dscnet evaluate: needs {', '.join(missing)}, or --out RUN", file=sys.stderr)
-        return 2
+        return _wrong("evaluate", f"give {', '.join(missing)}, or --out RUN")
     from dscnet.data import read_classes
     from dscnet.data.formats import listed_ids
     from dscnet.metrics import evaluation
@@ -221,7 +223,7 @@ def _do_evaluate(parsed: Namespace) -> int:
     else:
         ids, left_out = evaluation.shared_ids(pred, gt)
         if left_out:
-            print(f"{left_out} true masks have no prediction: left out", file=sys.stderr)
+            print(f"{left_out} ground-truth masks have no prediction: ignored", file=sys.stderr)
     for note in (*evaluation.left_out(pred), *evaluation.left_out(gt)):
         print(note, file=sys.stderr)
     classes = read_classes(Path(parsed.classes))
@@ -251,7 +253,7 @@ def _do_saliency(parsed: Namespace) -> int:
     failures = make_saliency(parsed.photos, parsed.out, model=parsed.model)
     print(f"saliency maps: {parsed.out}")
     for line in failures:
-        print(f"no map: {line}", file=sys.stderr)
+        print(f"no saliency map: {line}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -263,7 +265,7 @@ def _do_export(parsed: Namespace) -> int:
         return 0
     for name in ("masks", "photos"):
         if getattr(parsed, name) is not None:
-            raise ValueError(f"--{name} goes with --format coco, got --format {parsed.format}")
+            raise ValueError(f"--{name} needs --format coco, got --format {parsed.format}")
     print(export(parsed.model, Path(parsed.out), parsed.format, parsed.size))
     return 0
 
@@ -278,7 +280,7 @@ def _do_data(parsed: Namespace) -> int:
         outcome = prepare_voc2012(root, sbd=sbd, difficult=not parsed.no_difficult, **options)
     elif parsed.name == "coco":
         if parsed.download:
-            raise ValueError("--download goes with voc2012 and coco2014, got coco")
+            raise ValueError("--download needs voc2012 or coco2014, got coco")
         outcome = prepare_coco(root, verify=parsed.verify)
     else:
         outcome = prepare_coco2014(root, **options)
@@ -291,14 +293,13 @@ def _do_submit(parsed: Namespace) -> int:
 
     if parsed.check is not None:
         problems = check_voc2012(parsed.check, images=parsed.images, ids=parsed.ids)
-        print("\n".join(problems) if problems else f"{parsed.check}: nothing wrong")
+        print("\n".join(problems) if problems else f"{parsed.check}: ok")
         if parsed.images is None and parsed.ids is None:
             print(unchecked_ids(parsed.check))
         return 1 if problems else 0
     missing = [f"--{name}" for name in ("model", "images", "out") if parsed[name] is None]
     if missing:
-        print(f"dscnet submit: needs {', '.join(missing)}, or --check FILE", file=sys.stderr)
-        return 2
+        return _wrong("submit", f"give {', '.join(missing)}, or --check FILE")
     count = submit_voc2012(
         parsed.model, parsed.images, parsed.out, ids=parsed.ids, comp=parsed.comp
     )
@@ -329,7 +330,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """What each stage reached, a line each."""
+    """Results as text, one line per stage."""
     lines = [f"{'stage':14}{'split':8}{'photos':>7}{'mIoU':>8}{'best bg':>9}"]
     for name in ("cam", "pseudo_label", "segmenter"):
         section = metrics.get(name)
@@ -348,22 +349,15 @@ def metrics_table(metrics: dict[str, Any]) -> str:
             if row[name] is not None
         )
         lines.append(f"round {row['round']}: {reached or 'not measured'}")
-    for name, key in (("tags (mAP)", "map"), ("tags that masks show (F1)", "mask_f1")):
+    for name, key in (("tags (mAP)", "map"), ("tags of the masks (F1)", "mask_f1")):
         score = metrics.get("tags", {}).get(key)
         if score is not None:
             lines.append(f"{name:29}{100 * score:>8.1f}")
     return "\n".join(lines)
 
 
-def _show_what_can_be_shown() -> None:
-    """A name that the terminal has no letters for must not stop a verb: it is shown in escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _percent(share: float | None) -> str:
-    """Without a labelled pixel there is no mIoU."""
+    """A share in percent; None, mIoU without a labelled pixel, as a dash."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
@@ -371,12 +365,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 = done, 1 = failed, 2 = wrong usage.
+        0 = success, 1 = failure, 2 = invalid arguments.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
-    _show_what_can_be_shown()
-    # Others' notes, such as the ONNX exporter's of each tensor, would hide those of dscnet.
+    # Characters that the terminal's encoding lacks are printed as escapes.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # Messages of other packages, e.g. the ONNX exporter's per tensor, would hide dscnet's.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO)
     try:
@@ -392,8 +389,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         expected = isinstance(error, (DscnetError, ValueError, OSError))
-        said = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
-        print(f"error: {said}", file=sys.stderr)
+        text = str(error)
+        if not expected:
+            text = f"{type(error).__name__}: {error} (--debug shows the traceback)"
+        print(f"error: {text}", file=sys.stderr)
         return 1
 
 

@@ -65,7 +65,9 @@ def _refuse_other_runs(folder: RunFolder, config: Config) -> None:
     """Reject other runs: scenes of another seed would be kept, other runs overwritten."""
     if not folder.config.exists():
         return
-    there, here = (dotted_settings(to_dict(c)) for c in (folder.read_config(), config))
+    there, here = (
+        dotted_settings(to_dict(c)) for c in (folder.read_config(finished=False), config)
+    )
     if differing := differences(there, here):
         raise DscnetError(
             f"{folder.root} already contains a run with different settings"

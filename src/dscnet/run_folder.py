@@ -19,7 +19,7 @@ import yaml
 
 from dscnet.config import Config
 from dscnet.config.recipes import read_config, read_mapping
-from dscnet.config.settings import to_dict
+from dscnet.config.settings import dotted_settings, other_values, to_dict
 from dscnet.files.atomic import read_json, whole_file
 from dscnet.types import DscnetError
 
@@ -183,13 +183,22 @@ class RunFolder:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def write_config(self, config: Config) -> None:
-        """Write complete settings and the environment they ran in."""
+        """Write complete settings and the environment they ran in.
+
+        A file with former settings stays if they had other values than are used now: nothing else
+        records them.
+        """
         text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None)
-        write_text(self.config, text)
+        stored = read_mapping(self.config) if self.config.exists() else {}
+        if not other_values(dotted_settings(stored)):
+            write_text(self.config, text)
         write_text(self.environment, json.dumps(environment(config.seed), indent=2) + "\n")
 
-    def read_config(self) -> Config:
+    def read_config(self, *, finished: bool = True) -> Config:
         """Settings of the run.
+
+        Args:
+            finished: Nothing will be computed with them: former settings may have any value.
 
         Raises:
             DscnetError: If the folder holds no run or its settings are not this version's.
@@ -197,7 +206,7 @@ class RunFolder:
         if not self.config.exists():
             raise DscnetError(f"{self.root} holds no run: no config.yaml in it")
         try:
-            config = read_config(self.config)
+            config = read_config(self.config, finished=finished)
             if "scale" not in read_mapping(self.config):
                 # An earlier version's, which knew the photo's own size alone.
                 config.scale.relative_to = "photo"

@@ -1,4 +1,4 @@
-"""Settings, one dataclass a stage; standard library only, as the CLI reads them without torch."""
+"""Settings, one dataclass per section; standard library only: the CLI reads them without torch."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ __all__ = [
 
 @dataclass
 class Config:
-    """Everything a run needs; ``config.yaml`` of a run folder is one of these.
+    """Settings of a run, stored as ``config.yaml`` in its folder.
 
     Args:
-        data: Data set: a folder, or a YAML that names its parts.
-        seed: Seed of every random choice.
-        train_split: Photos to learn from and to label.
-        val_split: Photos to measure the segmentation network on.
+        data: Data set: a folder, a COCO instances file, or a YAML file that names its parts.
+        seed: Random seed.
+        train_split: Split to train on and to make pseudo labels for.
+        val_split: Split to evaluate the segmentation network on.
         extensions: Settings of plugins, ``NAME: {SETTING: VALUE}``; names are text without dots.
     """
 
@@ -71,7 +71,7 @@ class Config:
 
     @property
     def side(self) -> int | None:
-        """The longer side of photos at scale 1, before tiling, pixels; None = their own."""
+        """Longer side of photos at scale 1, before tiling, pixels; None = their own size."""
         if self.scale.relative_to == "photo":
             return None
         if self.scale.side is not None:
@@ -95,37 +95,37 @@ class Config:
 
     @property
     def needs_saliency(self) -> bool:
-        """Whether the data set's saliency maps are learned from."""
+        """Whether the saliency maps of the data set are used."""
         return self.baseline.uses_saliency and self.auxseg.saliency == "maps"
 
     @property
     def supervision(self) -> str:
-        """What maps and pseudo labels are learned from."""
+        """Supervision of CAMs and pseudo labels."""
         return "tags + saliency" if self.needs_saliency else "tags"
 
     @property
     def keeps_labels(self) -> bool:
         """Whether the pseudo labels are those of the last round."""
-        return self.has_rounds and self.auxseg.keep_labels
+        return self.has_rounds and self.auxseg.last_round_labels
 
     @property
     def refines_cam(self) -> bool:
-        """Whether the CAM network gives a refined map that can be compared with the plain one.
+        """Whether the CAM network returns a refined CAM that can be compared with the plain one.
 
-        What AuxSegNet's affinity makes of the plain map does not count: it moves whole regions.
+        AuxSegNet's affinity does not count: it moves whole regions, not only edges.
         """
         method = self.method
         own = self.baseline.refines_cam and not self.has_rounds
-        smoothed, weighed = method.dscl and method.smooth > 0, method.pgcl and method.likeness > 0
-        return own or smoothed or weighed
+        smoothed = method.dscl and method.smooth > 0
+        weighted = method.pgcl and method.class_similarity > 0
+        return own or smoothed or weighted
 
     @property
     def criterion(self) -> str | None:
-        """What reads the background score off the maps; None where it is a number.
+        """Criterion that estimates the background threshold; None if it is a number.
 
-        For ``auto`` the baseline names it. ``agreement``, which compares the maps before and after
-        they are refined, lost least in the worst case (docs/labels.md); other maps, or those made
-        elsewhere, need not have a second one to compare.
+        For ``auto`` the baseline names it. ``agreement`` compares CAMs before and after refinement,
+        the best worst case (docs/labels.md); external CAMs may lack a second one to compare with.
         """
         if not isinstance(self.label.bg_score, str):
             return None

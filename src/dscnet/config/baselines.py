@@ -77,8 +77,9 @@ def _seam_options(config: Config) -> dict[str, Any]:
 
 
 def _auxsegnet_options(config: Config) -> dict[str, Any]:
-    names = ("branch_channels", "dilations", "branch_norm", "rows", "published_row_quirk")
-    return {name: getattr(config.auxseg, name) for name in (*names, "grid_pooling")}
+    names = ("branch_channels", "dilations", "branch_norm", "published_row_quirk", "grid_pooling")
+    own = {name: getattr(config.auxseg, name) for name in names}
+    return {**own, "rows": config.auxseg.affinity_rows}
 
 
 _BASELINES = {

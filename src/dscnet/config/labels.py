@@ -1,4 +1,4 @@
-"""From a trained network to pseudo labels: maps, refinement, background score."""
+"""From a trained network to pseudo labels: CAMs, refinement, background threshold."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ Criterion = Literal[
 
 @dataclass
 class CamConfig:
-    """Inference of the maps that labels are made from.
+    """CAM inference on the training photos.
 
     Args:
-        scales: Photo scales whose maps are summed.
-        flip: Each scale also mirrored.
-        batch_size: Photos of one size a forward pass.
-        keep_scales: The files of maps hold each scale's map too, reduced by four, 8 bits; for
+        scales: Photo scales whose CAMs are added up.
+        flip: Also add the CAMs of the mirrored photos.
+        batch_size: Photos of equal size per forward pass.
+        keep_scales: Also store the CAM of each scale (a quarter of the side, 8 bits), for
             ``label.bg_score: scales``.
-        published_resize_quirk: SEAM's code scales 8-bit photos before it normalises them, and
-            enlarges maps to the scaled photo (aligned corners) before it resizes them to the photo
-            (corners not aligned); true does as it does.
+        published_resize_quirk: Resize 8-bit photos before normalisation, and CAMs in two steps, as
+            SEAM's published code does.
     """
 
     scales: list[float] = field(default_factory=lambda: [1.0, 1.5])
@@ -36,18 +35,20 @@ class CamConfig:
 
 @dataclass
 class RefineConfig:
-    """Refinement of the pseudo labels by photo and features, before they are written.
+    """Refinement of the pseudo labels.
 
     Args:
-        steps: Among ``pamr``, ``crf``, ``walk``, ``masks``, ``affinity`` and ``irn``, in this
-            order; none = labels of the maps. The last two train a network first.
-        certainty: Probability that refinement starts with for the label at the background score;
-            null = the scores themselves, scaled to sum to 1. Not read where ``affinity`` or ``irn``
-            comes first: they start from the scores as they are.
-        bg_power: Background of the start is (1 - strongest score) to this power; null = bg_score.
-        masks: Folder or COCO JSON of masks that a class-agnostic segmenter made; for step
-            ``masks``.
-        mask_overlap: A mask takes a label that at least this part of its pixels has, in (0, 1].
+        steps: Refinement steps, in the order given: ``pamr``, ``crf`` (dense CRF), ``walk`` (random
+            walk on features), ``masks`` (external mask proposals), ``affinity`` (AffinityNet) and
+            ``irn`` (IRNet); the last two train a network first. Empty = no refinement.
+        certainty: Initial probability of the labels at the background threshold; null = use the
+            CAM scores, normalised to sum to 1. No effect if ``affinity`` or ``irn`` is the first
+            step.
+        bg_power: Initial background score is (1 - maximum class score) to this power; null = use
+            ``label.bg_score``.
+        masks: Folder or COCO JSON of class-agnostic masks, for step ``masks``.
+        mask_overlap: Part of a mask's pixels that must share a label for the mask to take it, in
+            (0, 1].
     """
 
     steps: list[str] = field(default_factory=list)
@@ -59,27 +60,33 @@ class RefineConfig:
 
 @dataclass
 class AffinityConfig(OptimiserConfig):
-    """AffinityNet, along whose affinities the refinement step ``affinity`` walks.
+    """AffinityNet, for the refinement step ``affinity``.
 
-    Its training photos are varied as ``augment`` says, but for ``scale_range``. The published
-    background of the maps that are spread is ``refine.bg_power: 6``.
+    Photos are augmented by ``augment``, except for ``scale_range``. AffinityNet's published
+    background is ``refine.bg_power: 6``.
 
     Args:
-        start: Trunk that its training starts from: ``cam`` (the trained CAM network's) or
-            ``weights`` (``model.weights``, as published).
-        scale_range: Its photos are scaled by a factor drawn uniformly from this closed range
-            (published: 1 to 1); null = to ``augment.long_side``.
-        output_stride: Photo pixels a cell.
-        radius: Cells nearer than this are pairs.
-        powers: Pixels that are foreground under a background of (1 - strongest score) to the first
-            power, and those that are background under the second, teach it.
-        beta: Exponent of the affinities in the walk.
-        log_steps: The walk has 2 to this many steps.
+        epochs: Passes over the training photos.
+        published_momentum_quirk: Use the weight decay, 5e-4, also as SGD's momentum, as SEAM's
+            published code does.
+        clip: Upper bound of the gradient norm; 0 = no clipping.
+        start: Initial backbone: ``cam`` (of the trained CAM network) or ``weights``
+            (``model.weights``, as published).
+        scale_range: Range of the photo scale, drawn uniformly (published: 1 to 1); null = by
+            ``augment.long_side``.
+        output_stride: Stride of the affinities, pixels.
+        radius: Radius of the pixel pairs, cells.
+        powers: Exponents of the background score (1 - maximum class score) that select certain
+            foreground (first) and certain background (second) for training.
+        beta: Exponent of the affinities in the random walk.
+        log_steps: The random walk takes 2 to the power of this many steps.
     """
 
     epochs: int = 8
     batch_size: int = 8
     lr: float = 1e-3
+    published_momentum_quirk: bool = False
+    clip: float = 10.0
     start: Literal["cam", "weights"] = "cam"
     scale_range: list[float] | None = None
     output_stride: int = 8
@@ -91,24 +98,23 @@ class AffinityConfig(OptimiserConfig):
 
 @dataclass
 class IrnConfig(OptimiserConfig):
-    """IRNet's boundaries, between which the refinement step ``irn`` walks.
+    """IRNet's boundary branch, for the refinement step ``irn``.
 
     Args:
-        start: Trunk that it reads, which is not trained: ``cam`` or ``weights``, as for
-            ``affinity``.
-        radius: Cells nearer than this are pairs in training.
-        walk_radius: The same in the walk.
-        bg_scores: Pixels that are background at the first score, and those that are foreground at
-            the second, teach it.
-        beta: Exponent of the affinities in the walk.
-        log_steps: The walk has 2 to this many steps.
-        threshold: Background score after the walk.
+        epochs: Passes over the training photos.
+        lr: Learning rate of the boundary branch.
+        start: Backbone, not trained: ``cam`` or ``weights``, as in ``affinity.start``.
+        radius: Radius of the pixel pairs in training, cells.
+        walk_radius: Radius of the pixel pairs in the random walk, cells.
+        bg_scores: Background thresholds that select certain background (first) and certain
+            foreground (second) for training.
+        beta: Exponent of the affinities in the random walk.
+        log_steps: The random walk takes 2 to the power of this many steps.
+        threshold: Background threshold after the random walk.
     """
 
     epochs: int = 3
     batch_size: int = 16
-    new_lr_factor: float = 1.0
-    weight_decay: float = 1e-4
     start: Literal["cam", "weights"] = "cam"
     radius: int = 10
     walk_radius: int = 5
@@ -117,21 +123,32 @@ class IrnConfig(OptimiserConfig):
     log_steps: int = 8
     threshold: float = 0.25
 
+    @property
+    def new_lr_factor(self) -> float:
+        """Only new layers are trained, at ``lr``."""
+        return 1.0
+
+    @property
+    def weight_decay(self) -> float:
+        """IRNet's published one."""
+        return 1e-4
+
 
 @dataclass
 class LabelConfig:
-    """From maps to pseudo labels.
+    """Pseudo labels from CAMs.
 
     Args:
-        bg_score: Score of the background, in [0, 1], or a criterion that reads it off the maps:
-            ``otsu``, ``class_otsu``, ``tags``, ``stability``, ``agreement`` (of the maps before and
-            after the network's refinement), ``scales`` (agreement of the maps of single scales),
-            ``saliency``; ``auto`` = ``agreement`` on SEAM and wherever DSCNet refines a plain CAM,
-            else ``class_otsu``. Never chosen on masks.
-        ignore_band: Two scores; pixels whose best map lies between them become 255.
-        cams: Folder of maps made elsewhere; null = the run's own.
-        salient_only: Pixels outside the saliency label of AuxSegNet's last round are background,
-            those of ``auxseg.stuff`` excepted.
+        bg_score: Background threshold, in [0, 1], or a criterion that estimates it from the CAMs,
+            never from masks: ``otsu``, ``class_otsu``, ``tags``, ``stability``, ``agreement`` (of
+            the CAMs before and after the network's refinement), ``scales`` (agreement of CAMs of
+            single scales), ``saliency``; ``auto`` = ``agreement`` for SEAM and for DSCNet on a
+            plain CAM, else ``class_otsu``.
+        ignore_band: Two scores; pixels whose maximum class score lies between them are ignored
+            (255).
+        cams: Folder of external CAMs; null = the CAMs of the run.
+        salient_only: Set pixels outside AuxSegNet's last saliency label to background, except
+            classes of ``auxseg.stuff``.
     """
 
     bg_score: float | Criterion = "auto"

@@ -1,4 +1,4 @@
-"""The CAM network: photos, trunk, baseline, and DSCNet."""
+"""The CAM network: augmentation, backbone, baseline, and DSCNet."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Variant = Literal["baseline", "M1", "M2", "M3", "M4"]
 
 @dataclass
 class AugmentConfig:
-    """How training photos are varied (``long_side``, then a random crop).
+    """Augmentation of the training photos: rescaling, then a random crop.
 
     Args:
         crop_size: Side of the square training crop, pixels.
-        long_side: The photo's longer side is drawn uniformly from this closed range, pixels.
-        jitter: Brightness, contrast, saturation and hue jitter.
-        published_padding_quirk: AuxSegNet's code labels what lies around a photo smaller than the
-            crop as background; true does as it does, false leaves it out (255).
-        num_workers: Loader processes; results do not depend on it.
+        long_side: Range of the photo's longer side, pixels; drawn uniformly.
+        jitter: Strength of brightness, contrast, saturation and hue jitter.
+        published_padding_quirk: Label the padding around photos smaller than the crop as
+            background, as AuxSegNet's published code does; false ignores it.
+        num_workers: Data loader processes; results do not depend on it.
     """
 
     crop_size: int = 224
@@ -30,20 +30,21 @@ class AugmentConfig:
 
 @dataclass
 class ModelConfig:
-    """The CAM network.
+    """CAM network.
 
     Args:
         name: Baseline: ``seam``, ``auxsegnet`` or ``cam`` (plain CAM).
-        backbone: Name of a timm model that offers feature maps, or ``resnet38`` (the published
-            baselines' trunk, of stride 8).
-        output_stride: Photo pixels a feature pixel: 8, 16 or 32.
-        weights: ``packaged`` (pip-shipped ImageNet), ``imagenet`` (timm hub), a timm tag, a file,
-            or ``none``. For ``resnet38`` a file (MXNet's ``.params`` too), or ``none``.
-        frozen_stages: The stem and this many early stages are not trained. For ``resnet38`` 1 is
-            AuxSegNet's ``conv1a``, and 2 is SEAM's ``conv1a`` and ``b2``.
+        backbone: A timm model with feature maps, or ``resnet38`` (the backbone of the published
+            baselines, stride 8).
+        output_stride: Stride of the last feature map: 8, 16 or 32.
+        weights: Initial weights: ``packaged`` (ImageNet, from a Python package), ``imagenet`` (timm
+            hub), a timm tag, a file, or ``none``. For ``resnet38`` a file (also MXNet ``.params``)
+            or ``none``.
+        frozen_stages: Freeze the stem and this many early stages. For ``resnet38``: 1 = ``conv1a``
+            (AuxSegNet), 2 = ``conv1a`` and ``b2`` (SEAM).
         view_scale: Size of SEAM's second view relative to the crop (published: 0.3 of 448).
-        classifier_gain: The classifier starts at Xavier's weights times this, >= 0 (published: 1).
-            A smaller one was better in trainings of a few hundred steps (decision 10).
+        classifier_gain: Factor on the Xavier initialisation of the classifier, >= 0 (published: 1).
+            Small values help short trainings.
     """
 
     name: str = "seam"
@@ -57,40 +58,40 @@ class ModelConfig:
 
 @dataclass
 class AuxSegConfig:
-    """AuxSegNet and its rounds; read with ``model.name: auxsegnet``, ``train`` is each round's.
+    """AuxSegNet and its rounds of self-training; only for ``model.name: auxsegnet``.
 
     Args:
-        rounds: Trainings, each on the labels of the one before; the first on those of a plain CAM.
-        saliency: ``maps`` (the data set's saliency maps) or ``from_cam`` (a stand-in made of the
-            first maps, so that tags are all that is learned from).
-        cams: Folder of first maps made elsewhere; null = a plain CAM is trained first.
-        cam_score: An object's strongest class is above this, in [0, 1]; ``auto`` reads it off the
-            maps of each round, as ``label.bg_score: auto`` does.
-        saliency_score: An object's saliency is above this, in [0, 1].
-        stuff: Names of classes that do not stand out, such as trees: saliency is not asked where
-            their map is the strongest. Names that the data set does not have do nothing.
-        crf: The saliency labels of a round are fitted to the photo by a dense CRF.
-        fill_undecided: Pixels on which maps and saliency disagree take the label that a dense CRF
-            spreads to them, in photos whose every class has decided ones; false leaves them
-            undecided, as published, and nothing learns there.
-        relabel: What labels the photos for the next round: ``maps`` (as published, with the
-            saliency labels) or ``branch`` (the segmentation branches so far and the labels of the
-            maps, as ``segment.rounds`` has it).
-        keep_labels: The labels of the run are those of the last round, made of maps and saliency or
-            by its branches; false makes them of the last maps alone, by ``label``, as those of the
-            other networks.
+        rounds: Training rounds, each on the pseudo labels of the previous one, the first on those
+            of a plain CAM. ``train`` applies to each round.
+        saliency: ``maps`` (saliency maps of the data set) or ``from_cam`` (made from the initial
+            CAMs, so that tags remain the only supervision).
+        cams: Folder of external initial CAMs; null = train a plain CAM first.
+        cam_score: CAM threshold of objects, in [0, 1]; ``auto`` estimates it from the CAMs of each
+            round, as ``label.bg_score: auto`` does.
+        saliency_score: Saliency threshold of objects, in [0, 1].
+        stuff: Classes that are not salient, such as trees: labelled where their CAM is the
+            strongest, regardless of saliency. Unknown names are ignored.
+        crf: Refine the saliency labels of each round by a dense CRF.
+        fill_undecided: Fill pixels on which CAMs and saliency disagree by a dense CRF, in photos
+            with labelled pixels of every class; false ignores them in training, as published.
+        self_training_source: What labels the training photos of the next round: ``cam`` (refined
+            CAMs and saliency, as published) or ``branch`` (also the segmentation branches so far,
+            as with ``segment.rounds``).
+        last_round_labels: Use the labels of the last round as the pseudo labels of the run; false
+            makes them from the last CAMs by ``label``.
         branch_channels: Channels of the segmentation and the saliency branch.
-        dilations: Of the branches' three convolutions; null = as published, 6, 12 and 18 at stride
-            8, less at another. They should reach about as far as a crop has cells.
-        branch_norm: Batch normalisation follows each of these convolutions; none does as published.
-        rows: Rows of the affinity at once: memory depends on it, results do not.
-        published_row_quirk: The published code spreads maps by an affinity whose rows do not sum
-            to 1; true does as it does.
-        published_cam_quirk: The published code makes labels of the refined maps as they are, and
-            does not stretch them to [0, 1] as SEAM does; true does as it does. Scores above 1,
-            which ``published_row_quirk`` allows, count as 1.
-        grid_pooling: Tag scores are the mean of the CAM over the feature grid, as published; false
-            takes the mean of the enlarged CAM, as SEAM does.
+        dilations: Dilations of the branches' three convolutions; null = as published, 6, 12 and 18
+            at stride 8, proportionally less at larger strides. They should reach as far as a crop
+            has cells.
+        branch_norm: Batch normalisation after each of these convolutions; published: none.
+        affinity_rows: Rows of the cross-task affinity computed at once: affects memory, not
+            results.
+        published_row_quirk: Refine CAMs by an affinity whose rows do not sum to 1, as the published
+            code does.
+        published_cam_quirk: Make labels from refined CAMs without normalising them to [0, 1], as
+            the published code does; scores above 1 count as 1.
+        grid_pooling: Tag scores are the mean CAM over the feature grid, as published; false = over
+            the upsampled CAM, as in SEAM.
     """
 
     rounds: int = 3
@@ -101,12 +102,12 @@ class AuxSegConfig:
     stuff: list[str] = field(default_factory=list)
     crf: bool = True
     fill_undecided: bool = False
-    relabel: Literal["maps", "branch"] = "maps"
-    keep_labels: bool = False
+    self_training_source: Literal["cam", "branch"] = "cam"
+    last_round_labels: bool = False
     branch_channels: int = 128
     dilations: list[int] | None = None
     branch_norm: bool = False
-    rows: int = 512
+    affinity_rows: int = 512
     published_row_quirk: bool = False
     published_cam_quirk: bool = False
     grid_pooling: bool = False
@@ -114,69 +115,48 @@ class AuxSegConfig:
 
 @dataclass
 class MethodConfig:
-    """DSCNet: which of its modules run and how (``docs/method.md`` lists every reading).
+    """DSCNet: modules and their hyperparameters, see ``docs/method.md``.
 
     Args:
-        variant: ``baseline``, ``M1`` (PGCL), ``M2`` (SGCL), ``M3`` (both) or ``M4`` (both, and
+        variant: ``baseline``, ``M1`` (PGCL), ``M2`` (SGCL), ``M3`` (both) or ``M4`` (both and
             DSCL).
-        pgcl_weight: Weight of Eq. (7), the paper's alpha (0.6 there).
-        sgcl_weight: Weight of Eq. (9), the paper's beta (0.4 there).
-        contrast: ``groups`` (PGCL) or ``pixels`` (Eq. 3, the comparison of Table V).
-        group_by: Feature map that pixels are grouped by: ``last`` (X), ``middle`` or ``early``.
-        grouping: Reading of Eq. (4), (5): ``pearson`` or ``context_rows``.
-        starts: k-means starts: ``cam`` or ``kmeans++``.
-        num_groups: Groups a photo; null = its categories and background. With ``cam`` starts: null.
-        group_rule: A group's category: ``mean_cam``, or ``majority`` of its pixels' labels.
-        group_margin: Groups whose category leads the next by less give no term; 0 = all do.
-        fusion: Reading of Eq. (10): ``groups`` or ``categories``.
-        head: The half of Eq. (11) that reads X: its ``own``, or Eq. (1)'s ``shared``.
-        smooth: Share of the refined map that its groups' means give, in [0, 1]; with DSCL.
-        likeness: Weight of what pixels of all photos say of a pixel, in the refined map and in
-            inference, in [0, 1]; with PGCL.
-        pool_sharpness: Of the log-sum-exp that pools the groups' mean CAM to tag scores; 0 = the
-            mean over the pixels instead.
-        pool_ramp: Share of training over which the groups' tag scores take the place of the mean
-            over the pixels; 0 = they are there from the start.
-        row_norm: norm() of Eq. (10): ``softmax`` with the temperature, or ``l1``.
-        zero_init: The half of Eq. (11) that reads the context starts at zero.
-        residual: The graph convolution adds its input.
-        learned_prototypes: The graph's category nodes are trained.
-        hard_targets: SGCL's target is a group's majority label instead of its shares.
-        embedding_dim: Channels of the contrasted embeddings.
-        node_dim: Channels of the graph's nodes.
-        temperature: Divides the cosine similarities.
-        memory_size: Past groups kept a category; 0 = off.
-        warmup: Share of training before the contrasts start.
-        plain_weight: Weight of the tag loss on the mean of Eq. (1)'s CAM, where groups or Eq. (11)
+        pgcl_weight: Weight of PGCL, Eq. (7); alpha in the paper (0.6).
+        sgcl_weight: Weight of SGCL, Eq. (9); beta in the paper (0.4).
+        contrast: ``groups`` (PGCL) or ``pixels`` (Eq. 3, the baseline of Table V).
+        kmeans_init: Initialisation of k-means: ``cam`` or ``kmeans++``.
+        num_groups: Pixel groups per photo; null = its classes and background. Must be null with
+            ``kmeans_init: cam``.
+        group_margin: Groups whose class leads the second by less give no contrastive term; 0 = all
+            groups do.
+        head: Classifier of X in Eq. (11): its ``own``, or ``shared`` with Eq. (1).
+        smooth: Weight of the group means in the refined CAM, in [0, 1]; with DSCL.
+        class_similarity: Weight of each pixel's similarity to the class prototypes of the training
+            set, by shrinkage LDA of the embeddings, in the refined CAM at inference, in [0, 1];
+            with PGCL.
+        pool_sharpness: Sharpness of the log-sum-exp that pools the groups' mean CAMs to tag scores;
+            0 = mean over pixels instead.
+        pool_ramp: Part of the training over which the groups' tag scores replace the mean over
+            pixels; 0 = from the start.
+        temperature: Temperature of the cosine similarities, > 0.
+        warmup: Part of the training before the contrastive losses start, in [0, 1).
+        plain_weight: Weight of the tag loss on the mean of Eq. (1)'s CAM where groups or Eq. (11)
             score the tags.
-        bg_score: Background score of Eq. (2) and (12) during training.
+        bg_score: Background threshold of Eq. (2) and (12) during training.
     """
 
     variant: Variant = "M4"
     pgcl_weight: float = 0.3
     sgcl_weight: float = 0.1
     contrast: Literal["groups", "pixels"] = "groups"
-    group_by: Literal["early", "middle", "last"] = "middle"
-    grouping: Literal["pearson", "context_rows"] = "pearson"
-    starts: Literal["cam", "kmeans++"] = "kmeans++"
+    kmeans_init: Literal["cam", "kmeans++"] = "kmeans++"
     num_groups: int | None = 8
-    group_rule: Literal["mean_cam", "majority"] = "mean_cam"
     group_margin: float = 0.0
-    fusion: Literal["groups", "categories"] = "groups"
     head: Literal["own", "shared"] = "shared"
     smooth: float = 0.5
-    likeness: float = 0.15
+    class_similarity: float = 0.15
     pool_sharpness: float = 1.0
     pool_ramp: float = 0.5
-    row_norm: Literal["softmax", "l1"] = "softmax"
-    zero_init: bool = True
-    residual: bool = True
-    learned_prototypes: bool = True
-    hard_targets: bool = False
-    embedding_dim: int = 128
-    node_dim: int = 128
     temperature: float = 0.1
-    memory_size: int = 64
     warmup: float = 0.25
     plain_weight: float = 0.4
     bg_score: float = 0.25

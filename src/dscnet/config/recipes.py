@@ -1,4 +1,4 @@
-"""Settings files, and the recipes that come with the package: settings whose results are known."""
+"""Settings files, and the recipes that come with the package: settings with known results."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 import yaml
 
 from dscnet.config import Config
-from dscnet.config.settings import from_dict
+from dscnet.config.settings import current_settings, from_dict
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
-"""Where recipes lie in an installed package and in a checkout."""
+"""Where recipes are in an installed package and in a checkout."""
 
 
 def list_recipes() -> dict[str, Path]:
-    """Recipe name -> file, in order of the names."""
+    """Recipe name -> file, sorted by name."""
     files = [file for folder in FOLDERS if folder.is_dir() for file in folder.glob("*.yaml")]
     return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
 
 
 def find_recipe(name: str) -> Path:
-    """A settings file by its path, or a recipe by its name.
+    """Path of a settings file, given by its path or as the name of a recipe.
 
     Raises:
-        ValueError: If there is neither; the message lists the recipes.
+        ValueError: If it is neither; the message lists the recipes.
     """
     path = Path(name)
     if path.is_file():
@@ -36,35 +36,59 @@ def find_recipe(name: str) -> Path:
     raise ValueError(f"{name} is neither a file nor a recipe; recipes: {', '.join(recipes)}")
 
 
-def read_config(path: Path) -> Config:
-    """Read a file of settings; those it does not name have their defaults.
+def read_config(path: Path, *, finished: bool = False) -> Config:
+    """Read a settings file; missing settings have their defaults.
+
+    Args:
+        path: The file, written by this version or an earlier one.
+        finished: It is that of a finished run: former settings may have any value.
 
     Raises:
-        ValueError: If it holds none, or one that does not exist; the message names the file.
+        ValueError: If it is no settings file or holds an unknown setting; the message names the
+            file.
     """
-    values = read_mapping(path)
+    values = current_settings(read_mapping(path), str(path), finished=finished)
     try:
         return from_dict(Config, values)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
+def as_current(path: Path, *, finished: bool = False, of_run: bool = False) -> str:
+    """A settings file for the parser of the command line.
+
+    Args:
+        path: The file, written by this version or an earlier one.
+        finished: As for :func:`read_config`, which also lists the errors.
+        of_run: It is the ``config.yaml`` of a run. Before there was a section ``scale``, networks
+            saw photos at their own size.
+
+    Returns:
+        Its path; the YAML text of this version's settings if the file holds others.
+    """
+    values = read_mapping(path)
+    current = current_settings(values, str(path), finished=finished)
+    if of_run:
+        current.setdefault("scale", {"relative_to": "photo"})
+    return str(path) if current == values else yaml.safe_dump(current, sort_keys=False)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings or of variants.
+    """Read a YAML file of settings or variants.
 
     Raises:
-        ValueError: If it is no mapping of names; the message names the file.
+        ValueError: If it is no mapping; the message names the file.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not valid YAML ({error}); repair it") from error
+        raise ValueError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected 'name: value' lines; it holds none")
+        raise ValueError(f"{path}: expected a mapping, 'name: value' lines")
     return content
 
 
 def summary(path: Path) -> str:
-    """First comment line of a recipe: what it is for."""
+    """Purpose of a recipe: its first comment line."""
     first = path.read_text(encoding="utf-8").splitlines()[0] if path.stat().st_size else ""
     return first.lstrip("# ").strip()

@@ -1,4 +1,4 @@
-"""How large the networks see photos."""
+"""Input size of the networks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Literal
 
 @dataclass
 class ScaleConfig:
-    """How large the networks see photos, in training and in inference alike.
+    """Input size of the networks, in training and inference.
 
     Args:
         relative_to: What the scales of ``cam``, ``segment`` and ``affinity`` are relative to:
-            ``training`` (the size trained on, so that photos of any resolution look alike to the
-            network) or ``photo`` (the photo's own size, as published for VOC and COCO).
-        side: With ``training``, a photo's longer side at scale 1, pixels; null = the middle of
+            ``training`` (the training size, so that photos of any resolution look alike to the
+            network) or ``photo`` (the photo's own size, as in the published VOC and COCO
+            protocols).
+        side: Longer side of a photo at scale 1, pixels, with ``training``; null = the middle of
             ``augment.long_side``.
-        work_side: Longer side at which maps are kept and refined, pixels; labels and masks have
-            the photo's own size. null = that of scale 1. With ``photo`` it is an upper bound; null
-            = none.
-        tiles: For things that are small in large photos: photos are trained on and seen this many
-            times larger, a window at a time. Takes about ``tiles`` squared as long.
-        tile_overlap: Part of a window that the next one sees again, in [0, 1).
+        work_side: Longer side at which CAMs are stored and refined, pixels; labels and masks have
+            the photo's size. null = the size at scale 1. With ``photo`` an upper bound; null = no
+            bound.
+        tiles: For small objects in large photos: photos are this many times larger in training
+            and inference, and processed in windows. Time grows with the square.
+        tile_overlap: Overlap of neighbouring windows as a fraction of their size, in [0, 1).
     """
 
     relative_to: Literal["training", "photo"] = "training"

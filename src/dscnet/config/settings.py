@@ -1,16 +1,22 @@
-"""From files and words to settings and back; standard library only: the CLI runs without torch."""
+"""Settings from files and the command line, and back; standard library only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import PurePath
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dscnet.config import Config
+from dscnet.config.legacy import REMOVED, RENAMED, RENAMED_VALUES
+
+log = logging.getLogger("dscnet")
 
 T = TypeVar("T")
+
+_noted: set[str] = set()
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -19,7 +25,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def shown(config: Config) -> dict[str, Any]:
-    """The settings for readers elsewhere, whom places on this machine tell nothing."""
+    """The settings as published with results: of local paths only the last part."""
     settings = {name: _without_places(value) for name, value in to_dict(config).items()}
     return settings | {"data": path_name(config.data)}
 
@@ -44,11 +50,14 @@ def _without_places(value: Any) -> Any:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Build a (nested) config from plain dictionaries.
+    """Build a (nested) config from plain dictionaries, of this version or an earlier one.
 
     Raises:
-        ValueError: If a key is no setting (the message names the nearest one), or a number is none.
+        ValueError: If a key is unknown (the message suggests the nearest setting), a value is not
+            the number it has to be, or a former setting has another value than is used now.
     """
+    if cls is Config:
+        values = current_settings(values)
     hints = get_type_hints(cls)
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     arguments = {}
@@ -65,9 +74,9 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _numbers(key: str, hint: Any, value: Any) -> Any:
-    """Floats where floats are due: YAML reads ``10`` as an integer and ``2e-4`` as text.
+    """Floats where floats are expected: YAML reads ``10`` as an integer and ``2e-4`` as text.
 
-    One value must have one form, because fingerprints of finished stages are made of it.
+    Every value needs one form only, because the fingerprints of finished stages are made of it.
     """
     kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
@@ -79,8 +88,9 @@ def _numbers(key: str, hint: Any, value: Any) -> Any:
         if value is not None and list[float] in kinds:
             return [float(item) for item in value]
     except (TypeError, ValueError):
+        what = "a list of numbers" if list[float] in kinds else "a number"
         choice = f" or one of {', '.join(words)}" if words else ""
-        raise ValueError(f"setting '{key}' needs numbers{choice}, got {value!r}") from None
+        raise ValueError(f"setting '{key}' must be {what}{choice}, got {value!r}") from None
     return value
 
 
@@ -106,7 +116,7 @@ def _check_extensions(name: str, value: Any, *, depth: int = 0) -> None:
 
 
 def unknown_setting(key: str, names: list[str]) -> str:
-    """Error text for a setting that does not exist, with the nearest that does."""
+    """Error message for an unknown setting, with the nearest known one."""
     from difflib import get_close_matches
 
     nearest = get_close_matches(key, names, n=1, cutoff=0.5)
@@ -114,10 +124,130 @@ def unknown_setting(key: str, names: list[str]) -> str:
     return f"unknown setting '{key}': {hint}"
 
 
+def current_settings(
+    values: Mapping[str, Any], source: str = "", *, finished: bool = False
+) -> dict[str, Any]:
+    """Nested settings of this version from those of any version.
+
+    Renamed settings get their new names, and former settings are dropped; both are logged once.
+
+    Args:
+        values: Nested settings; not changed.
+        source: Where they come from, for messages, e.g. the path of a file.
+        finished: They describe a finished run. A former setting then may have another value than
+            is used now, which is noted.
+
+    Raises:
+        ValueError: If a setting has its old and its new name, or a former one has another value
+            than is used now and ``finished`` is false.
+    """
+    sections = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
+    old = {
+        f"{key}.{name}": value
+        for key, section in sections.items()
+        if isinstance(section, dict)
+        for name, value in section.items()
+    }
+    for name, value in _current(old, source, finished).items():
+        section, _, key = name.partition(".")
+        sections[section][key] = value
+    for name in old.keys() & (RENAMED.keys() | REMOVED.keys()):
+        section, _, key = name.partition(".")
+        del sections[section][key]
+    return sections
+
+
+def current_dotted(settings: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    """The same of dotted settings, e.g. ``{"method.variant": "M1"}``."""
+    kept = {
+        key: value for key, value in settings.items() if key not in RENAMED and key not in REMOVED
+    }
+    return kept | _current(settings, source, finished=False)
+
+
+def _current(old: Mapping[str, Any], source: str, finished: bool) -> dict[str, Any]:
+    """What replaces the dotted settings of earlier versions: new name -> value."""
+    prefix = f"{source}: " if source else ""
+    renamed = {name: new for name, new in RENAMED.items() if name in old}
+    if twice := [f"{name} and {new}" for name, new in renamed.items() if new in old]:
+        raise ValueError(f"{prefix}{', '.join(twice)} are the same setting: keep the latter")
+    removed = {name: old[name] for name in REMOVED if name in old}
+    other = other_values(removed)
+    if other and not finished:
+        raise ValueError(
+            prefix + "; ".join(f"{removed_setting(name)}, got {other[name]!r}" for name in other)
+        )
+    if renamed:
+        pairs = ", ".join(f"{before} is now {now}" for before, now in renamed.items())
+        note(f"{prefix}renamed: {pairs}")
+    if same := [name for name in removed if name not in other]:
+        note(f"{prefix}no longer settings, and fixed at the values given there: {', '.join(same)}")
+    if other:
+        fixed = (f"{name}: {value!r}, now {REMOVED[name].value!r}" for name, value in other.items())
+        note(f"{prefix}no longer settings, and fixed at OTHER values: {', '.join(fixed)}")
+    named = [(new, old[name]) for name, new in renamed.items()]
+    named += [(name, old[name]) for name in RENAMED_VALUES if name in old]
+    return {name: current_value(name, value) for name, value in named}
+
+
+def current_words(words: Sequence[str]) -> list[str]:
+    """Arguments of the command line, with renamed settings under their new names."""
+    current = list(words)
+    for place, word in enumerate(words):
+        old, equals, value = word.removeprefix("--").partition("=")
+        name = RENAMED.get(old, old)
+        if not word.startswith("--") or (name == old and name not in RENAMED_VALUES):
+            continue
+        if name != old:
+            note(f"--{old} is deprecated: use --{name}")
+        current[place] = f"--{name}={current_value(name, value)}" if equals else f"--{name}"
+        if not equals and place + 1 < len(words):
+            current[place + 1] = current_value(name, words[place + 1])
+    return current
+
+
+def current_value(name: str, value: Any) -> Any:
+    """A setting's value by its present name, e.g. ``cam`` for ``maps``."""
+    values = RENAMED_VALUES.get(name, {})
+    return values.get(value, value) if isinstance(value, str) else value
+
+
+def other_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Former settings among dotted ones that have another value than is used now."""
+    return {
+        name: settings[name]
+        for name in REMOVED
+        if name in settings and not _is_fixed(name, settings[name])
+    }
+
+
+def _is_fixed(name: str, value: Any) -> bool:
+    fixed = REMOVED[name].value
+    try:
+        return bool(value == fixed or (type(fixed) is float and float(value) == fixed))
+    except (TypeError, ValueError):
+        return False
+
+
+def removed_setting(name: str) -> str:
+    """Error message for a former setting."""
+    fixed, why, since = REMOVED[name]
+    return f"{name} is no longer a setting since version {since} (fixed at {fixed!r}: {why})"
+
+
+def note(text: str) -> None:
+    """Log a warning, once per process."""
+    if text not in _noted:
+        _noted.add(text)
+        log.warning("%s", text)
+
+
 def replace_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """A copy of ``config`` with dotted settings replaced, e.g. ``{"method.variant": "M1"}``."""
     values = to_dict(config)
-    for dotted, value in settings.items():
+    for dotted, value in current_dotted(settings).items():
         *path, last = dotted.split(".")
         section = values
         of_plugin = path[:1] == ["extensions"]  # its names are not known here

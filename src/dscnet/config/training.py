@@ -1,4 +1,4 @@
-"""Optimisation of the CAM network and of the segmentation network."""
+"""Optimisation of the networks."""
 
 from __future__ import annotations
 
@@ -10,76 +10,130 @@ from typing import ClassVar, Literal
 class OptimiserConfig:
     """Optimisation of a network.
 
+    What is a property here is fixed for some networks and a setting of the others.
+
     Args:
-        epochs: Passes over the photos; null = 8 of the CAM network and 10 of the segmentation
-            network, on few photos more: as many as make 350 and 220 steps.
-        iterations: Steps, in the place of ``epochs``: the last pass may be a part of one; null =
-            ``epochs`` count.
-        batch_size: Photos a step.
-        optimizer: ``sgd`` or ``adamw``.
-        lr: Learning rate of the pretrained trunk.
-        new_lr_factor: New layers learn this many times faster.
-        bias_lr_factor: Biases learn this many times faster than their layer's weights (SEAM: 2,
-            AuxSegNet: 1).
-        momentum: SGD momentum.
-        published_momentum_quirk: SEAM's code passes the weight decay as SGD's momentum; true does
-            as it does.
-        published_positional_quirk: AuxSegNet's code passes the weight decay in the place of SGD's
-            momentum, and so has no weight decay; true does as it does.
-        weight_decay: L2 penalty; none on biases.
-        poly_power: Exponent of the polynomial decay.
-        lr_warmup: Share of the steps over which the learning rate rises linearly.
-        clip: Upper bound of the gradient norm; 0 = none.
-        precision: Lightning precision, e.g. ``32``, ``bf16-mixed``.
-        accelerator: ``auto``, ``cpu``, ``gpu`` ...
-        deterministic: On a GPU, compute in ways that give the same numbers every time, where torch
-            has them: a step may take twice as long. On a CPU it always does.
+        epochs: Passes over the training photos; null = 8 for the CAM network and 10 for the
+            segmentation network, more on small data sets: at least 350 and 220 steps.
+        batch_size: Photos per step.
+        lr: Learning rate of the pretrained backbone.
+        accelerator: Lightning accelerator: ``auto``, ``cpu``, ``gpu``, ...
+        deterministic: Use deterministic GPU kernels where PyTorch has them, for exactly
+            repeatable results; up to twice as slow. Always on for CPUs.
     """
 
     usual_epochs: ClassVar[int] = 10
-    """Passes where neither ``epochs`` nor ``iterations`` is set."""
+    """Epochs if neither ``epochs`` nor ``iterations`` is set."""
     fewest_steps: ClassVar[int] = 1
-    """Steps that they make at least; the last pass may be a part of one."""
+    """Lower bound of the steps of these epochs; the last epoch may be incomplete."""
 
     epochs: int | None = None
     batch_size: int = 16
-    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
-    new_lr_factor: float = 10.0
-    bias_lr_factor: float = 2.0
-    momentum: float = 0.9
-    published_momentum_quirk: bool = False
-    published_positional_quirk: bool = False
-    weight_decay: float = 5e-4
-    poly_power: float = 0.9
-    lr_warmup: float = 0.0
-    clip: float = 10.0
-    precision: str = "32"
     accelerator: str = "auto"
     deterministic: bool = False
-    iterations: int | None = None
 
-    def steps(self, steps_a_pass: int) -> int:
+    @property
+    def iterations(self) -> int | None:
+        """Steps instead of ``epochs``; None = ``epochs`` count."""
+        return None
+
+    @property
+    def optimizer(self) -> Literal["sgd", "adamw"]:
+        """Optimiser."""
+        return "sgd"
+
+    @property
+    def new_lr_factor(self) -> float:
+        """Learning rate of new layers relative to ``lr``."""
+        return 10.0
+
+    @property
+    def bias_lr_factor(self) -> float:
+        """Learning rate of biases relative to that of their layer's weights."""
+        return 2.0
+
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay of all parameters but biases."""
+        return 5e-4
+
+    @property
+    def published_momentum_quirk(self) -> bool:
+        """Whether the weight decay is used as the momentum, as in SEAM's published code."""
+        return False
+
+    @property
+    def published_positional_quirk(self) -> bool:
+        """The same with no weight decay, as in AuxSegNet's published code."""
+        return False
+
+    @property
+    def lr_warmup(self) -> float:
+        """Part of the steps with a linearly rising learning rate."""
+        return 0.0
+
+    @property
+    def clip(self) -> float:
+        """Upper bound of the gradient norm; 0 = none."""
+        return 10.0
+
+    @property
+    def precision(self) -> str:
+        """Lightning precision."""
+        return "32"
+
+    def steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole training.
 
         Args:
-            steps_a_pass: Batches that one pass over the photos makes.
+            steps_per_epoch: Batches in one epoch.
         """
         if self.iterations is not None:
             return self.iterations
         if self.epochs is not None:
-            return self.epochs * steps_a_pass
-        return max(self.usual_epochs * steps_a_pass, self.fewest_steps)
+            return self.epochs * steps_per_epoch
+        return max(self.usual_epochs * steps_per_epoch, self.fewest_steps)
 
 
 @dataclass
-class TrainConfig(OptimiserConfig):
+class NetworkConfig(OptimiserConfig):
+    """Optimisation of the CAM network or the segmentation network.
+
+    Args:
+        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
+        new_lr_factor: Learning rate of new layers relative to ``lr``.
+        weight_decay: Weight decay of all parameters but biases.
+        lr_warmup: Part of the steps, in [0, 1), over which the learning rate rises linearly; over
+            all steps it decays polynomially with power 0.9.
+        clip: Upper bound of the gradient norm; 0 = no clipping.
+        precision: Lightning precision, e.g. ``32`` or ``bf16-mixed``.
+        iterations: Training steps, instead of ``epochs``; the last epoch may be incomplete.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    new_lr_factor: float = 10.0
+    weight_decay: float = 5e-4
+    lr_warmup: float = 0.0
+    clip: float = 10.0
+    precision: str = "32"
+    iterations: int | None = None
+
+
+@dataclass
+class TrainConfig(NetworkConfig):
     """Training of the CAM network.
 
     Args:
-        keep: Weights that count: those of the ``last`` epoch, or of the ``best``, by the mean
-            average precision of the validation photos' tags, without such photos by the tag loss
-            of the training photos. Costs a pass over these photos an epoch. Never chosen on masks.
+        bias_lr_factor: Learning rate of biases relative to that of their layer's weights (SEAM: 2,
+            AuxSegNet: 1).
+        published_momentum_quirk: Use ``weight_decay`` also as SGD's momentum, as SEAM's published
+            code does.
+        published_positional_quirk: Use ``weight_decay`` as SGD's momentum and no weight decay, as
+            AuxSegNet's published code does.
+        keep: Weights to keep: of the ``last`` epoch or of the ``best`` one, by the tag mAP on the
+            validation photos, or by the tag loss on the training photos if there are none; never
+            by masks. Costs a pass over these photos per epoch.
     """
 
     usual_epochs: ClassVar[int] = 8
@@ -88,35 +142,37 @@ class TrainConfig(OptimiserConfig):
     batch_size: int = 8
     lr: float = 0.005
     lr_warmup: float = 0.1
+    bias_lr_factor: float = 2.0
+    published_momentum_quirk: bool = False
+    published_positional_quirk: bool = False
     keep: Literal["last", "best"] = "last"
 
 
 @dataclass
-class SegmentConfig(OptimiserConfig):
-    """The segmentation network that learns from the pseudo labels.
+class SegmentConfig(NetworkConfig):
+    """Segmentation network, trained on the pseudo labels.
 
     Args:
-        network: ``branch`` (AuxSegNet's own segmentation, nothing more is trained),
-            ``deeplabv1``, ``deeplabv2``, ``deeplabv3plus``, or ``auto``: the branch where there is
-            one, else ``deeplabv3plus``, on the trunk ``resnet38`` ``deeplabv1``.
-        branch_scores: What the branch says: ``refined`` (the scores after its affinity, as
-            published) or ``averaged`` (the mean of those before and after it).
-        backbone: Its trunk; null = that of ``model``. So are ``weights`` and ``output_stride``.
-        weights: Of its trunk, or null.
-        output_stride: Of its trunk, or null.
-        supervision: ``pseudo`` (labels of this run) or ``full`` (true masks: the ceiling).
-        labels: Folder of pseudo labels made elsewhere; null = the run's own.
-        rounds: Trainings; each after the first learns from labels that the networks before make
-            anew of the photos' tags and the first labels (self-training).
-        decoder_channels: Width of DeepLabV3+'s decoder.
-        frozen_stages: The stem and this many early stages are not trained.
-        crop_size: Side of its training crop, pixels; null = that of ``augment``. So is ``jitter``.
-        jitter: Brightness, contrast, saturation and hue jitter, or null.
-        scale_range: Photos are scaled by a factor drawn uniformly from this closed range; null =
-            to ``augment.long_side``.
-        flip_test: Average the scores of a photo with those of its mirror image at inference.
-        test_scales: Sizes of a photo whose scores are averaged at inference.
-        crf: Fit the probabilities to the photo by a dense CRF at inference.
+        network: ``branch`` (AuxSegNet's segmentation branch, no further training), ``deeplabv1``,
+            ``deeplabv2``, ``deeplabv3plus``, or ``auto``: the branch for AuxSegNet, ``deeplabv1``
+            on ``resnet38``, else ``deeplabv3plus``.
+        branch_scores: Scores of the branch: ``refined`` (by its affinity, as published) or
+            ``averaged`` (mean of those before and after).
+        backbone: Backbone; null = that of ``model``.
+        weights: Initial weights of the backbone; null = those of ``model``.
+        output_stride: Stride of the backbone; null = that of ``model``.
+        supervision: ``pseudo`` (pseudo labels) or ``full`` (ground-truth masks: an upper bound).
+        labels: Folder of external pseudo labels; null = the pseudo labels of the run.
+        rounds: Training rounds; after each but the last the networks so far relabel the training
+            photos, given their tags and the first labels (self-training).
+        decoder_channels: Channels of the DeepLabV3+ decoder.
+        frozen_stages: Freeze the stem and this many early stages.
+        crop_size: Side of the square training crop, pixels; null = that of ``augment``.
+        jitter: Strength of the colour jitter; null = that of ``augment``.
+        scale_range: Range of the photo scale, drawn uniformly; null = by ``augment.long_side``.
+        flip_test: Average over mirrored photos at inference.
+        test_scales: Photo scales averaged at inference.
+        crf: Refine the predictions by a dense CRF at inference.
     """
 
     fewest_steps: ClassVar[int] = 220

@@ -112,7 +112,7 @@ def refuse_to_train_over(one: GridRun, stages: Sequence[str]) -> None:
     folder = RunFolder(one.folder)
     if folder.fingerprint_of("train") is None:
         return
-    there, here = folder.read_config(), located(one.config)
+    there, here = folder.read_config(finished=False), located(one.config)
     if _of_training(there) != _of_training(here):
         differing = differences(*(dotted_settings(to_dict(config)) for config in (there, here)))
         raise DscnetError(

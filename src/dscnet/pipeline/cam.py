@@ -55,7 +55,7 @@ STAGE = Stage(
     settings=lambda config: {
         "cam": config.cam,
         "scale": config.scale,
-        "method.likeness": config.method.likeness,
+        "method.class_similarity": config.method.class_similarity,
         **extension(config, config.model.name),
     },
     code=_code,

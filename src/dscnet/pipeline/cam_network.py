@@ -114,7 +114,7 @@ def training_settings(config: Config) -> dict[str, Any]:
     method = config.method
     if not config.has_rounds:
         # Class similarity is weighed in after training, except between rounds.
-        method = replace(method, likeness=MethodConfig.likeness)
+        method = replace(method, class_similarity=MethodConfig.class_similarity)
     settings = {**learning_settings(config), "method": method, "train": config.train}
     return {**settings, **(_round_settings(config) if config.has_rounds else {})}
 
@@ -122,9 +122,9 @@ def training_settings(config: Config) -> dict[str, Any]:
 def _round_settings(config: Config) -> dict[str, Any]:
     auxseg, segment = asdict(config.auxseg), config.segment
     # How much is computed at once changes nothing.
-    auxseg.pop("rows")
+    auxseg.pop("affinity_rows")
     settings = {"auxseg": auxseg, "cam": config.cam}
-    if config.auxseg.relabel == "branch":
+    if config.auxseg.self_training_source == "branch":
         names = ("branch_scores", "test_scales", "flip_test")
         settings |= {f"segment.{name}": getattr(segment, name) for name in names}
     return settings

@@ -108,5 +108,3 @@ def check_optimiser(name: str, settings: OptimiserConfig) -> None:
             raise ValueError(f"{name}.{key} must be at least 1, got {count}")
     if not 0 <= settings.lr_warmup < 1:
         raise ValueError(f"{name}.lr_warmup must be in [0, 1), got {settings.lr_warmup}")
-    if settings.poly_power < 0:
-        raise ValueError(f"{name}.poly_power must be at least 0, got {settings.poly_power}")

@@ -138,7 +138,7 @@ def check_rounds(job: Job) -> None:
     config, auxseg = job.config, job.config.auxseg
     if config.keeps_labels and config.refine.steps:
         raise ValueError(
-            "auxseg.keep_labels: labels of a round are not refined: leave refine.steps empty"
+            "auxseg.last_round_labels: labels of a round are not refined: leave refine.steps empty"
         )
     if auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {auxseg.rounds}")
@@ -263,7 +263,7 @@ def _network(job: Job) -> PlainCam:
 @torch.inference_mode()
 def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> None:
     """Saliency labels and labels of every training photo, for the next round."""
-    by_branch = job.config.auxseg.relabel == "branch"
+    by_branch = job.config.auxseg.self_training_source == "branch"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)

@@ -9,7 +9,13 @@ from typing import Any
 
 from dscnet.config import Config
 from dscnet.config.baselines import find_baseline
-from dscnet.config.settings import dotted_names, from_dict, replace_settings, to_dict
+from dscnet.config.settings import (
+    current_settings,
+    dotted_names,
+    from_dict,
+    replace_settings,
+    to_dict,
+)
 from dscnet.tables.runs import identity
 from dscnet.types import DscnetError
 
@@ -50,6 +56,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise DscnetError(f"{path}: not the JSON file of a table")
     defaults = to_dict(Config())
     here = set(dotted_names(defaults))
+    try:
+        content["settings"] = {
+            base: current_settings(settings, path.name)
+            for base, settings in content["settings"].items()
+        }
+    except ValueError as error:
+        raise DscnetError(str(error)) from error
     for settings in content["settings"].values():
         if not find_baseline(settings["model"]["name"]).has_rounds:
             # Runs of other networks do not use these.

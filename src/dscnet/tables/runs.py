@@ -18,6 +18,7 @@ from dscnet.config.settings import (
     shown,
     to_dict,
 )
+from dscnet.config.stages import STAGES
 from dscnet.experiments.comparison import lookup
 from dscnet.experiments.grid import GridRun, of_seed
 from dscnet.metrics.evaluation import read_metrics
@@ -26,11 +27,10 @@ from dscnet.run_folder import RunFolder
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
 
-STAGES = ("train", "cam", "refine", "label", "segment", "evaluate")
 PAPER_MEASURE = "segmenter.miou"
 """The paper's measure: mIoU of the segmentation network."""
 
-_WITHOUT_EFFECT = ("data", "augment.num_workers", "auxseg.rows")
+_WITHOUT_EFFECT = ("data", "augment.num_workers", "auxseg.affinity_rows")
 """Settings that do not affect results; ``data`` is the location of the photos."""
 
 
@@ -191,7 +191,8 @@ def requested(request: Request, cells: Sequence[Cell]) -> list[Cell]:
 def stages(request: Request) -> list[str]:
     """Stages of a run; the segmentation network is trained only if it is needed."""
     measured = request.measure.startswith("segmenter.") or request.name == "figure5"
-    return [stage for stage in STAGES if measured or stage != "segment"]
+    unwanted = ("report",) if measured else ("report", "segment")
+    return [stage for stage in STAGES if stage not in unwanted]
 
 
 def comparable(config: Config) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def _differing(cell: Cell) -> list[str]:
     folder = RunFolder(cell.run.folder)
     if not folder.config.exists():
         return []
-    return differences(_with_data(folder.read_config()), _with_data(cell.run.config))
+    return differences(_with_data(folder.read_config(finished=False)), _with_data(cell.run.config))
 
 
 def refuse_other_settings(cell: Cell) -> None:

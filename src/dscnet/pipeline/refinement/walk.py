@@ -34,9 +34,4 @@ def _open(job: Job) -> Callable[[Sample], Step]:
     return lambda sample: step
 
 
-STEP = RefinementStep(
-    "walk",
-    _open,
-    needs=lambda config: ("train",),
-    settings=lambda config: {"method.group_by": config.method.group_by},
-)
+STEP = RefinementStep("walk", _open, needs=lambda config: ("train",))
