@@ -109,7 +109,7 @@ def test_which_photos_are_submitted(voc):
     with pytest.raises(DataError, match=r"JPEGImages: expected the 1 photos .*found 0; missing"):
         ids(voc)
     (voc / "ImageSets/Segmentation/test.txt").write_text("")
-    with pytest.raises(DataError, match=r"test\.txt: expected image ids, one a line, found none"):
+    with pytest.raises(DataError, match=r"test\.txt: expected image ids, one per line, found none"):
         ids(voc)
     (voc / "ImageSets/Segmentation/test.txt").unlink()
     with pytest.raises(DataError, match=r"test\.txt: expected the list .*unpack VOC2012test\.tar"):

@@ -98,4 +98,4 @@ def create_model(name: str, backbone: nn.Module, num_classes: int, **options: ob
 
 _RENAMED_OPTIONS = {"likeness": "class_similarity"}
 
-__getattr__ = renamed_names(__name__, {"resnet38_feature_maps": "resnet38_feature_maps"}, globals())
+__getattr__ = renamed_names(__name__, {"resnet38_taps": "resnet38_feature_maps"}, globals())

@@ -172,7 +172,7 @@ def listed_ids(path: Path, known: Collection[str]) -> list[str]:
     """
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{path}: expected image ids, one a line, found none")
+        raise DataError(f"{path}: expected image ids, one per line, found none")
     return list(dict.fromkeys(match_id(name, known) or name for name in names))
 
 
