@@ -173,7 +173,8 @@ def main() -> None:
     ]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        lines += ["", *layout(content)(path.stem, content)]
+        if "mutants" not in content:  # those are of the tests
+            lines += ["", *layout(content)(path.stem, content)]
     for path in sorted((ROOT / "benchmarks" / "results" / "tables").glob("*.md")):
         title, rest = path.read_text().split("\n", 1)
         made = json.loads(path.with_suffix(".json").read_text())

@@ -467,9 +467,7 @@ def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("setting", ["model.weights", "segment.weights"])
 def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypatch, setting):
-    monkeypatch.setattr(
-        "dscnet.pipeline.runner.check_photos", lambda job: pytest.fail("photos first")
-    )
+    monkeypatch.setattr("dscnet.pipeline.check_photos", lambda job: pytest.fail("photos first"))
     other = tmp_path / "other.safetensors"
     save_file({"fc.weight": torch.zeros(1)}, other)
     for path, message in (

@@ -174,3 +174,23 @@ def test_steps_on_a_gpu_equal_those_on_a_cpu(name):
     step = refinement_steps([name], features, lambda: [half])[name]
     on_gpu = step(start.cuda(), photo.cuda()).cpu()
     torch.testing.assert_close(on_gpu, step(start, photo), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("bg_score", [0.0, 1.0])
+def test_a_background_score_may_be_0_or_1(bg_score):
+    assert label_scores(maps(), bg_score=bg_score)[0].unique().tolist() == [bg_score]
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0.5, True), (0.4, False)])
+def test_a_mask_takes_a_label_that_half_of_its_pixels_have(share, taken):
+    """A mask of ten pixels, of which background has 0.3 or 0.2 and each of two classes the rest."""
+    labels = torch.zeros(10, dtype=torch.int64)
+    labels[: round(10 * share)] = 1
+    labels[-2:] = 2
+    labels[round(10 * share) : -2] = 0 if taken else 3
+    probabilities = torch.nn.functional.one_hot(labels, 4).T.float()[..., None]
+    mask = np.ones((10, 1), dtype=bool)
+    step = refinement_steps(["masks"], masks=lambda: [mask])["masks"]
+    merged = step(probabilities[None], torch.zeros(1, 3, 10, 1))[0]
+    assert (merged.argmax(0) == 1).all() == taken
+    assert torch.equal(merged, probabilities) != taken

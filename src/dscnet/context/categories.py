@@ -28,7 +28,7 @@ def predicted_labels(cam_logits: Tensor) -> Tensor:
     The tag score of a class is the mean of its CAM over the image; above zero, it is present.
     Background always is.
     """
-    return present_labels((cam_logits[:, 1:].float().mean((2, 3)) > 0).float())
+    return present_labels(cam_logits[:, 1:].float().mean((2, 3)) > 0)
 
 
 @full_precision
