@@ -99,3 +99,10 @@ print(peak(86, 114) - small)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 200 * 1024
+
+
+def test_the_constants_are_affinitynets(generator):
+    probabilities = torch.rand(1, 3, 30, 30, generator=generator)
+    features = torch.rand(1, 6, 15, 15, generator=generator)
+    published = random_walk(probabilities, features, radius=5, power=8.0, steps=64)
+    assert torch.equal(random_walk(probabilities, features), published)

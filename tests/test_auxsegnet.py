@@ -147,11 +147,21 @@ def test_the_path_can_average_the_scores_before_and_after_the_affinity() -> None
 
 
 def test_saliency_is_a_probability_before_it_is_enlarged() -> None:
+    class Keep(nn.Module):
+        """An affinity of every pixel with itself alone: a real one evens out these few scores."""
+
+        def forward(self, queries: Tensor, keys: Tensor, maps: Tensor) -> Tensor:
+            return maps
+
     model, image = make().eval(), make_batch().image
-    *_, features = model.backbone(image)
-    _, (_, scores), _ = model._branches(features, None)
-    expected = functional.interpolate(scores.sigmoid(), image.shape[-2:], mode="bilinear")
-    torch.testing.assert_close(model.dense_scores(image)[1], expected)
+    model.cross_task = Keep()
+    with torch.no_grad():
+        model.saliency.classifier.weight.mul_(50)
+        scores = model.saliency(model.backbone(image)[-1])[0]
+        expected = functional.interpolate(scores.sigmoid(), image.shape[-2:], mode="bilinear")
+        later = functional.interpolate(scores, image.shape[-2:], mode="bilinear").sigmoid()
+        assert (later - expected).abs().max() > 0.1
+        torch.testing.assert_close(model.dense_scores(image)[1], expected)
 
 
 def test_cross_task_affinity_learns_at_the_rate_of_the_backbone() -> None:

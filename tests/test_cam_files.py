@@ -128,6 +128,10 @@ def test_maps_that_cannot_be_written(tmp_path, maps, classes, message):
         ({"classes": np.array([0]), "cam": GOOD * np.nan}, r"outside \[0, 1\]"),
         ({"classes": np.array([0]), "a": GOOD, "b": np.zeros((1, 2, 3))}, "differ in size"),
         ({"classes": np.array([None]), "cam": GOOD}, "not a readable .npz"),
+        (
+            {"classes": np.arange(len(GOOD)), "cam": GOOD, "refined": np.concatenate([GOOD, GOOD])},
+            "map 'refined' is .* floats",
+        ),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, arrays, fault):

@@ -140,3 +140,13 @@ def test_an_unknown_rule_is_named():
     groups = PixelGroups(torch.zeros(1, 1, dtype=torch.int64), 1)
     with pytest.raises(ValueError, match="rule must be one of mean_cam, majority, got 'max'"):
         group_categories(torch.zeros(1, 2, 1, 1), groups, torch.ones(1, 2).bool(), rule="max")
+
+
+@pytest.mark.parametrize("rule", ["mean_cam", "majority"])
+def test_a_group_that_leads_by_just_the_margin_keeps_its_category(rule):
+    # Mean scores 0.25 and 0.75; three of four pixels are of label 1.
+    cam = torch.tensor([[[[0.25] * 4], [[1.0, 1.0, 1.0, 0.0]]]])
+    groups = PixelGroups(torch.zeros(1, 4, dtype=torch.int64), 1)
+    present = torch.ones(1, 2, dtype=torch.bool)
+    assert group_categories(cam, groups, present, rule=rule, margin=0.5).tolist() == [[1]]
+    assert group_categories(cam, groups, present, rule=rule, margin=0.51).tolist() == [[-1]]

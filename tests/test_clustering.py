@@ -156,3 +156,58 @@ def test_wrong_arguments(arguments, message):
     given = {"points": torch.zeros(2, 4, 3), "num_groups": torch.tensor([2, 2])} | arguments
     with pytest.raises(ValueError, match=message):
         kmeans(given.pop("points"), given.pop("num_groups"), **given)
+
+
+def test_the_chance_of_a_second_start_grows_with_the_square_of_the_distance(generator):
+    points = torch.tensor([[[0.0], [1.0], [3.0]]])
+    starts = clustering._plus_plus(points, 2, 6000, generator)[0, :, :, 0]
+    for first, others in (
+        (0.0, {1.0: 1, 3.0: 9}),
+        (1.0, {0.0: 1, 3.0: 4}),
+        (3.0, {0.0: 9, 1.0: 4}),
+    ):
+        drawn = starts[starts[:, 0] == first, 1]
+        assert len(drawn) > 1800
+        for second, weight in others.items():
+            share = (drawn == second).float().mean().item()
+            assert share == pytest.approx(weight / sum(others.values()), abs=0.03)
+
+
+def test_what_restarts_are_chosen_by_is_the_inertia(generator):
+    points = torch.randn(2, 15, 3, generator=generator)
+    starts = torch.randn(2, 4, 3, 3, generator=generator)
+    ids, found = clustering._lloyd(points, starts, torch.ones(2, 3, dtype=torch.bool), 50)
+    for b in range(2):
+        for r in range(4):
+            expected = inertia(points[b], ids[b, r])
+            assert found[b, r].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_starts_are_drawn_where_the_generator_lives(monkeypatch):
+    class Elsewhere:
+        device = torch.device("meta")
+
+    draw, devices = torch.rand, []
+
+    def rand(*size, generator, device):
+        devices.append(device)
+        return draw(*size)
+
+    monkeypatch.setattr(torch, "rand", rand)
+    points = torch.zeros(1, 4, 2)
+    kmeans(points, torch.tensor([1]), generator=Elsewhere())
+    kmeans(points, torch.tensor([1]))
+    assert devices == [torch.device("meta"), torch.device("cpu")]
+
+
+def test_a_draw_that_rounds_to_one_is_the_last_point(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.ones(size))
+    starts = clustering._plus_plus(torch.tensor([[[0.0], [5.0]]]), 1, 2, None)
+    assert starts.flatten().tolist() == [5, 5]
+
+
+def test_starts_may_be_of_another_precision(generator):
+    points = torch.randn(2, 9, 3, generator=generator)
+    starts, counts = points[:, :3].clone(), torch.tensor([3, 2])
+    expected = kmeans(points, counts, starts=starts)
+    assert torch.equal(kmeans(points, counts, starts=starts.double()), expected)

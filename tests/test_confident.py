@@ -37,7 +37,8 @@ def test_merged_scores_follow_the_rule_cell_by_cell(generator):
 
 def test_marginals_are_the_published_crf_of_scores(generator):
     cam = np.random.default_rng(0).random((2, 9, 8)).astype(np.float32)
-    photo = torch.randint(0, 256, (3, 9, 8), generator=generator, dtype=torch.uint8)
+    # Colours near each other, so that the width of their kernel matters.
+    photo = torch.randint(100, 125, (3, 9, 8), generator=generator, dtype=torch.uint8)
     for power in (4.0, 24.0):
         background = (1 - torch.from_numpy(cam).amax(0, keepdim=True)) ** power
         expected = dense_crf(
@@ -87,3 +88,8 @@ def test_photos_of_no_class_are_background(size):
     torch.testing.assert_close(marginals, torch.ones(1, *size))
     assert (merge_scores(marginals, marginals) == 0).all()
     assert (score_labels(cam, np.zeros(0, dtype=int), photo, bg_score=0.3) == 0).all()
+
+
+def test_cells_with_the_least_score_that_counts_have_a_label():
+    low = torch.tensor([[[0.0, 0.0]], [[1e-5, 0.9e-5]]])
+    assert merge_scores(low, low).tolist() == [[1, 255]]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dscnet.context import PixelGroups
+from dscnet.losses import contrastive
 from dscnet.losses.contrastive import (
     group_contrast,
     group_pairs,
@@ -394,6 +395,7 @@ IDS = torch.tensor([0, 1])
     [
         (lambda: group_contrast(torch.zeros(2, 3), IDS, IDS, temperature=0), "temperature must"),
         (lambda: group_contrast(torch.zeros(3, 3), IDS, IDS, temperature=1), "embeddings must"),
+        (lambda: group_contrast(torch.zeros(2, 3, 1), IDS, IDS, temperature=1), "embeddings must"),
         (lambda: group_contrast(torch.zeros(2, 3), IDS, IDS[:1], temperature=1), "sources must"),
         (
             lambda: group_contrast(
@@ -423,3 +425,18 @@ IDS = torch.tensor([0, 1])
 def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("max_pairs", "pieces"), [(2**24, 0), (36, 0), (18, 2), (6, 6), (1, 6)])
+def test_pairs_beyond_the_most_are_computed_again_in_pieces(max_pairs, pieces, monkeypatch):
+    """Six pixels; a single piece has no need to be computed twice."""
+    taken, real = [], contrastive.checkpoint
+
+    def counted(function, piece, *rest, **options):
+        taken.append(len(piece))
+        return real(function, piece, *rest, **options)
+
+    monkeypatch.setattr(contrastive, "checkpoint", counted)
+    labels = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    pixel_contrast(torch.eye(6)[None], labels, temperature=0.5, max_pairs=max_pairs)
+    assert taken == [6 // pieces] * pieces if pieces else taken == []

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -186,3 +188,48 @@ def test_agrees_with_the_package_on_fifty_photos(shared_data):
             ours = dense_crf(probabilities, photo, **settings).argmax(1)
             theirs = dense_crf(probabilities, photo, backend="pydensecrf", **settings).argmax(1)
             assert (ours == theirs).float().mean() >= 0.995, sample.image_id
+
+
+def test_no_label_is_ruled_out_beforehand():
+    probabilities = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    marginals = dense_crf(probabilities, torch.zeros(1, 3, 1, 1), iterations=0)
+    assert marginals.flatten().tolist() == pytest.approx([1 / 1.00001, 1e-5 / 1.00001], rel=1e-3)
+    marginals = dense_crf(probabilities, torch.zeros(1, 3, 1, 1), iterations=0, least=0.25)
+    assert marginals.flatten().tolist() == pytest.approx([0.8, 0.2])
+
+
+def test_the_package_is_given_the_same_energies_and_kernels(monkeypatch, generator):
+    class Told:
+        """Stands in for the package, and notes what it is told."""
+
+        def __init__(self, width, height, labels):
+            self.shape = (labels, height, width)
+            calls.append(("size", width, height, labels))
+
+        def setUnaryEnergy(self, energy):
+            calls.append(("energy", energy.copy()))
+
+        def addPairwiseGaussian(self, **options):
+            calls.append(("gaussian", options))
+
+        def addPairwiseBilateral(self, **options):
+            calls.append(("bilateral", options))
+
+        def inference(self, iterations):
+            calls.append(("iterations", iterations))
+            return np.arange(np.prod(self.shape)).reshape(self.shape[0], -1)
+
+    calls = []
+    for name in ("pydensecrf", "pydensecrf.densecrf"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(DenseCRF2D=Told))
+    probabilities, photo = noise(2, 3, 4)
+    settings = {"gaussian_std": 1.5, "gaussian_weight": 2.0, "bilateral_weight": 7.0, **SEAM}
+    result = dense_crf(probabilities, photo, iterations=6, backend="pydensecrf", **settings)
+    size, energy, gaussian, bilateral, iterations = calls
+    assert size[1:] == (4, 3, 2) and iterations == ("iterations", 6)
+    np.testing.assert_allclose(energy[1], -probabilities[0].flatten(1).log().numpy())
+    assert gaussian == ("gaussian", {"sxy": 1.5, "compat": 2.0})
+    pixels = bilateral[1].pop("rgbim")
+    assert bilateral == ("bilateral", {"sxy": 80.0, "srgb": 13.0, "compat": 7.0})
+    np.testing.assert_array_equal(pixels, photo[0].permute(1, 2, 0).numpy())
+    assert result.flatten().tolist() == list(range(24))

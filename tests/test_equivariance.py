@@ -270,3 +270,15 @@ def test_label_counts_must_fit() -> None:
         equivariance_losses(*maps, torch.ones(2, 4), SIZE1, SIZE2)
     with pytest.raises(ValueError, match="got 4 and 2"):
         min_pool_loss(maps[1], torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.float32])
+def test_tags_of_any_type_are_the_same(kind: torch.dtype) -> None:
+    maps, tags = views(3, 4), some_tags(3, 3)
+    for one, other in zip(
+        equivariance_losses(*maps, tags, SIZE1, SIZE2),
+        equivariance_losses(*maps, tags.to(kind), SIZE1, SIZE2),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(min_pool_loss(maps[1], tags.to(kind)), min_pool_loss(maps[1], tags))

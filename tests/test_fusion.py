@@ -13,9 +13,13 @@ from dscnet.context import (
     DualStreamContext,
     PixelGroups,
     group_mean,
+    group_pixels,
+    normalise_cam,
     normalise_rows,
+    present_labels,
 )
 from dscnet.context.fusion import LEAST
+from dscnet.context.pixel_groups import pool_groups
 
 
 def make_context(**options):
@@ -438,3 +442,94 @@ def test_a_number_of_labels_includes_background():
 def test_wrong_shapes(features, cam_logits, tags, message):
     with pytest.raises(ValueError, match=message):
         make_context()(torch.zeros(features), torch.zeros(cam_logits), torch.zeros(tags))
+
+
+def test_groups_score_the_tags_by_the_refined_cam(generator):
+    context, inputs = make_context(pool_sharpness=2.0), make_inputs(generator)
+    output = context(*inputs)
+    torch.testing.assert_close(
+        output.tag_logits, pool_groups(output.cam_logits, output.groups, 2.0)
+    )
+    plain = make_context(semantic=False, fuse=False, pool_sharpness=2.0)(*inputs)
+    torch.testing.assert_close(plain.tag_logits, pool_groups(inputs[1], plain.groups, 2.0))
+    assert make_context(pool_sharpness=0.0)(*inputs).tag_logits is None
+
+
+@pytest.mark.parametrize("head", ["own", "shared"])
+def test_channels_are_dropped_before_the_classifier(head, generator):
+    context, inputs = make_context(head=head, dropout=0.5), make_inputs(generator)
+    read = []
+    context.classifier.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    for training in (True, False):
+        context.train(training)(*inputs)
+    dropped, whole = read
+    gone = dropped.eq(0).all((2, 3))
+    assert gone.any() and not gone.all()
+    assert not whole.eq(0).all((2, 3)).any()
+    torch.testing.assert_close(dropped, 2 * whole * ~gone[..., None, None])
+
+
+def test_smoothing_is_trained_through_the_means_too(generator):
+    output = make_context()(*make_inputs(generator))
+    maps = torch.rand(2, 4, 4, 4, generator=generator).requires_grad_()
+    output.smooth(maps, 0.25)[1, 2, 0, 3].backward()
+    ids = output.groups.ids[1].tolist()
+    for n, group in enumerate(ids):
+        expected = 0.25 * output.pixel_to_group[1, 3, group].item() / ids.count(group)
+        expected += 0.75 if n == 3 else 0.0
+        assert maps.grad[1, 2, n // 4, n % 4].item() == pytest.approx(expected, abs=1e-6)
+    assert maps.grad.abs().sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_guide_of_another_size_is_resized_with_aligned_corners(generator):
+    context, (features, cam_logits, tags) = make_context(), make_inputs(generator)
+    guide = torch.randn(2, 3, 7, 7, generator=generator)
+    # Every other pixel of seven is one of four when the corners are aligned.
+    expected = context(features, cam_logits, tags, guide=guide[..., ::2, ::2])
+    resized = context(features, cam_logits, tags, guide=guide)
+    assert torch.equal(resized.groups.ids, expected.groups.ids)
+    torch.testing.assert_close(resized.pixel_to_group, expected.pixel_to_group)
+
+
+def test_weighing_by_hand(generator):
+    output = make_context()(*make_inputs(generator))
+    output.class_similarity = torch.tensor([[[[1.0, 0.25, 0.0]]]])
+    weighed = output.weigh(torch.tensor([[[[2.0, 3.0, 4.0]]]]), 0.5)
+    # The least that either is believed is 0.001.
+    expected = [math.sqrt(0.001), math.sqrt(0.5 * 0.25), math.sqrt(0.001)]
+    assert weighed.flatten().tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_contrast_is_handed_the_memory(generator):
+    context = make_context()
+    assert context(*make_inputs(generator)).memory is context.memory
+
+
+@pytest.mark.parametrize("starts", ["cam", "kmeans++"])
+@pytest.mark.parametrize("grouping", ["pearson", "context_rows"])
+def test_pixels_are_grouped_as_the_options_say(grouping, starts, generator):
+    num_groups = None if starts == "cam" else 5
+    context = make_context(grouping=grouping, starts=starts, num_groups=num_groups)
+    features, cam_logits, tags = make_inputs(generator, size=8)
+    first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+    groups = context(features, cam_logits, tags, generator=first).groups
+    present = present_labels(tags)
+    options = {"starts": starts, "num_groups": num_groups, "generator": second}
+    cam = normalise_cam(cam_logits, present, 0.0)
+    expected = group_pixels(features, cam, present, grouping=grouping, **options)
+    assert torch.equal(groups.ids, expected.ids)
+    other = "pearson" if grouping == "context_rows" else "context_rows"
+    apart = group_pixels(features, cam, present, grouping=other, **options)
+    assert not torch.equal(groups.ids, apart.ids)
+
+
+def test_the_graph_takes_the_options():
+    usual = make_context().graph
+    assert (usual.residual, usual.prototypes.requires_grad, usual.temperature) == (True, True, 0.1)
+    graph = make_context(residual=False, learned_prototypes=False, temperature=0.4).graph
+    assert (graph.residual, graph.prototypes.requires_grad, graph.temperature) == (
+        False,
+        False,
+        0.4,
+    )
+    assert graph.prototypes.shape == (4, 7)

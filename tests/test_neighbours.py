@@ -28,7 +28,9 @@ def test_sums_in_blocks_are_the_same(block, generator, monkeypatch):
     assert torch.equal(weighted_rows(values, indices, weights), whole)
 
 
-def test_sums_of_different_lengths():
+@pytest.mark.parametrize("block", [1, 50])
+def test_sums_of_different_lengths(block, monkeypatch):
+    monkeypatch.setattr(neighbours, "BLOCK", block)
     values = torch.tensor([[1.0], [10.0], [100.0]])
     sums = weighted_rows(values, torch.tensor([0, 1, 2]), torch.ones(3), torch.tensor([0, 2]))
     assert sums.tolist() == [[11.0], [100.0]]
@@ -40,6 +42,7 @@ def test_neighbours_by_hand():
     assert inside[:, 0].tolist() == [True, True, False, True, True, False]
     assert indices[:, 1].tolist() == [0, 1, 2, 0, 1, 2]
     assert inside[:, 1].tolist() == [False, False, False, True, True, True]
+    assert inside.dtype == torch.bool
 
 
 def test_neighbours_against_loops():

@@ -29,8 +29,9 @@ def test_float64_stays(generator):
 
 
 def test_unit_by_hand():
-    result = unit(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]]))
-    torch.testing.assert_close(result, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]]))
+    result = unit(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0], [0.03, -0.04]]))
+    expected = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0], [0.6, -0.8]])
+    torch.testing.assert_close(result, expected)
 
 
 def test_norms_up_to_the_floor_count_as_zero():
@@ -52,3 +53,18 @@ def test_a_zero_vector_gets_zero_gradient(generator):
 def test_unit_gradient(generator):
     vectors = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(unit, vectors)
+
+
+def test_a_function_keeps_its_name():
+    assert product.__name__ == "product"
+
+
+def test_what_is_not_half_precision_arrives_as_it_is():
+    @full_precision
+    def given(*args, **kwargs):
+        return args, kwargs
+
+    ids = torch.tensor([1, 2])
+    (first, second), named = given(ids, "text", mask=ids > 1, count=3)
+    assert first is ids and second == "text"
+    assert named["mask"].dtype == torch.bool and named["count"] == 3

@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dscnet.context import DualStreamContext
+from dscnet.context import (
+    DualStreamContext,
+    group_categories,
+    normalise_cam,
+    present_labels,
+    pseudo_labels,
+)
 from dscnet.losses import pooled_logits, tag_loss
+from dscnet.losses.contrastive import (
+    group_contrast,
+    pixel_contrast,
+    semantic_contrast,
+    soft_targets,
+)
+from dscnet.losses.equivariance import equivariance_losses, min_pool_loss
 from dscnet.models import PlainCam, Seam
 from dscnet.objective import CamObjective, ContrastObjective, SegmentationObjective
 from dscnet.types import Batch, LossTerms, ModelOutput
@@ -269,3 +284,129 @@ def test_segmentation_loss_of_nothing_is_zero():
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+OPTIONS = {
+    "pgcl_weight": 0.6,
+    "sgcl_weight": 0.45,
+    "temperature": 0.35,
+    "bg_score": 0.6,
+    "group_rule": "majority",
+    "group_margin": 0.2,
+    "hard_targets": True,
+    "warmup": 0.2,
+}
+"""Every option of the contrasts away from its default, but for what is contrasted."""
+
+
+def make_composed(contrast: str):
+    """SEAM with all of DSCNet, P~ unlike P, and a memory that already holds groups."""
+    torch.manual_seed(0)
+    context = DualStreamContext(
+        8,
+        4,
+        semantic=True,
+        fuse=True,
+        zero_init=False,
+        embedding_dim=5,
+        num_groups=None,
+        temperature=0.3,
+        pool_sharpness=3.0,
+        memory_size=8,
+    )
+    model = Seam(TinyBackbone(), 3, view_scale=0.5, context=context).train()
+    context.memory.push(torch.randn(8, 5), torch.arange(8) % 4)
+    contrasts = ContrastObjective(4, contrast=contrast, **OPTIONS)
+    return model, CamObjective(contrasts, plain_weight=0.7, pool_ramp=0.8).train()
+
+
+def composed_contrasts(views, tags: Tensor, contrast: str, memory):
+    """PGCL and SGCL of two views from the public parts, and the groups' categories."""
+    cams = [normalise_cam(view.final_logits, tags, OPTIONS["bg_score"]) for view in views]
+    labels = [pseudo_labels(cam).flatten(1) for cam in cams]
+    contexts = [view.context for view in views]
+    rule, margin = OPTIONS["group_rule"], OPTIONS["group_margin"]
+    categories = [
+        group_categories(cam, context.groups, present_labels(tags), rule=rule, margin=margin)
+        for cam, context in zip(cams, contexts, strict=True)
+    ]
+    if contrast == "pixels":
+        pixels = torch.cat([context.embeddings for context in contexts], 1)
+        pgcl = pixel_contrast(pixels, torch.cat(labels, 1), temperature=OPTIONS["temperature"])
+    else:
+        sources = [
+            torch.tensor([[view * len(tags) + photo] * categories[view].shape[1]])
+            for view in range(2)
+            for photo in range(len(tags))
+        ]
+        pgcl = group_contrast(
+            torch.cat([context.group_embeddings.flatten(0, 1) for context in contexts]),
+            torch.cat([category.flatten() for category in categories]),
+            torch.cat([source.flatten() for source in sources]),
+            temperature=OPTIONS["temperature"],
+            memory=memory,
+        )
+    sgcl = [
+        semantic_contrast(
+            context.semantic_logits, soft_targets(label, context.groups, 4, hard=True)
+        )
+        for context, label in zip(contexts, labels, strict=True)
+    ]
+    return pgcl, sum(sgcl) / 2, categories
+
+
+@pytest.mark.parametrize("contrast", ["groups", "pixels"])
+def test_every_term_is_composed_of_the_public_parts(contrast):
+    model, objective = make_composed(contrast)
+    batch = make_batch()
+    memory = copy.deepcopy(model.context.memory)
+    output = model(batch.image, batch.tags)
+    views, sizes = (output, output.second), ((32, 32), output.second.size)
+    assert (output.final_logits - output.cam_logits).abs().max() > 0.1
+    loss = objective(output, batch, 0.5)
+
+    def tag_losses(scores):
+        return sum(tag_loss(score, batch.tags) for score in scores) / 2
+
+    # 0.5 of the training is 0.625 of the ramp.
+    final = [
+        0.625 * view.context.tag_logits + 0.375 * pooled_logits(view.final_logits, size)
+        for view, size in zip(views, sizes, strict=True)
+    ]
+    plain = [pooled_logits(view.cam_logits, size) for view, size in zip(views, sizes, strict=True)]
+    maps = [part for view in views for part in (view.final_logits, view.cam_refined)]
+    er, ecr = equivariance_losses(*maps, batch.tags, *sizes)
+    weakest = [
+        min_pool_loss(view.cam_refined, batch.tags, size)
+        for view, size in zip(views, sizes, strict=True)
+    ]
+    pgcl, sgcl, categories = composed_contrasts(views, batch.tags, contrast, memory.contents())
+    expected = {
+        "cls": tag_losses(final),
+        "cls_plain": tag_losses(plain),
+        "min": sum(weakest) / 2,
+        "er": er,
+        "ecr": ecr,
+        "pgcl": pgcl,
+        "sgcl": sgcl,
+    }
+    assert set(loss.terms) == set(expected)
+    for name, value in expected.items():
+        assert value > 0.01, name
+        torch.testing.assert_close(loss.terms[name], value, msg=lambda text, n=name: f"{n}: {text}")
+    weights = {"cls_plain": 0.7, "pgcl": 0.6, "sgcl": 0.45}
+    total = sum(weights.get(name, 1.0) * value for name, value in expected.items())
+    torch.testing.assert_close(loss.total, total)
+
+    if contrast == "groups":
+        unknown = [
+            category[view.context.groups.valid] == -1
+            for category, view in zip(categories, views, strict=True)
+        ]
+        assert torch.cat(unknown).any() and not torch.cat(unknown).all()
+        for category, view in zip(categories, views, strict=True):
+            assert not view.context.groups.valid.all()
+            known = category >= 0
+            memory.push(view.context.group_embeddings[known], category[known])
+    for held, wanted in zip(model.context.memory.contents(), memory.contents(), strict=True):
+        torch.testing.assert_close(held, wanted)

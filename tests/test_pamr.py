@@ -97,3 +97,15 @@ def test_wrong_arguments(settings):
 def test_a_photo_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"photos must be \(1, 3, 4, 4\)"):
         pamr(torch.ones(1, 1, 4, 4), torch.ones(1, 3, 4, 5))
+
+
+def test_the_constants_are_the_published_ones(generator):
+    probabilities = torch.rand(1, 2, 120, 116, generator=generator)
+    photo = torch.rand(1, 3, 120, 116, generator=generator)
+    published = {"iterations": 10, "dilations": (1, 2, 4, 8, 12, 24), "stride": 4}
+    assert torch.equal(pamr(probabilities, photo), pamr(probabilities, photo, **published))
+
+
+def test_nothing_is_trained_through_it(generator):
+    probabilities = torch.rand(1, 2, 8, 8, generator=generator, requires_grad=True)
+    assert not pamr(probabilities, torch.rand(1, 3, 8, 8, generator=generator)).requires_grad

@@ -303,3 +303,9 @@ def test_names_of_the_groups_do_not_matter(generator):
     torch.testing.assert_close(
         correlate_groups(z, renamed)[..., order], correlate_groups(z, groups)
     )
+
+
+def test_background_alone_starts_at_the_mean_of_all_pixels(generator):
+    points = torch.randn(1, 9, 3, generator=generator)
+    starts = cam_starts(points, torch.rand(1, 1, 3, 3), torch.ones(1, 1, dtype=torch.bool))
+    torch.testing.assert_close(starts[0, 0], points[0].mean(0))

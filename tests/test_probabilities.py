@@ -70,3 +70,8 @@ def test_scores_as_they_are():
 
 def test_background_wins_ties():
     assert probable_label(np.array([[[0.5, 0.51]]]), [4]).tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize("bg_score", [0.0, 1.0])
+def test_a_background_threshold_may_be_0_or_1(bg_score):
+    assert label_scores(maps(), bg_score=bg_score)[0].unique().tolist() == [bg_score]

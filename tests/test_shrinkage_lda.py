@@ -96,7 +96,23 @@ def test_what_is_refused():
         lda.add(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(IndexError, match=r"labels must be in \[0, 2\), got 0 to 2"):
         lda.add(torch.ones(2, 3), torch.tensor([0, 2]))
+    with pytest.raises(IndexError, match=r"labels must be in \[0, 2\), got -1 to 1"):
+        lda.add(torch.ones(2, 3), torch.tensor([-1, 1]))
     assert not lda.fitted
+
+
+def test_nothing_is_trained_through_it(generator):
+    lda = ShrinkageLDA(num_labels=2, dim=3)
+    lda.add(torch.randn(6, 3, generator=generator), torch.arange(6) % 2)
+    asked = torch.randn(1, 4, 3, generator=generator, requires_grad=True)
+    assert not lda(asked, BOTH, 0.2).requires_grad
+
+
+def test_one_label_and_one_channel_are_enough():
+    lda = ShrinkageLDA(num_labels=1, dim=1)
+    lda.add(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64))
+    answer = lda(torch.ones(1, 3, 1), torch.ones(1, 1, dtype=torch.bool), 0.2)
+    assert answer.flatten().tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -117,3 +133,14 @@ def test_it_is_kept_with_the_weights(generator):
     other.load_state_dict(one.state_dict())
     asked = torch.randn(1, 4, 3, generator=generator)
     torch.testing.assert_close(other(asked, BOTH, 0.1), one(asked, BOTH, 0.1))
+
+
+def test_in_double_precision_it_is_the_same(generator):
+    pixels = F.normalize(torch.randn(20, 4, generator=generator), dim=-1)
+    single, double = ShrinkageLDA(2, 4), ShrinkageLDA(2, 4).double()
+    for one in (single, double):
+        one.add(pixels, torch.arange(20) % 2)
+    asked = F.normalize(torch.randn(1, 5, 4, generator=generator), dim=-1)
+    answer = double(asked, BOTH, 0.2)
+    assert answer.dtype == torch.float64
+    torch.testing.assert_close(answer.float(), single(asked, BOTH, 0.2))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch import nn
 
 from dscnet.build import build_model
 from dscnet.config import (
+    AugmentConfig,
     AuxSegConfig,
     CamConfig,
     Config,
     MethodConfig,
     ModelConfig,
+    OptimiserConfig,
     ScaleConfig,
     TrainConfig,
 )
@@ -54,7 +57,7 @@ def test_photos_of_one_shape_are_seen_together_whatever_their_size(tmp_path):
     assert batches == [[0, 2, 3], [1], [4]]
 
 
-def optimise(folder: Path, settings: TrainConfig) -> None:
+def optimise(folder: Path, settings: OptimiserConfig) -> None:
     """A training on five photos."""
     made = photos(folder, [(4, 4)] * 5)
     training = fitting.Training(
@@ -82,6 +85,100 @@ def test_iterations_take_the_place_of_epochs(tmp_path, monkeypatch, iterations, 
     )
     optimise(tmp_path, TrainConfig(epochs=7, batch_size=2, iterations=iterations))
     assert taken == [(epochs, steps)]
+
+
+def of_module(name):
+    return lambda module, loader, given: getattr(module, name)
+
+
+def of_rates(name):
+    return lambda module, loader, given: module.rates[name]
+
+
+def of_fit(name):
+    return lambda module, loader, given: given[name]
+
+
+# A value that is not the default, and where it arrives: module, loader, or arguments of `fit`.
+OPTIMISER = {
+    "epochs": (7, of_fit("epochs")),
+    "iterations": (33, of_module("total_steps")),
+    "batch_size": (2, lambda module, loader, given: loader.batch_size),
+    "optimizer": ("adamw", of_module("optimizer_name")),
+    "lr": (0.07, of_rates("lr")),
+    "new_lr_factor": (3.0, of_rates("new_lr_factor")),
+    "bias_lr_factor": (1.5, of_rates("bias_lr_factor")),
+    "weight_decay": (0.2, of_rates("weight_decay")),
+    "lr_warmup": (0.3, of_module("lr_warmup")),
+    "clip": (2.0, of_fit("clip")),
+    "precision": ("bf16-mixed", of_fit("precision")),
+    "accelerator": ("gpu", of_fit("accelerator")),
+    "deterministic": (True, of_fit("deterministic")),
+}
+QUIRKS = {
+    "published_momentum_quirk": (0.2, 0.2),
+    "published_positional_quirk": (0.2, 0.0),
+}
+"""Momentum and weight decay that come of a weight decay of 0.2."""
+
+
+def test_every_setting_of_the_optimiser_has_a_case():
+    assert {field.name for field in fields(TrainConfig)} == {*OPTIMISER, *QUIRKS, "keep"}
+
+
+@pytest.mark.parametrize("name", [*OPTIMISER, *QUIRKS])
+def test_settings_of_the_optimiser_arrive(tmp_path, monkeypatch, name):
+    taken = []
+    monkeypatch.setattr(
+        fitting, "fit", lambda module, loader, **given: taken.append((module, loader, given))
+    )
+    # On a CPU, operations repeat whatever is set.
+    monkeypatch.setattr(fitting, "device_of", lambda accelerator: torch.device("cuda"))
+    usual = {"batch_size": 4, "epochs": 5}
+    changed = {name: OPTIMISER[name][0]} if name in OPTIMISER else {name: True, "weight_decay": 0.2}
+    settings = TrainConfig(**(usual | changed))
+    optimise(tmp_path, settings)
+    (parts,) = taken
+    if name in QUIRKS:
+        assert (parts[0].momentum, parts[0].rates["weight_decay"]) == QUIRKS[name]
+        return
+    # Five photos in batches of four are a step an epoch, in batches of two, two.
+    steps = {"iterations": 33, "epochs": 7, "batch_size": 10}.get(name, 5)
+    epochs = 5 if name == "batch_size" else steps
+    for key, (_, arrived) in OPTIMISER.items():
+        expected = {"iterations": steps, "epochs": epochs}.get(key, getattr(settings, key))
+        assert arrived(*parts) == expected, key
+
+
+def test_seed_and_workers_arrive_in_the_training(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        fitting, "fit", lambda module, loader, **given: taken.append((module, given))
+    )
+    made = photos(tmp_path, [(4, 4)] * 5)
+    loaders = []
+    monkeypatch.setattr(
+        fitting, "make_loader", lambda dataset, **given: loaders.append(given) or range(2)
+    )
+    config = Config(seed=11, augment=AugmentConfig(num_workers=3))
+    training = fitting.Training(
+        nn.Conv2d(3, 2, 1),
+        lambda output, batch, progress: None,
+        PhotoDataset(made, EvalTransform((0.5,) * 3, (0.5,) * 3)),
+        TrainConfig(batch_size=8),
+        tmp_path / "checkpoints",
+        tmp_path / "metrics.csv",
+        ["callback"],
+    )
+    job = Job(config, RunFolder(tmp_path / "run"), made, None, progress=False)
+    fitting.optimise(job, training, resume=True)
+    ((module, given),) = taken
+    assert module.seed == 11
+    assert given["folder"] == tmp_path / "checkpoints"
+    assert given["log_path"] == tmp_path / "metrics.csv"
+    assert (given["resume"], given["callbacks"], given["progress"]) == (True, ["callback"], False)
+    expected = {"seed": 11, "num_workers": 3, "shuffle": True, "drop_last": True}
+    assert loaders == [expected | {"batch_size": 5}], "no more than there are photos"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,19 @@ def test_tiny_constant_photos_go_through_all_steps(size, classes):
         assert labels.shape == size
 
 
+@pytest.mark.parametrize(("share", "taken"), [(0.5, True), (0.4, False)])
+def test_a_mask_takes_a_label_that_half_of_its_pixels_have(share, taken):
+    """A mask of ten pixels, of which background has 0.3 or 0.2 and each of two classes the rest."""
+    labels = torch.zeros(10, dtype=torch.int64)
+    labels[: round(10 * share)] = 1
+    labels[-2:] = 2
+    labels[round(10 * share) : -2] = 0 if taken else 3
+    probabilities = torch.nn.functional.one_hot(labels, 4).T.float()[..., None]
+    merged = merge_masks(probabilities, [np.ones((10, 1), dtype=bool)])
+    assert (merged.argmax(0) == 1).all() == taken
+    assert torch.equal(merged, probabilities) != taken
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", list(UNLEARNED))
 def test_steps_on_a_gpu_equal_those_on_a_cpu(name):

@@ -76,7 +76,8 @@ def oracle_pooled(cam: Tensor, size: tuple[int, int]) -> Tensor:
 )
 def test_pooled_logits_match_the_text(grid: tuple[int, int], size: tuple[int, int]) -> None:
     cam = noise(2, 3, *grid)
-    torch.testing.assert_close(pooled_logits(cam, size), oracle_pooled(cam, size))
+    pooled = pooled_logits(cam, size)
+    torch.testing.assert_close(pooled, oracle_pooled(cam, size), atol=1e-12, rtol=0)
 
 
 def test_pooled_logits_by_hand() -> None:
@@ -145,3 +146,9 @@ def test_mean_average_precision_leaves_out_classes_without_photos() -> None:
 def test_mean_average_precision_names_the_shapes_that_differ() -> None:
     with pytest.raises(ValueError, match="tag_scores"):
         mean_average_precision(torch.zeros(2, 3), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_tag_loss_takes_tags_of_any_type(kind: torch.dtype) -> None:
+    logits, tags = noise(4, 3), some_tags(4, 3)
+    torch.testing.assert_close(tag_loss(logits, tags.to(kind)), tag_loss(logits, tags))

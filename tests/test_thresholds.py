@@ -297,3 +297,23 @@ def test_otsu_parts_two_groups_and_needs_two():
     assert 0.1 < otsu_score(counts) <= 0.8
     counts[80] = 0
     assert otsu_score(counts) is None
+
+
+@pytest.mark.parametrize(("peak", "counts_"), [(0.03, True), (0.005, False)])
+def test_agreement_reads_scores_with_a_hundredth_of_the_pixels(peak, counts_):
+    """Two maps that agree on their peaks alone, which are a larger or a smaller part of them."""
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(0, 0.5, (2, 1, 1, 4000))
+    first[..., : int(4000 * peak)] = second[..., : int(4000 * peak)] = 0.95
+    counts = ScoreCounts()
+    counts.add(first, [0], second=second)
+    assert (suggest(counts, "agreement") > 0.49) == counts_
+
+
+def test_pixels_are_counted_once_by_saliency():
+    counts = ScoreCounts()
+    cam = np.array([[[0.105, 0.305, 0.305, 0.905]]])
+    counts.add(cam, [0], saliency=np.array([[0.0, 0.5, 0.51, 1.0]]))
+    salient, rest = counts.salient
+    assert {int(index): int(salient[index]) for index in salient.nonzero()[0]} == {30: 1, 90: 1}
+    assert {int(index): int(rest[index]) for index in rest.nonzero()[0]} == {10: 1, 30: 1}

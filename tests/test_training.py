@@ -289,3 +289,20 @@ def test_argument_errors():
 def test_biases_may_learn_at_their_layers_rate():
     groups = parameter_groups(Net(), lr=0.01, new_lr_factor=10, weight_decay=0, bias_lr_factor=1.0)
     assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1, 0.1])
+
+
+def test_randomness_differs_by_epoch_and_by_seed(photos, tmp_path):
+    class Watch(Callback):
+        def __init__(self):
+            self.seeds = []
+
+        def on_train_batch_start(self, trainer, module, batch, index):
+            if index == 0:
+                self.seeds.append(torch.initial_seed())
+
+    watches = [Watch() for _ in range(3)]
+    for watch, seed in zip(watches, (1, 1, 2), strict=True):
+        train(photos, tmp_path, 3, callbacks=[watch], seed=seed)
+    first, again, other = (watch.seeds for watch in watches)
+    assert first == again
+    assert len({*first, *other}) == 6

@@ -27,7 +27,7 @@ def predicted_labels(cam_logits: Tensor) -> Tensor:
 
     A class is present if the mean of its CAM over the image is positive; background always is.
     """
-    return present_labels((cam_logits[:, 1:].float().mean((2, 3)) > 0).float())
+    return present_labels(cam_logits[:, 1:].float().mean((2, 3)) > 0)
 
 
 @full_precision
