@@ -159,7 +159,9 @@ class Trunks:
 
     def backbone(self, name: str, **options: Any) -> nn.Module:
         self.asked = {"backbone": name, **options}
-        return TinyBackbone()
+        made = TinyBackbone()
+        made.output_stride = options["output_stride"]
+        return made
 
     def segmenter(self, name: str, num_labels: int, **options: Any) -> None:
         self.asked, self.made = {"backbone": name, **options}, "auto"
@@ -352,7 +354,9 @@ OF_THE_PIPELINE = {"branch_scores", "supervision", "labels", "rounds"}
 
 @pytest.mark.parametrize("name", SEGMENT)
 def test_settings_of_the_segmentation_network_arrive(name, monkeypatch):
-    of_training = {field.name for field in fields(TrainConfig)} - {"keep"}
+    of_training = {field.name for field in fields(TrainConfig)} & {
+        field.name for field in fields(SegmentConfig)
+    }
     assert not unlisted(SegmentConfig, SEGMENT, OF_THE_PIPELINE | of_training)
     backbones = Trunks(monkeypatch)
     check_arrival(SegmentConfig, name, SEGMENT, lambda one: BuiltSegmenter(backbones, one))

@@ -30,7 +30,7 @@ def test_what_is_no_json_is_named_with_its_remedy(tmp_path, content):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.json: is no readable JSON .*; write it again"):
+    with pytest.raises(DataError, match=r"a\.json: not readable JSON .*; write it again"):
         read_json(path, "write it again")
     path.write_text('{"a": [1]}')
     assert read_json(path, "") == {"a": [1]}
