@@ -317,7 +317,7 @@ def test_what_is_not_read_of_photos_is_warned_of(good, tmp_path):
     report = check_dataset(with_sample(good, image_path=pages))
     assert report.ok
     (warning,) = report.warnings
-    assert warning.startswith("1 photos hold pages after the first, which are not read: a; save")
+    assert warning.startswith("1 photos have pages after the first, which are ignored: a; save")
 
 
 @pytest.mark.parametrize(("peak", "warned"), [(4095, True), (65535, False), (255, False)])

@@ -276,7 +276,7 @@ def test_folders_of_colour_pictures(tmp_path):
     pred = tmp_path / "pred"
     pred.mkdir()
     Image.new("RGB", (1, 1)).save(pred / "a.png")
-    with pytest.raises(DataError, match=r"pred/a\.png: image mode RGB"):
+    with pytest.raises(DataError, match=r"pred/a\.png: PNG image of mode RGB"):
         evaluate_folders(pred, gt, CLASSES)
 
 

@@ -133,7 +133,7 @@ def test_masks_without_their_step_are_told(tmp_path, caplog):
     assert "add 'masks' to refine.steps" in caplog.text
 
 
-def test_the_score_of_finished_labels_is_read_and_not_counted_anew(tmp_path):
+def test_the_score_of_finished_labels_is_read_and_not_recomputed(tmp_path):
     made = photos(tmp_path, [(6, 4)] * 4)
     config = Config(label=LabelConfig(bg_score="class_otsu"), scale=ScaleConfig(side=16))
     job = Job(config, RunFolder(tmp_path / "run"), made, None)
@@ -152,8 +152,8 @@ def test_the_score_of_finished_labels_is_read_and_not_counted_anew(tmp_path):
         LabelConfig(bg_score="otsu"),
         LabelConfig(bg_score="class_otsu", cams=str(tmp_path / "others")),
     ):
-        with pytest.raises(DataError, match="no such file of maps"):
+        with pytest.raises(DataError, match="no such CAM file"):
             background_score(replace(job, config=replace(config, label=changed)))
     job.folder.start("label", "another")
-    with pytest.raises(DataError, match="no such file of maps"):
+    with pytest.raises(DataError, match="no such CAM file"):
         background_score(job)

@@ -228,7 +228,7 @@ def _check_saliency(
 def _reading_warnings(losses: Mapping[str, list[str]], dark: Sequence[str]) -> list[str]:
     """Warnings about ignored content of photos, by kind, and about nearly black photos."""
     warnings = [
-        f"{len(ids)} photos hold {loss}, which are not read: {first_few(ids)}; {LOSSES[loss]}"
+        f"{len(ids)} photos have {loss}, which are ignored: {first_few(ids)}; {LOSSES[loss]}"
         for loss, ids in losses.items()
     ]
     if dark:

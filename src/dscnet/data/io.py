@@ -23,7 +23,7 @@ _UNREAD = {"F": "floating-point values", "LAB": "CIELAB colours"}
 _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 262, 277, 338
 
 _PAGES = "pages after the first"
-_BANDS = "bands beside those of the colours"
+_BANDS = "bands besides the colours"
 LOSSES = {
     _PAGES: "save each page that is a separate photo as a separate file",
     _BANDS: "if bands other than the first three show the objects, save those three as RGB",

@@ -14,7 +14,7 @@ from dscnet.types import DataError
 
 @dataclass
 class Outcome:
-    """Findings, a line each.
+    """Findings, one line each.
 
     Attributes:
         lines: What exists and what was written.

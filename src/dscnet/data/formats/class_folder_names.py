@@ -24,7 +24,7 @@ _TAG_FILES = (
     *("labels.json", "via_*.json"),
 )
 _REMEDY = (
-    "put the photos into images/ and their tags into tags.csv beside it (header image_id,labels)"
+    "put the photos into images/ and their tags into tags.csv next to it (header image_id,labels)"
 )
 
 
