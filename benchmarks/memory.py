@@ -26,9 +26,9 @@ from torch import Tensor
 from dscnet.build import build_model
 from dscnet.config import Config, ModelConfig
 from dscnet.context import DualStreamContext
-from dscnet.labels.enlarge import label_at
 from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.labels.thresholds import ScoreCounts
+from dscnet.labels.upsampled_argmax import label_at
 from dscnet.metrics.confusion import confusion_matrix
 from dscnet.models.cross_task import CrossTaskAffinity, NonLocal
 from dscnet.models.pcm import propagate

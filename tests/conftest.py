@@ -42,7 +42,7 @@ def _has_cuda() -> bool:
 @pytest.fixture
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """`dscnet check` says nothing of what a run needs, which takes seconds to try."""
-    monkeypatch.setattr("dscnet.pipeline.needs.needs_of", lambda job: "untried")
+    monkeypatch.setattr("dscnet.pipeline.resources.needs_of", lambda job: "untried")
 
 
 @pytest.fixture

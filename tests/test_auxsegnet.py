@@ -13,7 +13,7 @@ from dscnet.models.auxsegnet import dilations_at
 from dscnet.objective import AuxSegObjective, CamObjective, ContrastObjective
 from dscnet.training import parameter_groups
 from dscnet.types import Batch
-from tiny_trunk import TinyBackbone
+from tiny_backbone import TinyBackbone
 
 
 def make(num_classes: int = 3, variant: str = "baseline", **options) -> AuxSegNet:

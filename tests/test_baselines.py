@@ -20,7 +20,7 @@ from dscnet.config.settings import from_dict, replace_settings
 from dscnet.labels import thresholds
 from dscnet.models import MODELS, AuxSegNet, PlainCam, Seam, create_model
 from dscnet.plugins import VARIABLE, load_plugins
-from tiny_trunk import TinyBackbone
+from tiny_backbone import TinyBackbone
 
 PACKAGE = Path(dscnet.__file__).parent
 NETWORKS = {"cam": PlainCam, "seam": Seam, "auxsegnet": AuxSegNet}

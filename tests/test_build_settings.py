@@ -27,7 +27,7 @@ from dscnet.config import (
     TrainConfig,
 )
 from dscnet.models.cam import FEATURE_MAPS
-from tiny_trunk import TinyBackbone
+from tiny_backbone import TinyBackbone
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dscnet.context import DualStreamContext
 from dscnet.losses import pooled_logits
 from dscnet.models import MODELS, PlainCam, create_model, list_models, register_model
 from dscnet.models.cam import FEATURE_MAPS
-from tiny_trunk import TinyBackbone
+from tiny_backbone import TinyBackbone
 
 
 class Doubling(nn.Module):

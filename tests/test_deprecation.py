@@ -11,7 +11,7 @@ from torch import nn
 from dscnet.context import DualStreamContext
 from dscnet.deprecation import RenamedAttribute, renamed_names
 from dscnet.models import create_model
-from tiny_trunk import TinyBackbone
+from tiny_backbone import TinyBackbone
 
 RENAMED = [
     ("dscnet.context", "LabelDiscriminant", "ShrinkageLDA"),

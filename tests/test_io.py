@@ -17,7 +17,7 @@ from dscnet.data.io import (
     read_mask,
     read_saliency,
 )
-from dscnet.files.pictures import opened
+from dscnet.files.image_files import opened
 from dscnet.types import DataError
 
 ORIENTATION = 0x0112

@@ -31,8 +31,8 @@ from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.metrics.tag_agreement import tag_agreement
 from dscnet.pipeline.cam import cam
 from dscnet.pipeline.job import Job, located
-from dscnet.pipeline.needs import cam_bytes
 from dscnet.pipeline.registry import list_stages
+from dscnet.pipeline.resources import cam_bytes
 from dscnet.pipeline.runner import open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder

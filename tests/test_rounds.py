@@ -34,8 +34,8 @@ from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.thresholds import suggested_score
 from dscnet.models.checkpoint import restore
 from dscnet.pipeline.maps import load_map, score_counts
-from dscnet.pipeline.needs import cam_bytes
 from dscnet.pipeline.registry import find_stage
+from dscnet.pipeline.resources import cam_bytes
 from dscnet.pipeline.runner import open_run, run
 from dscnet.pipeline.self_training import relabel, trusted_evidence
 from dscnet.predictor import Predictor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dscnet.losses import equivariance_losses, min_pool_loss, pooled_logits, tag_loss
 from dscnet.models import PlainCam, Seam, create_model, view_size
 from dscnet.models.pcm import resize
-from tiny_trunk import TinyBackbone
+from tiny_backbone import TinyBackbone
 
 
 class Negating(nn.Module):

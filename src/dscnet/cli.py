@@ -186,7 +186,7 @@ def _do_check(parsed: Namespace) -> int:
     report = check_path(parsed.data_set, parsed.split)
     splits = available_splits(parsed.data_set) or (Config.train_split,)
     if report.ok and parsed.split is None and Config.train_split in splits:
-        from dscnet.pipeline.needs import needs_of
+        from dscnet.pipeline.resources import needs_of
         from dscnet.pipeline.runner import open_run
         from dscnet.run_folder import RunFolder
         from dscnet.types import DscnetError

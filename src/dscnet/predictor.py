@@ -27,7 +27,7 @@ from dscnet.data.io import image_size, read_image
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.files.label_images import write_label
-from dscnet.labels.enlarge import label_at
+from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.models.checkpoint import restore

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dscnet.data.agreement import compare_masks
 from dscnet.data.check_report import CheckReport, PhotoFacts
 from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, place_of
 from dscnet.data.formats import split_home
@@ -23,6 +22,7 @@ from dscnet.data.io import (
     read_mask,
     read_saliency,
 )
+from dscnet.data.mask_consistency import compare_masks
 from dscnet.data.overlap import compare_splits
 from dscnet.data.split_lists import missing_split_notes
 from dscnet.data.tag_files import first_few

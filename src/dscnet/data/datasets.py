@@ -21,6 +21,7 @@ from dscnet.data.formats import (
     same_id,
     split_home,
 )
+from dscnet.data.ignored_files import ending_notes, unread_notes
 from dscnet.data.split_lists import unread_list_notes
 from dscnet.data.tag_files import (
     TagEntry,
@@ -30,8 +31,7 @@ from dscnet.data.tag_files import (
     ordered_classes,
     read_text,
 )
-from dscnet.data.unread import ending_notes, unread_notes
-from dscnet.files.walking import find_files, left_out_notes
+from dscnet.files.file_search import find_files, left_out_notes
 from dscnet.types import DataError
 
 

@@ -11,8 +11,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from dscnet.data.scale import with_long_side
+from dscnet.files.image_files import opened, read_plane, stored_as
 from dscnet.files.label_images import read_labels
-from dscnet.files.pictures import opened, read_plane, stored_as
 from dscnet.types import DataError
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")

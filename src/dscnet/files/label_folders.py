@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dscnet.files.walking import Found, find_files, left_out_notes
+from dscnet.files.file_search import Found, find_files, left_out_notes
 from dscnet.types import DataError
 
 

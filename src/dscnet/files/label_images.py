@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dscnet.files.atomic import whole_file
-from dscnet.files.pictures import PLANES, read_plane
+from dscnet.files.image_files import PLANES, read_plane
 from dscnet.types import IGNORE_INDEX, DataError
 
 

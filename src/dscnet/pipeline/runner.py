@@ -17,8 +17,8 @@ from dscnet.data import available_splits, open_dataset
 from dscnet.metrics import evaluation
 from dscnet.pipeline.check_photos import check_photos
 from dscnet.pipeline.job import Job, located
-from dscnet.pipeline.needs import check_machine
 from dscnet.pipeline.registry import find_stage, list_stages
+from dscnet.pipeline.resources import check_machine
 from dscnet.pipeline.resume import refuse_losses
 from dscnet.pipeline.stage import Stage
 from dscnet.run_folder import RunFolder, fingerprint

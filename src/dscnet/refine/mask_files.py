@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dscnet.files.atomic import read_json
-from dscnet.files.pictures import opened
+from dscnet.files.image_files import opened
 from dscnet.refine.mask_proposals import Mask
 from dscnet.types import DataError, DscnetError
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dscnet.labels.enlarge import label_at
 from dscnet.labels.pseudo_label import best_label
+from dscnet.labels.upsampled_argmax import label_at
 from dscnet.types import BACKGROUND
 
 

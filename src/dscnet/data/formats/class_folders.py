@@ -28,7 +28,7 @@ from dscnet.data.tag_files import (
     ordered_classes,
 )
 from dscnet.data.tag_text import without_none
-from dscnet.files.walking import is_system
+from dscnet.files.file_search import is_system
 from dscnet.types import DataError
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dscnet.data.io import read_mask, read_saliency
+from dscnet.files.image_files import opened, read_plane, stored_as
 from dscnet.files.label_images import read_labels
-from dscnet.files.pictures import opened, read_plane, stored_as
 from dscnet.types import DataError
 
 

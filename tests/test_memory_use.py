@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.pipeline.machine``."""
+"""Tests of ``dscnet.pipeline.memory_use``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from dscnet.pipeline import machine
-from dscnet.pipeline.machine import free_memory, memory_in_use, peak_memory
+from dscnet.pipeline import memory_use as machine
+from dscnet.pipeline.memory_use import free_memory, memory_in_use, peak_memory
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of processes")

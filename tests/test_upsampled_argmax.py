@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dscnet.labels import enlarge
-from dscnet.labels.enlarge import label_at
+from dscnet.labels import upsampled_argmax as enlarge
+from dscnet.labels.upsampled_argmax import label_at
 
 SIZES = [((3, 4), (7, 9)), ((5, 3), (5, 3)), ((4, 6), (3, 2)), ((1, 1), (4, 5)), ((1, 5), (6, 20))]
 
@@ -103,7 +103,7 @@ def test_memory_does_not_grow_with_the_labels_at_full_size():
     """A million pixels of 100 labels would take 400 MB."""
     code = """
 import resource, torch
-from dscnet.labels.enlarge import label_at
+from dscnet.labels.upsampled_argmax import label_at
 scores = torch.randn(100, 50, 50)
 label_at(scores, (100, 100))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

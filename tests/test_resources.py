@@ -22,7 +22,7 @@ from dscnet.config import (
 )
 from dscnet.data import PhotoSet, Sample
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.needs import (
+from dscnet.pipeline.resources import (
     Needs,
     cam_bytes,
     check_disk_space,
@@ -30,7 +30,7 @@ from dscnet.pipeline.needs import (
     check_machine,
     measure_needs,
 )
-from dscnet.pipeline.trials import StageNeed
+from dscnet.pipeline.stage_trials import StageNeed
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
 
@@ -91,7 +91,7 @@ def test_each_tag_has_so_many_maps_in_half_precision(photos, config, maps):
 def test_many_photos_are_told_by_some(photos, monkeypatch):
     looked_at = []
     monkeypatch.setattr(
-        "dscnet.pipeline.needs.image_size", lambda path: looked_at.append(path) or (4, 6)
+        "dscnet.pipeline.resources.image_size", lambda path: looked_at.append(path) or (4, 6)
     )
     own_size = Config(scale=ScaleConfig(relative_to="photo"))
     assert cam_bytes(own_size, photos.samples[:1] * 1001) == 1001 * 2 * 24 * 2 * 2
@@ -124,11 +124,12 @@ def test_one_large_photo_among_many_decides(job, monkeypatch):
     job.train = replace(job.train, samples=(*samples[:501], job.train.samples[1], *samples[501:]))
     large = job.train.samples[501].image_path
     monkeypatch.setattr(
-        "dscnet.pipeline.needs.image_size", lambda path: (3000, 4000) if path == large else (24, 24)
+        "dscnet.pipeline.resources.image_size",
+        lambda path: (3000, 4000) if path == large else (24, 24),
     )
     tried = []
     monkeypatch.setattr(
-        "dscnet.pipeline.needs.try_stages", lambda job, sizes: tried.append(sizes) or ()
+        "dscnet.pipeline.resources.try_stages", lambda job, sizes: tried.append(sizes) or ()
     )
     measure_needs(job)
     assert max(tried[0]) == (3000, 4000)
@@ -145,11 +146,11 @@ def test_a_system_that_tells_no_memory_is_not_said_to_need_none():
 
 
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):
-    monkeypatch.setattr("dscnet.pipeline.trials.TRIED_PIXELS", 100_000)
-    for module in ("needs", "trials"):
+    monkeypatch.setattr("dscnet.pipeline.stage_trials.TRIED_PIXELS", 100_000)
+    for module in ("resources", "stage_trials"):
         monkeypatch.setattr(f"dscnet.pipeline.{module}.free_memory", lambda device: 3e9)
     check_fits(job, measure_needs(job))
-    monkeypatch.setattr("dscnet.pipeline.needs.image_size", lambda path: (6000, 8000))
+    monkeypatch.setattr("dscnet.pipeline.resources.image_size", lambda path: (6000, 8000))
     job.config.scale.relative_to = "photo"
     with pytest.raises(DscnetError, match=r"stage 'cam' needs .* set --cam.batch_size 1"):
         check_fits(job, measure_needs(job))
@@ -167,7 +168,7 @@ def test_a_short_training_is_not_tried_first(job, monkeypatch, epochs, tried):
     measured = []
     needs = Needs((StageNeed("cam", 5e8, 90, "lower it"),), 2e9)
     monkeypatch.setattr(
-        "dscnet.pipeline.needs.measure_needs", lambda job: measured.append(job) or needs
+        "dscnet.pipeline.resources.measure_needs", lambda job: measured.append(job) or needs
     )
     job.config.train.epochs = epochs
     check_machine(job)

@@ -19,9 +19,9 @@ from dscnet.data.datasets import some_samples
 from dscnet.data.scale import Size
 from dscnet.pipeline.check_photos import size_notes
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.machine import free_memory, memory_in_use
+from dscnet.pipeline.memory_use import free_memory, memory_in_use
 from dscnet.pipeline.registry import list_stages
-from dscnet.pipeline.trials import StageNeed, try_stages
+from dscnet.pipeline.stage_trials import StageNeed, try_stages
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dscnet.data.formats import IMAGE_SUFFIXES, Layout, same_id
 from dscnet.data.tag_files import first_few
-from dscnet.files.walking import find_files, left_out_notes
+from dscnet.files.file_search import find_files, left_out_notes
 
 # Endings of files commonly kept next to photos.
 _COMPANIONS = frozenset(

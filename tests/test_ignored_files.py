@@ -4,7 +4,7 @@ import pytest
 
 from dscnet.data.datasets import open_dataset
 from dscnet.data.formats import Layout, find_layout
-from dscnet.data.unread import unread_notes
+from dscnet.data.ignored_files import unread_notes
 
 
 def touch(root, *names):

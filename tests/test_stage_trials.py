@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.pipeline.trials``."""
+"""Tests of ``dscnet.pipeline.stage_trials``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.trials import try_stages
-from test_needs import made_job
+from dscnet.pipeline.stage_trials import try_stages
+from test_resources import made_job
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_each_stage_is_tried(job):
 
 def test_photos_at_their_own_size_need_what_their_pixels_do(job, monkeypatch):
     """Four times the pixels need four times as much, tried smaller or not."""
-    monkeypatch.setattr("dscnet.pipeline.trials.TRIED_PIXELS", 100_000)
+    monkeypatch.setattr("dscnet.pipeline.stage_trials.TRIED_PIXELS", 100_000)
     job.config.scale.relative_to = "photo"
     job.config.cam.batch_size = 1
     needed = []

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from dscnet.data.datasets import open_photos
+from dscnet.files.file_search import find_files, is_system, left_out_notes
 from dscnet.files.label_folders import left_out
-from dscnet.files.walking import find_files, is_system, left_out_notes
 from dscnet.metrics.evaluation import label_files
 from dscnet.types import DataError
 

@@ -33,7 +33,7 @@ from dscnet.labels.cam import multi_scale_cam
 from dscnet.models import SegmentationPath
 from dscnet.objective import SegmentationObjective
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.machine import free_memory, memory_in_use, peak_memory
+from dscnet.pipeline.memory_use import free_memory, memory_in_use, peak_memory
 from dscnet.predictor import Predictor
 from dscnet.refine.crf import dense_crf
 from dscnet.tables.step_time import PRECISIONS, random_batch, training_step

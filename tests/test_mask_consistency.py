@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dscnet.data import open_dataset, read_mask
-from dscnet.data.agreement import compare_masks
 from dscnet.data.check_report import CheckReport, PhotoFacts
 from dscnet.data.datasets import PhotoSet, Sample
+from dscnet.data.mask_consistency import compare_masks
 
 CLASSES = ("cow", "sheep", "car")
 
