@@ -28,7 +28,7 @@ from dscnet.data import PhotoDataset, PhotoSet, make_loader, open_dataset, read_
 from dscnet.models import PlainCam
 from dscnet.models.cam import FEATURE_MAPS
 from dscnet.models.checkpoint import restore
-from dscnet.models.pcm import resize
+from dscnet.numerics import resize
 from dscnet.pipeline.full_images import tag_matrix
 from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.types import IGNORE_INDEX

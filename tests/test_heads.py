@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dscnet.models import pcm as heads
-from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate, resize
+from dscnet.models.pcm import PixelCorrelation, pcm_input, propagate
+from dscnet.numerics import resize
 
 EPS = 1e-5
 

@@ -241,7 +241,7 @@ def test_labels_of_cells_are_merged_from_averaged_scores(scenes, tmp_path, gener
         80, long_side=(64, 64), jitter=0, flip=False, mean=(0.5,) * 3, std=(1.0,) * 3
     )
     torch.manual_seed(0)
-    dataset = affinity.ScoredPhotos(photos, transform, scores=tmp_path, stride=8)
+    dataset = affinity.scored_photos(photos, transform, scores=tmp_path, stride=8)
     item = dataset[0]
     # Where the photo lies in the crop is told by its zeros: the mean colour is not black.
     inside = (item.image != 0).any(0).nonzero()

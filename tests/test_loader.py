@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ import torch
 from PIL import Image
 
 from dscnet.data.datasets import PhotoSet, Sample, open_dataset
-from dscnet.data.loader import Item, PhotoDataset, SeededSampler, collate, make_loader
+from dscnet.data.io import read_image
+from dscnet.data.loader import (
+    Item,
+    LabelledByMaps,
+    PhotoDataset,
+    SeededSampler,
+    collate,
+    make_loader,
+)
 from dscnet.data.transforms import EvalTransform, TrainTransform
 from dscnet.types import DataError
 
@@ -318,3 +327,25 @@ def test_missing_and_mis_sized_saliency_maps_are_named(photos, tmp_path):
     (folder / "p1.png").unlink()
     with pytest.raises(DataError, match=r"p1\.png: no saliency map for photo .*p1\.jpg"):
         train(photos, saliency_dir=folder)
+
+
+def test_labels_derived_from_maps_follow_the_augmentation(photos):
+    """The maps are the photo's own first channel: what is labelled is where the crop has it."""
+    maps = LabelledByMaps(
+        lambda sample: read_image(sample.image_path)[:1] / 255.0,
+        lambda augmented: (augmented[0] > 0).long(),
+    )
+    transform = TrainTransform(24, long_side=(12, 20), jitter=0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    item = PhotoDataset(photos, transform, maps=maps)[0, 5]
+    assert item.saliency is None
+    assert item.mask.shape == (24, 24) and 0 < item.mask.sum() < 24 * 24
+    torch.testing.assert_close(item.mask.bool(), item.image[0] > 0)
+
+
+@pytest.mark.parametrize("other", [{"use_masks": True}, {"mask_dir": Path()}])
+def test_maps_take_the_place_of_masks(photos, other):
+    maps = LabelledByMaps(lambda sample: torch.zeros(1, 2, 2), lambda augmented: augmented[0])
+    with pytest.raises(ValueError, match="maps exclude mask_dir, use_masks and saliency_dir"):
+        PhotoDataset(photos, lambda image, mask: (image, mask), maps=maps, **other)
+    with pytest.raises(ValueError, match="maps need a transform with a method 'joint'"):
+        PhotoDataset(photos, lambda image, mask: (image, mask), maps=maps)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dscnet.losses import equivariance_losses, min_pool_loss, pooled_logits, tag_loss
 from dscnet.models import PlainCam, Seam, create_model, view_size
-from dscnet.models.pcm import resize
+from dscnet.numerics import resize
 from tiny_backbone import TinyBackbone
 
 

@@ -1,4 +1,4 @@
-"""Numerical helpers: float32 arithmetic under autocast, and safe unit vectors."""
+"""Numerical helpers: float32 arithmetic under autocast, safe unit vectors, resizing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +52,33 @@ def unit(vectors: Tensor, *, floor: Tensor | float = 0.0) -> Tensor:
     return vectors / norm.masked_fill(norm <= floor, torch.inf)
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Cast half-precision tensors to float32; float64 is kept."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def resize(
+    maps: Tensor, size: tuple[int, int], *, align_corners: bool = True, antialias: bool = False
+) -> Tensor:
+    """Resize maps ``(B, C, h, w)`` bilinearly.
+
+    Args:
+        maps: The maps.
+        size: Height and width.
+        align_corners: True in networks and losses, as published; inference does not align corners.
+        antialias: Average where maps shrink; only without aligned corners.
+
+    Returns:
+        ``(B, C, *size)``; maps that have this size already are returned as they are.
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(
+        maps, size, mode="bilinear", align_corners=align_corners, antialias=antialias
+    )
+
+
 def _promote(value: object) -> object:
     if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(torch.promote_types(value.dtype, torch.float32))
+        return at_least_float32(value)
     return value

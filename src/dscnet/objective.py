@@ -25,6 +25,7 @@ from dscnet.losses.contrastive import (
 from dscnet.losses.equivariance import equivariance_losses, min_pool_loss
 from dscnet.losses.saliency import saliency_loss
 from dscnet.losses.tags import pooled_logits, tag_loss
+from dscnet.numerics import at_least_float32
 from dscnet.types import IGNORE_INDEX, Batch, LossTerms, ModelOutput
 
 
@@ -152,9 +153,8 @@ class ContrastObjective(nn.Module):
             temperature=self.temperature,
             memory=None if memory is None else memory.contents(),
         )
-        if self.training and memory is not None:
-            known = flat >= 0
-            memory.push(embeddings[known].detach(), flat[known])
+        if self.training:
+            views[0].remember(embeddings, flat)
         return loss
 
     def _semantic_term(self, view: ContextOutput, labels: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class AuxSegObjective(nn.Module):
 def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, mean over the pixels that are not 255; zero if all are."""
     counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
-    scores = seg_logits.to(torch.promote_types(seg_logits.dtype, torch.float32))
+    scores = at_least_float32(seg_logits)
     summed = F.cross_entropy(scores, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return summed / counted
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dscnet.build import build_eval_transform, build_model, build_segmenter, inference_settings
 from dscnet.config import Config
@@ -31,6 +30,7 @@ from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.models.checkpoint import restore
+from dscnet.numerics import resize
 from dscnet.refine.crf import dense_crf
 from dscnet.report.overlay import overlay
 from dscnet.run_folder import RunFolder, write_text
@@ -159,7 +159,8 @@ class Predictor:
             large photos this takes much memory; calling the predictor does not need it.
         """
         size = (image.shape[-2], image.shape[-1])
-        return _resize(self.work_probabilities(image, size)[None], size)[0].cpu()
+        whole = resize(self.work_probabilities(image, size)[None], size, align_corners=False)
+        return whole[0].cpu()
 
     @torch.inference_mode()
     def work_probabilities(self, image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -180,10 +181,12 @@ class Predictor:
         total = torch.zeros((), device=self.device)
         for scale in self.scales:
             seen = self.scale.view_size(size, scale)
-            view = _resize(photo, seen, antialias=self.scale.side is not None)
+            smooth = self.scale.side is not None
+            view = resize(photo, seen, align_corners=False, antialias=smooth)
             for mirrored in (False, True) if self.flip else (False,):
                 scores = self._scores(view.flip(-1) if mirrored else view)
-                total = total + _resize(scores.flip(-1) if mirrored else scores, work)
+                scores = scores.flip(-1) if mirrored else scores
+                total = total + resize(scores, work, align_corners=False)
         probabilities = (total / (len(self.scales) * (1 + self.flip))).softmax(1)
         if self.crf:
             pixels = resize_photo(image[None].to(self.device), work)
@@ -314,12 +317,6 @@ def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
     restore(network, weights)
     assert isinstance(network, AuxSegNet)
     return SegmentationPath(network, averaged=config.segment.branch_scores == "averaged")
-
-
-def _resize(maps: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    return functional.interpolate(
-        maps, size, mode="bilinear", align_corners=False, antialias=antialias
-    )
 
 
 def _write_overlay(path: Path, photo: Path, labels: NDArray[np.uint8]) -> None:

@@ -23,7 +23,7 @@ from dscnet.context.pixel_groups import (
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
 from dscnet.context.shrinkage_lda import ShrinkageLDA
 from dscnet.deprecation import RenamedAttribute
-from dscnet.numerics import full_precision, unit
+from dscnet.numerics import at_least_float32, full_precision, unit
 
 FUSIONS = ("groups", "categories")
 """What a pixel attends to in Eq. (10): graph nodes of its groups, or of their categories."""
@@ -56,7 +56,7 @@ class ContextOutput:
             is over pixels.
         class_similarity: Similarity of each pixel to each label of its photo, ``(B, L, h, w)`` in
             [0, 1], from the shrinkage LDA; None in training, and before the LDA is fitted.
-        memory: Memory bank of past groups, read and filled by the group contrast.
+        memory: Memory bank of past groups, read by the group contrast, filled by :meth:`remember`.
     """
 
     embeddings: Tensor
@@ -68,6 +68,17 @@ class ContextOutput:
     tag_logits: Tensor | None = None
     class_similarity: Tensor | None = None
     memory: GroupMemory | None = None
+
+    def remember(self, embeddings: Tensor, categories: Tensor) -> None:
+        """Add groups to the memory bank, where there is one.
+
+        Args:
+            embeddings: Of the groups, ``(M, D)``.
+            categories: Of each, ``(M,)``; groups without a category (-1) are left out.
+        """
+        if self.memory is not None:
+            known = categories >= 0
+            self.memory.push(embeddings[known].detach(), categories[known])
 
     pointing = RenamedAttribute("pixel_to_group")
     likeness = RenamedAttribute("class_similarity")
@@ -306,7 +317,7 @@ class DualStreamContext(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         """Unit embeddings of the pixels for the contrastive losses, ``(B, N, E)``."""
         projected = self.projection(features).flatten(2).mT
-        return unit(projected.to(torch.promote_types(projected.dtype, torch.float32)))
+        return unit(at_least_float32(projected))
 
     @torch.no_grad()
     def _pixel_to_group(self, compared: Tensor, groups: PixelGroups) -> Tensor:

@@ -21,7 +21,19 @@ CACHE_BYTES = 1 << 30
 """Default cache size for decoded photos and maps, bytes per worker."""
 
 Planes = tuple[Tensor, Tensor | None, Tensor | None]
-"""A photo, its mask and its saliency map."""
+"""A photo, its mask, and its saliency map or other maps."""
+
+
+class LabelledByMaps(NamedTuple):
+    """Maps that are augmented with the photo, and the labels derived from them afterwards.
+
+    Attributes:
+        read: Gives the maps of a photo, float ``(K, *, *)``.
+        labels: Maps the augmented ones, ``(K, H, W)``, to labels, which replace the mask.
+    """
+
+    read: Callable[[Sample], Tensor]
+    labels: Callable[[Tensor], Tensor]
 
 
 class Item(NamedTuple):
@@ -47,13 +59,14 @@ class PhotoDataset(Dataset[Item]):
         mask_dir: Folder of training masks ``<image id>.png``.
         use_masks: Use the data set's own masks instead; for evaluation.
         saliency_dir: Folder of training saliency maps ``<image id>.png``.
+        maps: Maps that labels are derived from, instead of masks and saliency maps.
         long_side: Photos with a longer side, and their maps, are reduced to this; see ``read_side``
             of the transforms. None = never.
         cache_bytes: Maximum size of decoded photos kept in memory, per worker; 0 = no cache.
 
     Raises:
-        ValueError: If both sources of masks are given, or saliency maps with a transform that does
-            not support them.
+        ValueError: If both sources of masks are given, maps beside masks or saliency maps, or
+            either kind of maps with a transform that does not support them.
         DataError: If a mask or saliency map is missing.
     """
 
@@ -65,18 +78,22 @@ class PhotoDataset(Dataset[Item]):
         mask_dir: Path | None = None,
         use_masks: bool = False,
         saliency_dir: Path | None = None,
+        maps: LabelledByMaps | None = None,
         long_side: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if mask_dir is not None and use_masks:
             raise ValueError("mask_dir and use_masks exclude each other, got both")
-        if saliency_dir is not None and not hasattr(transform, "joint"):
-            raise ValueError("saliency_dir needs a transform with a method 'joint'")
+        if maps is not None and (mask_dir is not None or use_masks or saliency_dir is not None):
+            raise ValueError("maps exclude mask_dir, use_masks and saliency_dir")
+        if (saliency_dir is not None or maps is not None) and not hasattr(transform, "joint"):
+            raise ValueError("saliency_dir and maps need a transform with a method 'joint'")
         self.photo_set = photo_set
         self.transform = transform
         self.long_side = long_side
         self.cache_bytes = cache_bytes
         self._masks = [_mask_path(sample, mask_dir, use_masks) for sample in photo_set.samples]
+        self._maps = maps
         self._saliency = [_saliency_path(sample, saliency_dir) for sample in photo_set.samples]
         self._cache: dict[int, Planes] = {}
         self._cached_bytes = 0
@@ -99,41 +116,47 @@ class PhotoDataset(Dataset[Item]):
         sample = self.photo_set.samples[index]
         planes = self._read(index)
         if seed is None:
-            image, mask, saliency = self._transform(*planes)
+            image, mask, saliency = self._augment(*planes)
         else:
             with torch.random.fork_rng(devices=[]):
                 # torch.manual_seed would also reseed the accelerator.
                 torch.default_generator.manual_seed(seed)
-                image, mask, saliency = self._transform(*planes)
+                image, mask, saliency = self._augment(*planes)
         tags = torch.zeros(self.photo_set.num_classes)
         tags[list(sample.tags or ())] = 1
         return Item(image, tags, sample.image_id, mask, saliency)
 
-    def _transform(self, image: Tensor, mask: Tensor | None, saliency: Tensor | None) -> Planes:
-        if saliency is None:
+    def _augment(self, image: Tensor, mask: Tensor | None, maps: Tensor | None) -> Planes:
+        if maps is None:
             return (*self.transform(image, mask), None)
-        varied: Planes = self.transform.joint(image, mask, saliency)  # type: ignore[attr-defined]
-        return varied
+        augmented: Planes = self.transform.joint(image, mask, maps)  # type: ignore[attr-defined]
+        if self._maps is None:
+            return augmented
+        crop, _, varied = augmented
+        assert varied is not None
+        return crop, self._maps.labels(varied), None
 
     def _read(self, index: int) -> Planes:
         if index in self._cache:
             return self._cache[index]
         path = self.photo_set.samples[index].image_path
         image, size = read_image(path, self.long_side), image_size(path)
-        mask, saliency = self._read_mask(index, size), self._read_saliency(index, size)
+        mask, maps = self._read_mask(index, size), self._read_maps(index, size)
         reduced = (image.shape[-2], image.shape[-1])
         if mask is not None and mask.shape != reduced:
             mask = resize_labels(mask, reduced)
-        if saliency is not None and saliency.shape[1:] != reduced:
-            saliency = resize_photo(saliency, reduced).clamp(0, 1)
-        planes = (image, mask, saliency)
+        if maps is not None and maps.shape[1:] != reduced:
+            maps = resize_photo(maps, reduced).clamp(0, 1)
+        planes = (image, mask, maps)
         taken = sum(tensor.nbytes for tensor in planes if tensor is not None)
         if self._cached_bytes + taken <= self.cache_bytes:
             self._cache[index] = planes
             self._cached_bytes += taken
         return planes
 
-    def _read_saliency(self, index: int, size: tuple[int, int]) -> Tensor | None:
+    def _read_maps(self, index: int, size: tuple[int, int]) -> Tensor | None:
+        if self._maps is not None:
+            return self._maps.read(self.photo_set.samples[index])
         path = self._saliency[index]
         if path is None:
             return None

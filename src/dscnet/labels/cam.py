@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from dscnet.numerics import at_least_float32, resize
+
 EPS = 1e-5
 """Scores this close to the minimum of their map become 0 (SEAM's constant)."""
 
@@ -134,10 +136,10 @@ def sum_views(
         for mirrored in (False, True) if flip else (False,):
             for name, scores in score(view.flip(3) if mirrored else view, tags).items():
                 # The sums need single precision at least; double stays.
-                maps = scores.to(torch.promote_types(scores.dtype, torch.float32))
+                maps = at_least_float32(scores)
                 if published_resize:
-                    maps = _resize_maps(maps, (view.shape[-2], view.shape[-1]), align_corners=True)
-                resized = _resize_maps(maps, size, align_corners=False)
+                    maps = resize(maps, (view.shape[-2], view.shape[-1]), align_corners=True)
+                resized = resize(maps, size, align_corners=False)
                 resized = resized.flip(3) if mirrored else resized
                 sums[name] = sums[name].add_(resized) if name in sums else resized
     return sums
@@ -223,7 +225,3 @@ def resize_photos(images: Tensor, size: tuple[int, int]) -> Tensor:
     if images.shape[-2:] == size:
         return images
     return functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
-
-
-def _resize_maps(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=align_corners)

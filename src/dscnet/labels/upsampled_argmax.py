@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from dscnet.numerics import at_least_float32
+
 BLOCK_BYTES = 2**20
 """Size of a block, bytes: fits into the cache."""
 
@@ -59,7 +61,7 @@ def label_at(
             "scores must be (L, h, w) with L from 1 to 256 and size positive, got"
             f" {tuple(scores.shape)} and {size}"
         )
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = at_least_float32(scores)
     possible = _possible(scores)
     rows = _places(scores.shape[1], size[0], scores)
     columns = _places(scores.shape[2], size[1], scores)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dscnet.numerics import at_least_float32, unit
 from dscnet.types import IGNORE_INDEX
 
 _PAST = torch.iinfo(torch.int64).min
@@ -191,7 +192,7 @@ def semantic_contrast(logits: Tensor, targets: Tensor) -> Tensor:
             f"logits and targets must both be (B, K, L), "
             f"got {tuple(logits.shape)} and {tuple(targets.shape)}"
         )
-    logits, targets = _promote(logits), _promote(targets)
+    logits, targets = at_least_float32(logits), at_least_float32(targets)
     sums = targets.sum(-1)
     counted = sums > 0.5
     if ((sums - counted.to(sums)).abs() > 1e-3).any():
@@ -255,22 +256,12 @@ def _anchor_terms(similarity: Tensor, positive: Tensor, negative: Tensor) -> Ten
 
 def _cosines(anchors: Tensor, others: Tensor) -> Tensor:
     with torch.autocast(anchors.device.type, enabled=False):
-        return _unit(_promote(anchors)) @ _unit(_promote(others)).mT
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Unit vectors; zero stays zero and gets zero gradient."""
-    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / norm.masked_fill(norm == 0, torch.inf)
-
-
-def _promote(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        return unit(at_least_float32(anchors)) @ unit(at_least_float32(others)).mT
 
 
 def _zero(tensor: Tensor) -> Tensor:
     """A zero attached to the graph, so that backward works."""
-    return _promote(tensor).sum() * 0.0
+    return at_least_float32(tensor).sum() * 0.0
 
 
 def _check_temperature(temperature: float) -> None:

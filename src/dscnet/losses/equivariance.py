@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dscnet.numerics import at_least_float32, resize
+
 EPS = 1e-5
 """SEAM's cut-off in :func:`normalise`."""
 
@@ -54,7 +56,7 @@ def min_pool_loss(cam_refined: Tensor, tags: Tensor, size: tuple[int, int] | Non
     """
     labels, weights = _present(cam_refined, tags)
     maps = _take(cam_refined, labels[:, 1:])
-    maps = maps if size is None else _resize(maps, size)
+    maps = maps if size is None else resize(maps, size)
     strongest = (maps * weights[:, 1:]).max(1).values.flatten(1).relu()
     count = strongest.shape[1] // 4
     weakest = strongest.topk(count, dim=1, largest=False, sorted=False).values
@@ -125,13 +127,7 @@ def _present(maps: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
 def _take(maps: Tensor, labels: Tensor) -> Tensor:
     """CAMs of the given labels, at least float32: bfloat16 would lose the cut-off."""
     taken = torch.take_along_dim(maps, labels[..., None, None], dim=1)
-    return taken.to(torch.promote_types(taken.dtype, torch.float32))
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps.shape[-2:] == size:
-        return maps
-    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    return at_least_float32(taken)
 
 
 def _shift(cam: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -145,8 +141,8 @@ def _shift(cam: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _normalised_at(maps: Tensor, size: tuple[int, int], reduced: tuple[int, int]) -> Tensor:
     """CAMs normalised at ``size``, then downsampled; dividing last divides fewer pixels."""
-    shifted, span = _shift(_resize(maps, size), EPS)
-    return _resize(shifted, reduced) / span
+    shifted, span = _shift(resize(maps, size), EPS)
+    return resize(shifted, reduced) / span
 
 
 def _target(foreground: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dscnet.models.pcm import resize
+from dscnet.numerics import resize
 from dscnet.types import ModelOutput
 
 LOW, MID, HIGH = 64, 128, 256

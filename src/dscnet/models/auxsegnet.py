@@ -11,6 +11,7 @@ from torch.nn import functional
 from dscnet.context import normalise_cam
 from dscnet.models.cam import PlainCam
 from dscnet.models.cross_task import CrossTaskAffinity, NonLocal
+from dscnet.numerics import at_least_float32
 from dscnet.types import ModelOutput
 
 
@@ -240,7 +241,7 @@ def _cam_to_refine(output: ModelOutput) -> Tensor:
 def _grid_mean(cam_logits: Tensor) -> Tensor:
     """Mean of the foreground CAM over the feature grid, ``(B, C)``, at least float32."""
     foreground = cam_logits[:, 1:]
-    return foreground.to(torch.promote_types(foreground.dtype, torch.float32)).mean((2, 3))
+    return at_least_float32(foreground).mean((2, 3))
 
 
 def _enlarge(scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dscnet.context import ContextOutput, normalise_cam
-from dscnet.models.pcm import resize
+from dscnet.numerics import resize
 from dscnet.types import ModelOutput
 
 FEATURE_MAPS = ("early", "middle", "last")

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from dscnet.numerics import resize
 
 EPS = 1e-5
 """SEAM's constant in divisions and cut-offs."""
 
 BLOCK_BYTES = 2**26
 """Maximum size at inference of the correlations held at once, bytes; at least one pixel's."""
-
-
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize ``(B, E, h, w)`` maps to ``size``, bilinearly with aligned corners.
-
-    Used by networks and losses; inference (``dscnet.labels.cam``) does not align corners.
-    """
-    if maps.shape[-2:] == size:
-        return maps
-    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
 @torch.no_grad()

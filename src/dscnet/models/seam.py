@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dscnet.models.cam import PlainCam
-from dscnet.models.pcm import PixelCorrelation, resize
+from dscnet.models.pcm import PixelCorrelation
+from dscnet.numerics import resize
 from dscnet.types import ModelOutput
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dscnet.losses.affinity import affinity_loss
+from dscnet.numerics import at_least_float32
 from dscnet.refine.pairs import line_affinity, pair_affinity, pair_labels
 from dscnet.types import Batch, LossTerms, ModelOutput
 
@@ -31,7 +31,7 @@ class AffinityObjective(nn.Module):
                 f"a mask must be {tuple(output.features.shape[-2:])}, a label a cell, got"
                 f" {tuple(batch.mask.shape[-2:])}"
             )
-        affinity = pair_affinity(_single_at_least(output.features), radius=self.radius)
+        affinity = pair_affinity(at_least_float32(output.features), radius=self.radius)
         return affinity_loss(affinity, *pair_labels(batch.mask, radius=self.radius))
 
 
@@ -50,7 +50,7 @@ class BoundaryObjective(nn.Module):
         """Terms of ``affinity_loss``; masks are at the photo's size and are reduced here."""
         if output.boundary_logits is None or batch.mask is None:
             raise ValueError("BoundaryObjective needs boundary_logits and a batch with masks")
-        boundary = _single_at_least(output.boundary_logits[:, 0]).sigmoid()
+        boundary = at_least_float32(output.boundary_logits[:, 0]).sigmoid()
         labels = reduce_labels(batch.mask, (boundary.shape[-2], boundary.shape[-1]))
         affinity = line_affinity(boundary, radius=self.radius)
         return affinity_loss(affinity, *pair_labels(labels, radius=self.radius))
@@ -60,8 +60,3 @@ def reduce_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels ``(B, H, W)`` of the pixels next to the centres of ``size`` cells."""
     # float32 holds labels up to 255 exactly; there is no interpolation of integers.
     return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
-
-
-def _single_at_least(values: Tensor) -> Tensor:
-    """In float32 where autocast made them less; float64 stays."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

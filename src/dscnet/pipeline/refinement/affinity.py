@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from dscnet.build import build_affinity_net, build_affinity_transform, device_of
 from dscnet.config import Config
-from dscnet.data import PhotoDataset, PhotoSet
+from dscnet.data import PhotoDataset, PhotoSet, Sample
+from dscnet.data.loader import LabelledByMaps
 from dscnet.data.transforms import TrainTransform
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.models.backbones import pad_to_multiple
@@ -31,40 +32,35 @@ from dscnet.refine.probabilities import as_probabilities
 from dscnet.refine.steps import RefinementStep, Step
 
 
-class ScoredPhotos(PhotoDataset):
-    """Photos with AffinityNet's labels of their cells, merged anew for each crop.
+def scored_photos(
+    photo_set: PhotoSet, transform: TrainTransform, *, scores: Path, stride: int
+) -> PhotoDataset:
+    """Photos with AffinityNet's labels of their cells, merged again for each crop.
 
-    The scores, kept at the size that maps are refined at, are varied with the photo and averaged
-    over the cells before labels are made of them.
+    The scores, kept at the size that CAMs are refined at, are augmented with the photo and averaged
+    over the cells; labels are made of these means.
 
     Deviation: photos are scaled as the CAM network's are; published ones keep their size.
 
     Args:
         photo_set: The photos.
-        transform: How they are varied.
+        transform: Their augmentation.
         scores: Folder of ``ID.npz`` with ``low`` and ``high``, as :func:`_write_scores` makes them.
-        stride: Pixels a cell.
+        stride: Pixels per cell.
     """
 
-    def __init__(
-        self, photo_set: PhotoSet, transform: TrainTransform, *, scores: Path, stride: int
-    ) -> None:
-        super().__init__(photo_set, transform, long_side=transform.read_side)
-        self.scores, self.stride = scores, stride
-
-    def _read_saliency(self, index: int, size: tuple[int, int]) -> Tensor:
+    def read(sample: Sample) -> Tensor:
         """Both scores of background and classes, ``(2 (C' + 1), h, w)``."""
-        maps, _ = read_cam(self.scores / f"{self.photo_set.samples[index].image_id}.npz")
+        maps, _ = read_cam(scores / f"{sample.image_id}.npz")
         both = [torch.from_numpy(maps[name]) for name in ("low", "high")]
         return torch.cat([torch.cat([1 - part.sum(0, keepdim=True), part]) for part in both])
 
-    def _transform(
-        self, image: Tensor, mask: Tensor | None, scores: Tensor | None
-    ) -> tuple[Tensor, Tensor, None]:
-        crop, _, varied = self.transform.joint(image, None, scores)  # type: ignore[attr-defined]
-        cells = F.avg_pool2d(varied[None], self.stride, ceil_mode=True)[0]
-        low, high = cells.chunk(2)
-        return crop, merge_scores(low, high), None
+    def labels(augmented: Tensor) -> Tensor:
+        cells = F.avg_pool2d(augmented[None], stride, ceil_mode=True)[0]
+        return merge_scores(*cells.chunk(2))
+
+    maps = LabelledByMaps(read, labels)
+    return PhotoDataset(photo_set, transform, maps=maps, long_side=transform.read_side)
 
 
 def _build(config: Config, pretrained: bool) -> PairNet:
@@ -91,7 +87,7 @@ def _write_scores(job: Job, target: Path) -> None:
 
 
 def _dataset(job: Job, net: PairNet, labels: Path) -> PhotoDataset:
-    return ScoredPhotos(
+    return scored_photos(
         job.train,
         build_affinity_transform(job.config, net.backbone.mean, net.backbone.std),
         scores=labels,
