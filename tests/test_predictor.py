@@ -292,7 +292,7 @@ def test_what_is_no_photo_is_told(tmp_path, run_of_brightness, caplog):
     Image.new("RGB", (4, 3)).save(tmp_path / "a.jpg")
     Image.new("P", (4, 3)).save(tmp_path / "b.gif")
     assert module.predict(tmp_path, "run", tmp_path / "out") == []
-    assert "not read (.gif): b.gif" in caplog.text
+    assert "are ignored (.gif): b.gif" in caplog.text
 
 
 def test_photos_are_not_replaced_by_predictions(tmp_path, run_of_brightness):

@@ -28,4 +28,4 @@ def restore(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise DscnetError(f"{path} does not fit this network: {error}") from error
+        raise DscnetError(f"{path} does not match this network: {error}") from error
