@@ -147,7 +147,7 @@ def test_a_system_that_tells_no_memory_is_not_said_to_need_none():
 def test_what_does_not_fit_is_refused_with_a_setting_that_does(job, monkeypatch):
     monkeypatch.setattr("dscnet.pipeline.trials.TRIED_PIXELS", 100_000)
     for module in ("needs", "trials"):
-        monkeypatch.setattr(f"dscnet.pipeline.{module}.free_memory", lambda device: 3e9)
+        monkeypatch.setattr(f"dscnet.{module}.free_memory", lambda device: 3e9)
     refuse_what_cannot_fit(job, measure_needs(job))
     monkeypatch.setattr("dscnet.pipeline.needs.image_size", lambda path: (6000, 8000))
     job.config.scale.relative_to = "photo"

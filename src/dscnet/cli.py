@@ -82,7 +82,7 @@ def _do_run(parsed: Namespace) -> int:
 
 def _do_stage(name: str) -> Callable[[Namespace], int]:
     def do(parsed: Namespace) -> int:
-        from dscnet.pipeline.runner import run_single
+        from dscnet.pipeline import run_single
 
         run_single(name, _settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
         return 0
@@ -200,7 +200,7 @@ def _do_check(parsed: Namespace) -> int:
 
 def _do_evaluate(parsed: Namespace) -> int:
     if parsed.out is not None:
-        from dscnet.pipeline.runner import run_single
+        from dscnet.pipeline import run_single
         from dscnet.run_folder import RunFolder
 
         folder = RunFolder(Path(parsed.out))

@@ -113,7 +113,7 @@ def photo_losses(path: str | Path) -> tuple[str, ...]:
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """Read labels from a palette or grey PNG; see :func:`dscnet.files.label_images.read_labels`.
+    """Read labels from a palette or grey PNG, as :func:`dscnet.files.label_images.read_labels` does.
 
     Returns:
         uint8 ``(H, W)``, 0 = background, 255 = ignore.

@@ -317,16 +317,7 @@ STAGES: dict[str, Stage] = {
             round_settings(config),
         ],
         (
-            *(
-                "data",
-                "models",
-                "context",
-                "losses",
-                "objective.py",
-                "training.py",
-                "build.py",
-                "numerics.py",
-            ),
+            *("data", "models", "context", "losses", "objective.py", "training.py", "build.py"),
             *(
                 "pipeline/cam_network.py",
                 "pipeline/tag_validation.py",

@@ -1,7 +1,7 @@
 """Random walks along learned affinities: AffinityNet's on features, IRNet's between boundaries.
 
-The walk itself is that of ``random_walk.py``; here the affinities are those of pairs of cells, and
-it takes place in double precision: the rounding of rows that do not quite sum to 1 grows with
+The walk itself is that of ``refine/random_walk.py``; here the affinities are those of pairs of cells,
+and it takes place in double precision: the rounding of rows that do not quite sum to 1 grows with
 every step, to more than 1e-5 in IRNet's 256.
 """
 
