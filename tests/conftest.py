@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,26 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parser_made_once() -> Iterator[None]:
+    """Calls of ``main`` share one parser, which takes half a second to make."""
+    from dscnet import arguments, cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "build_parser", functools.cache(arguments.build_parser))
+        yield
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 8 photos to train on and 3 to measure on; shared, not to be changed."""
+    from dscnet.data.scenes import write_scenes
+
+    root = tmp_path_factory.mktemp("shared") / "scenes"
+    write_scenes(root, num_train=8, num_val=3, size=64, seed=0)
+    return root
 
 
 @pytest.fixture

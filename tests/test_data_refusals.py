@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dscnet.cli import main
+from helpers import SMALL_NETWORK
 
 RNG = np.random.default_rng(0)
 
@@ -137,6 +138,12 @@ def test_a_class_without_a_photo_trains_and_keeps_its_number(farm, tmp_path):
     for number in range(6):
         mask(farm, number, 2 + number % 2)
     assert main(["check", str(farm)]) == 0
-    small = ["--augment.crop_size=32", "--train.iterations=1", "--segment.iterations=1"]
-    small += ["--train.batch_size=2", "--segment.batch_size=2"]
+    settings = SMALL_NETWORK | {
+        "augment.crop_size": 32,
+        "train.iterations": 1,
+        "train.batch_size": 2,
+        "segment.iterations": 1,
+        "segment.batch_size": 2,
+    }
+    small = [f"--{name}={value}" for name, value in settings.items()]
     assert main(["run", "--data", str(farm), "--out", str(tmp_path / "run"), *small]) == 0

@@ -16,14 +16,14 @@ def test_the_demo_runs_and_refuses_to_overwrite(tmp_path, monkeypatch, capsys):
     short = tmp_path / "short.yaml"
     short.write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(demo, "find_recipe", lambda name: short)
-    monkeypatch.setattr(demo, "NUM_TRAIN", 16)
-    monkeypatch.setattr(demo, "NUM_VAL", 4)
+    monkeypatch.setattr(demo, "NUM_TRAIN", 8)
+    monkeypatch.setattr(demo, "NUM_VAL", 2)
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "segmenter" in text
     assert str(out / "report.html") in text
-    assert json.loads((out / "metrics.json").read_text())["segmenter"]["num_images"] == 4
+    assert json.loads((out / "metrics.json").read_text())["segmenter"]["num_images"] == 2
     assert main(["demo", "--out", str(out)]) == 1
     assert "--resume goes on" in capsys.readouterr().err
 

@@ -14,18 +14,9 @@ from torch.nn import functional as F
 import dscnet.training as training
 from dscnet.build import build_affinity_net, build_boundary_net, build_model
 from dscnet.cli import main
-from dscnet.config import (
-    AffinityConfig,
-    AugmentConfig,
-    Config,
-    IrnConfig,
-    LabelConfig,
-    RefineConfig,
-    ScaleConfig,
-)
-from dscnet.config.settings import replace_settings
+from dscnet.config import Config
+from dscnet.config.settings import dotted_settings, replace_settings
 from dscnet.data import open_dataset
-from dscnet.data.scenes import write_scenes
 from dscnet.data.transforms import TrainTransform
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.models.checkpoint import store
@@ -38,15 +29,9 @@ from dscnet.refine.pairs import pair_affinity
 from dscnet.refine.steps import refine_labels
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
+from helpers import small_config
 
 STAGE_NAMES = ["refine", "label", "evaluate"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("affinities") / "scenes"
-    write_scenes(root, num_train=6, num_val=1, size=64, seed=0)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +52,20 @@ def cams(scenes, tmp_path_factory) -> Path:
 def settings(scenes: Path, cams: Path, *steps: str) -> Config:
     """The smallest networks whose crops hold pairs; the backbone needs no CAM network."""
     small = {"batch_size": 2, "accelerator": "cpu", "start": "weights"}
-    return Config(
-        data=str(scenes),
-        augment=AugmentConfig(crop_size=64, long_side=[64, 80]),
-        scale=ScaleConfig(side=64),
-        refine=RefineConfig(steps=list(steps)),
-        label=LabelConfig(bg_score=0.3, cams=str(cams)),
-        affinity=AffinityConfig(epochs=2, radius=3, **small),
-        irn=IrnConfig(epochs=1, radius=5, walk_radius=3, log_steps=3, **small),
+    changes = {
+        "affinity": {"epochs": 2, "radius": 3, **small},
+        "irn": {"epochs": 1, "radius": 5, "walk_radius": 3, "log_steps": 3, **small},
+    }
+    return small_config(
+        scenes,
+        {
+            "model.output_stride": 16,
+            "augment.long_side": [64, 80],
+            "refine.steps": list(steps),
+            "label.bg_score": 0.3,
+            "label.cams": str(cams),
+            **dotted_settings(changes),
+        },
     )
 
 
@@ -92,7 +83,7 @@ def test_both_networks_are_trained_and_refine_the_labels(finished):
         assert all(term in columns for term in ("aff_bg", "aff_fg", "aff_neg"))
         assert (folder / "weights.safetensors").exists()
         assert (folder / "last.ckpt").exists()
-    assert len(list((finished / "labels").glob("*.png"))) == 6
+    assert len(list((finished / "labels").glob("*.png"))) == 8
     for path in sorted((finished / "refined").glob("*.npz")):
         maps, classes = read_cam(path)
         assert list(maps) == ["affinity", "irn"]
@@ -312,7 +303,7 @@ def test_a_trained_network_is_not_trained_over(finished, scenes, cams, tmp_path)
 
 
 def test_only_the_refinement_steps_asked_for_count():
-    config = Config(label=LabelConfig(cams="cams"))
+    config = replace_settings(Config(), {"label.cams": "cams"})
     config.affinity.start = config.irn.start = "weights"
     assert STAGE.settings(config) == {}
     config.refine.steps = ["pamr"]

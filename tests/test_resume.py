@@ -13,7 +13,8 @@ from dscnet.config.settings import replace_settings
 from dscnet.pipeline import code_marks
 from dscnet.pipeline.runner import run, run_single
 from dscnet.types import DscnetError
-from test_pipeline import finished, scenes, settings  # noqa: F401
+from helpers import small_config
+from test_pipeline import finished  # noqa: F401
 
 STAGES = ["train", "cam", "label", "segment"]
 
@@ -24,8 +25,8 @@ def copy(finished, tmp_path) -> Path:  # noqa: F811
 
 
 @pytest.fixture
-def config(scenes) -> Config:  # noqa: F811
-    return settings(scenes)
+def config(scenes) -> Config:
+    return small_config(scenes)
 
 
 def times(run_folder: Path) -> dict[str, int]:

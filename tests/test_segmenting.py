@@ -8,18 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dscnet.config import (
-    AugmentConfig,
-    CamConfig,
-    Config,
-    LabelConfig,
-    MethodConfig,
-    ScaleConfig,
-    SegmentConfig,
-    TrainConfig,
-)
+from dscnet.config import Config
 from dscnet.data import open_dataset
-from dscnet.data.scenes import write_scenes
 from dscnet.files.label_images import read_labels
 from dscnet.pipeline import segment as segmenting
 from dscnet.pipeline.runner import open_run, run, run_single
@@ -27,29 +17,21 @@ from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evide
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
+from helpers import small_config, without
 
 
 def settings(data: Path, rounds: int = 2, **segment) -> Config:
-    values = {"epochs": 2, "batch_size": 4, "decoder_channels": 16, "accelerator": "cpu"}
-    values |= {"rounds": rounds, "crf": False, "test_scales": [1.0]}
-    return Config(
-        data=str(data),
-        augment=AugmentConfig(crop_size=64, long_side=[64, 96]),
-        scale=ScaleConfig(side=64),
-        method=MethodConfig(variant="baseline"),
-        train=TrainConfig(epochs=1, batch_size=4, accelerator="cpu"),
-        cam=CamConfig(scales=[1.0], flip=False),
-        # The maps of a network that has hardly learned do not agree on anything.
-        label=LabelConfig(bg_score="class_otsu"),
-        segment=SegmentConfig(**(values | segment)),
+    changes = {"rounds": rounds, "crf": False} | segment
+    return small_config(
+        data,
+        {
+            "method.variant": "baseline",
+            "train.epochs": 1,
+            # The maps of a network that has hardly learned do not agree on anything.
+            "label.bg_score": "class_otsu",
+            **{f"segment.{name}": value for name, value in changes.items()},
+        },
     )
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("segmenting") / "scenes"
-    write_scenes(root, num_train=8, num_val=3, size=64, seed=0)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +183,7 @@ def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double
 
 
 def test_labels_need_no_masks(scenes, single, tmp_path):
-    bare = Path(shutil.copytree(scenes, tmp_path / "bare"))
-    shutil.rmtree(bare / "SegmentationClass")
+    bare = without(scenes, tmp_path / "bare", "SegmentationClass")
     assert all(sample.mask_path is None for sample in open_dataset(bare, "train").samples)
     predictor = Predictor.from_run(single)
     made = []

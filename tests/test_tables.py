@@ -12,32 +12,35 @@ from PIL import Image
 
 from dscnet.cli import main
 from dscnet.config import Config
-from dscnet.data.scenes import write_scenes
+from dscnet.config.settings import to_dict
 from dscnet.metrics.evaluation import write_metrics
 from dscnet.run_folder import RunFolder
+from dscnet.tables import figures
 from dscnet.tables import make as tables
 from dscnet.tables.runs import Cell, Request, identity, plan, shard_of, stages
 from dscnet.tables.specs import BASES, TABLES
-
-TINY = {
-    "augment": {"crop_size": 64, "long_side": [64, 96]},
-    "model": {"classifier_gain": 1.0},  # two steps bring a smaller start to no maps
-    "method": {"warmup": 0.0},
-    "train": {"epochs": 1, "batch_size": 4, "accelerator": "cpu"},
-    "cam": {"scales": [1.0], "flip": False},
-    "segment": {"epochs": 1, "batch_size": 4, "decoder_channels": 16, "accelerator": "cpu"},
-}
+from helpers import small_config, without
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(scenes, tmp_path_factory) -> Path:
     """A folder with scenes, a recipe, and the runs of two rows of Table IV in ``out``."""
     root = tmp_path_factory.mktemp("tables")
-    write_scenes(root / "scenes", num_train=8, num_val=2, size=64, seed=0)
-    (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    without(scenes, root / "scenes")
+    config = small_config(root / "scenes", {"train.epochs": 1, "segment.epochs": 1})
+    (root / "tiny.yaml").write_text(yaml.safe_dump(to_dict(config)))
     variants = ["--variants", "baseline", "M4"]
     assert main(["tables", "IV", *words(root), *variants]) == 0
     return root
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Tables are written as on a machine without matplotlib, which takes a second to draw one.
+
+    Plots are drawn for ``place`` and by the test that collects every table.
+    """
+    monkeypatch.setattr(figures, "can_plot", lambda: False)
 
 
 def words(root: Path) -> list[str]:
@@ -87,6 +90,7 @@ def test_the_json_says_how_the_numbers_came_about(place):
     assert content["failed"] == []
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_finished_runs_are_only_read_and_other_tables_share_them(place):
     before = states(place)
     table = (place / "out" / "IV.csv").read_text()
@@ -111,6 +115,7 @@ def test_figure_5_shows_photos_of_runs_that_are_there(place):
         assert picture.size == (6 + 4 * 70, 18 + 2 * 70)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_another_measure_is_said_and_kept_apart(place):
     argv = ["tables", "IV", *words(place), "--collect", "--measure", "pseudo_label.miou"]
     assert main(argv) == 0
@@ -121,6 +126,7 @@ def test_another_measure_is_said_and_kept_apart(place):
     assert "ours of the training photos" in text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_runs_of_other_settings_are_neither_trained_over_nor_counted(place, tmp_path, capsys):
     before = states(place)
     argv = ["tables", "II", *words(place), "--train.epochs", "2"]
@@ -132,6 +138,7 @@ def test_runs_of_other_settings_are_neither_trained_over_nor_counted(place, tmp_
     assert main(["tables", "II", *words(place)]) == 0, "the table as it was"
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_runs_on_other_data_are_neither_trained_over_nor_counted(place, tmp_path, capsys):
     before = states(place)
     shutil.copytree(place / "scenes", tmp_path / "others")
@@ -149,6 +156,7 @@ def test_runs_on_other_data_are_neither_trained_over_nor_counted(place, tmp_path
     assert main(["tables", "II", *words(place)]) == 0, "the table as it was"
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
     argv = ["tables", "II", *words(place), "--out", str(tmp_path), "--earlier"]
     before = states(place)
@@ -178,6 +186,7 @@ def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
     assert "| SEAM | not run |" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, monkeypatch):
     run: list[Path] = []
 
@@ -252,6 +261,7 @@ def hand_made(cell: Cell, miou: float) -> None:
     write_metrics(folder.metrics, reached)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_every_number_is_that_of_its_own_run(tmp_path):
     asked = request(tmp_path, collect=True, seeds=[0, 1])
     values: dict[tuple[str, str, str], float] = {}
@@ -272,6 +282,7 @@ def test_every_number_is_that_of_its_own_run(tmp_path):
     assert "| SEAM +M2 | 2.0 (1) | 65.4 |" in lines
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_settings_of_auxsegnets_rounds_do_not_concern_seams_runs(tmp_path):
     """So that ``--auxseg.cams`` can be given to a table of both."""
     asked = request(tmp_path, "II", collect=True, seeds=[0])
@@ -284,6 +295,7 @@ def test_settings_of_auxsegnets_rounds_do_not_concern_seams_runs(tmp_path):
     assert {row for row, _, seed in found if seed == "0"} == {"SEAM", "DSCNet+SEAM"}
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_figure_6_names_its_highest_point(tmp_path):
     asked = request(tmp_path, "figure6", collect=True, seeds=[0], weights=(0.2, 0.4))
     for cell in plan(asked):
@@ -309,6 +321,7 @@ def test_shards_are_all_runs_and_share_none(tmp_path, count):
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_run_that_measured_nothing_is_no_run_that_is_not_there(place, tmp_path, capsys):
     root = tmp_path / "copy"
     shutil.copytree(place, root)
@@ -356,6 +369,7 @@ def test_the_segmentation_network_is_trained_only_where_it_is_looked_at(tmp_path
     assert "segment" in stages(replace(pseudo, name="figure5"))
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_seconds_are_measured_once(tmp_path, place, monkeypatch):
     timed: list[str] = []
     for name in ("training_step", "contrast_step"):
@@ -384,6 +398,7 @@ def test_seconds_are_measured_once(tmp_path, place, monkeypatch):
     }
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_failures_are_counted_and_named(tmp_path, monkeypatch):
     row = {"variant": "SEAM M1", "seed": 1, "error": "too warm"}
     monkeypatch.setattr(tables, "run_all", lambda runs, **_: iter([row]))
@@ -410,6 +425,7 @@ def test_what_cannot_be_made_is_refused(tmp_path, changes, message):
 def test_every_table_can_be_collected_from_nothing(tmp_path, name):
     assert tables.make_table(request(tmp_path, name, collect=True)) == 0
     assert "not run" in (tmp_path / f"{name}.md").read_text()
+    assert (tmp_path / f"{name}.png").exists() == figures.can_plot()
 
 
 def test_an_unknown_table_is_wrong_usage_with_a_hint(capsys):
