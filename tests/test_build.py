@@ -25,7 +25,7 @@ from dscnet.config import (
     SegmentConfig,
     TrainConfig,
 )
-from dscnet.context.fusion import LEAST
+from dscnet.context.output import LEAST
 from dscnet.data.scale import PhotoScale
 from dscnet.models import AuxSegNet, PlainCam, ResNet38, Seam
 from dscnet.models.deeplab import AtrousPyramid, DeepLab, LargeField

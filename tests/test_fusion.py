@@ -18,7 +18,7 @@ from dscnet.context import (
     normalise_rows,
     present_labels,
 )
-from dscnet.context.fusion import LEAST
+from dscnet.context.output import LEAST
 from dscnet.context.pixel_groups import pool_groups
 
 

@@ -179,14 +179,7 @@ class CsvLog(Callback):
         """Record the learning rate; at the end of the step it is already the next one's."""
         self.lr = f"{trainer.optimizers[0].param_groups[0]['lr']:.6g}"
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         """Record the step that has just ended."""
         values = {name: f"{float(value):.6g}" for name, value in outputs["terms"].items()}
         when = {"step": trainer.global_step - 1, "epoch": trainer.current_epoch, "lr": self.lr}
@@ -219,14 +212,7 @@ class CollapseWatch(Callback):
         self.term, self.floor = term, floor
         self.values: list[float] = []
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         """Collect the term; stop the training if it is not finite."""
         value = float(outputs["terms"][self.term])
         if not math.isfinite(value):

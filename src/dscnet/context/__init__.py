@@ -13,11 +13,11 @@ from dscnet.context.fusion import (
     FUSIONS,
     HEADS,
     ROW_NORMS,
-    ContextOutput,
     DualStreamContext,
     normalise_rows,
 )
 from dscnet.context.memory import GroupMemory
+from dscnet.context.output import ContextOutput
 from dscnet.context.pixel_groups import (
     GROUPINGS,
     STARTS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,11 +78,8 @@ class AuxSegNet(PlainCam):
         rows: As for :class:`CrossTaskAffinity`.
         published_row_quirk: As for :class:`CrossTaskAffinity`.
         grid_pooling: Average the CAM over the feature grid for tag scores, as published.
-        context: As for :class:`PlainCam`.
-        group_by: As for :class:`PlainCam`.
-        smooth: As for :class:`PlainCam`; applied before the cross-task affinity.
-        class_similarity: As for :class:`PlainCam`; applied before the cross-task affinity.
-        dropout: As for :class:`PlainCam`.
+        **shared: As for :class:`PlainCam`; ``smooth`` and ``class_similarity`` are applied before
+            the cross-task affinity.
     """
 
     slow_modules = ("cross_task",)
@@ -98,21 +96,9 @@ class AuxSegNet(PlainCam):
         rows: int = 512,
         published_row_quirk: bool = False,
         grid_pooling: bool = False,
-        context: nn.Module | None = None,
-        group_by: str = "last",
-        smooth: float = 0.0,
-        class_similarity: float = 0.0,
-        dropout: float = 0.5,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            num_classes,
-            context=context,
-            group_by=group_by,
-            smooth=smooth,
-            class_similarity=class_similarity,
-            dropout=dropout,
-        )
+        super().__init__(backbone, num_classes, **shared)
         if not dilations:
             dilations = dilations_at(self.backbone.output_stride)
         self.segmentation, self.saliency = (

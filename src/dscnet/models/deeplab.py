@@ -151,13 +151,11 @@ class DeepLab(nn.Module):
         )
 
     def forward(self, image: Tensor, tags: Tensor | None = None) -> ModelOutput:
-        """Score the pixels of photos of any size.
-
-        Photos are padded to multiples of the output stride, and the scores cropped.
+        """Score the pixels of photos of any size: padded to multiples of the output stride.
 
         Args:
-            image: Photos normalised by ``mean`` and ``std``, ``(B, 3, H, W)``.
-            tags: Ignored; CAM networks take them.
+            image: As for :class:`dscnet.models.segmenter.Segmenter`, and so is ``tags``.
+            tags: Not used.
 
         Returns:
             The output with ``seg_logits`` ``(B, L, H, W)``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from dscnet.models.cam import PlainCam
@@ -29,11 +31,8 @@ class Seam(PlainCam):
         backbone: As for :class:`PlainCam`.
         num_classes: Foreground classes C, >= 1.
         view_scale: Size of the second view relative to the first, > 0 (published: 0.3).
-        context: As for :class:`PlainCam`; runs on both views.
-        group_by: As for :class:`PlainCam`.
-        smooth: As for :class:`PlainCam`.
-        class_similarity: As for :class:`PlainCam`.
-        dropout: As for :class:`PlainCam`; drawn separately for each view.
+        **shared: As for :class:`PlainCam`; the context runs on both views, and dropout is drawn
+            separately for each.
 
     Raises:
         ValueError: As for :class:`PlainCam`, or if ``view_scale`` is not positive.
@@ -45,21 +44,9 @@ class Seam(PlainCam):
         num_classes: int,
         *,
         view_scale: float = 0.3,
-        context: nn.Module | None = None,
-        group_by: str = "last",
-        smooth: float = 0.0,
-        class_similarity: float = 0.0,
-        dropout: float = 0.5,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            num_classes,
-            context=context,
-            group_by=group_by,
-            smooth=smooth,
-            class_similarity=class_similarity,
-            dropout=dropout,
-        )
+        super().__init__(backbone, num_classes, **shared)
         if view_scale <= 0:
             raise ValueError(f"view_scale must be positive, got {view_scale}")
         self.view_scale = view_scale

@@ -29,7 +29,7 @@ from dscnet.refine.objectives import AffinityObjective
 from dscnet.refine.pair_walk import affinity_walk
 from dscnet.refine.pairs import pair_affinity
 from dscnet.refine.probabilities import as_probabilities
-from dscnet.refine.steps import RefinementStep, Step
+from dscnet.refine.steps import Step
 
 
 def scored_photos(
@@ -128,16 +128,6 @@ def _check(job: Job) -> None:
     build_affinity_net(config, pretrained=False)
 
 
-_LEARNED = Learned(
+STEP = Learned(
     "affinity", __name__, _build, _objective, _write_scores, _dataset, _affinity_step
-)
-
-STEP = RefinementStep(
-    "affinity",
-    _LEARNED.open,
-    needs=_LEARNED.needs,
-    settings=_LEARNED.settings,
-    check=_check,
-    trained=_LEARNED.trained,
-    from_scores=True,
-)
+).refinement_step(_check)

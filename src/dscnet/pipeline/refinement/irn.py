@@ -28,7 +28,7 @@ from dscnet.refine.objectives import BoundaryObjective
 from dscnet.refine.pair_walk import boundary_walk, enlarge
 from dscnet.refine.pairs import pair_offsets
 from dscnet.refine.probabilities import as_probabilities
-from dscnet.refine.steps import RefinementStep, Step
+from dscnet.refine.steps import Step
 
 
 def _build(config: Config, pretrained: bool) -> PairNet:
@@ -102,15 +102,6 @@ def _check(job: Job) -> None:
         )
 
 
-_LEARNED = Learned("irn", __name__, _build, _objective, _write_labels, _dataset, _boundary_step)
-
-STEP = RefinementStep(
-    "irn",
-    _LEARNED.open,
-    needs=_LEARNED.needs,
-    settings=_LEARNED.settings,
-    check=_check,
-    trained=_LEARNED.trained,
-    from_scores=True,
-    own_background=True,
-)
+STEP = Learned(
+    "irn", __name__, _build, _objective, _write_labels, _dataset, _boundary_step
+).refinement_step(_check, own_background=True)

@@ -32,7 +32,7 @@ from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import maps_needs
 from dscnet.pipeline.stage import Trained, collect_inputs, learning_settings
 from dscnet.refine.pairs import pair_offsets
-from dscnet.refine.steps import Step
+from dscnet.refine.steps import RefinementStep, Step
 from dscnet.run_folder import RunFolder, fingerprint, write_text
 
 PairNet = AffinityNet | BoundaryNet
@@ -84,6 +84,21 @@ class Learned:
         )
         weights, checkpoint = (folder.root / n for n in ("weights.safetensors", "last.ckpt"))
         return [Trained(f"'{self.name}'", folder, "network", inputs, weights, checkpoint)]
+
+    def refinement_step(
+        self, check: Callable[[Job], None], *, own_background: bool = False
+    ) -> RefinementStep:
+        """The step as the registry knows it."""
+        return RefinementStep(
+            self.name,
+            self.open,
+            needs=self.needs,
+            settings=self.settings,
+            check=check,
+            trained=self.trained,
+            from_scores=True,
+            own_background=own_background,
+        )
 
     def open(self, job: Job) -> Callable[[Sample], Step]:
         """Train the network unless it is there, and give its step."""
