@@ -266,6 +266,8 @@ def source_table() -> list[str]:
         "file", "command", "background threshold", "machine", "torch", "revision", "seconds a stage"
     )
     paths = [*RESULTS.glob("*.json"), *(RESULTS / "tables").glob("*.json")]
+    # Of the tests, not of the method.
+    paths.remove(RESULTS / "mutants.json")
     for path in sorted(paths, key=lambda one: (one.parent.name == "tables", one.stem)):
         content = json.loads(path.read_text(encoding="utf-8"))
         seconds = ", ".join(f"{k} {v:.0f}" for k, v in wall_times(content.get("rows", [])).items())

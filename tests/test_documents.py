@@ -139,10 +139,12 @@ def of_present_form(settings: dict, variant: str) -> bool:
     """Whether DSCNet's part of a run is what the defaults make of it (decisions 9 to 18)."""
     model, method, default = settings["model"], settings["method"], MethodConfig()
     relabelled = model["name"] != "auxsegnet" or settings["auxseg"]["relabel"] == "branch"
+    # Result files keep the names that settings had when they were written.
+    similarity = method.get("class_similarity", method.get("likeness"))
     started = model.get("classifier_gain") == ModelConfig().classifier_gain
     ramped = variant == "baseline" or method.get("pool_ramp") == default.pool_ramp
     contrasted = variant in ("baseline", "M2") or (
-        method.get("likeness") == default.likeness and method["pgcl_weight"] == default.pgcl_weight
+        similarity == default.class_similarity and method["pgcl_weight"] == default.pgcl_weight
     )
     return relabelled and started and ramped and contrasted
 

@@ -292,4 +292,4 @@ def test_an_own_file_without_outlines_is_named(own, capsys):
 
 def test_nothing_is_fetched_for_an_own_file(own, capsys):
     assert main(["data", "prepare", "coco", str(own), "--download"]) == 1
-    assert "--download goes with voc2012 and coco2014" in capsys.readouterr().err
+    assert "--download needs voc2012 or coco2014, got coco" in capsys.readouterr().err

@@ -390,7 +390,7 @@ def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_the_pieces_that_the_page_names_are_there() -> None:
-    table = PAGE.read_text().split("## The pieces by themselves")[1]
+    table = PAGE.read_text().split("## Single parts")[1]
     rows = [row.split("|")[2:4] for row in table.splitlines() if row.startswith("| ")][1:]
     named = [re.findall(r"`([\w.]+)[`(]", cell) for row in rows for cell in row]
     assert len(rows) == 13

@@ -48,7 +48,7 @@ class ContextOutput:
     memory: GroupMemory | None = None
 
     def remember(self, embeddings: Tensor, categories: Tensor) -> None:
-        """Add groups to the memory bank, where there is one.
+        """Add groups to the memory bank, if the context has one.
 
         Args:
             embeddings: Of the groups, ``(M, D)``.
