@@ -45,7 +45,7 @@ demo: setup ## The whole pipeline on generated scenes; ends with runs/demo/repor
 	$(BIN)/dscnet demo --out runs/demo --force
 
 test: setup ## All tests and doctests (PYTEST_ARGS="-k name" for some)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: setup ## Style, formatting and types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from PIL import Image
 from dscnet.data.check import check_dataset, check_path
 from dscnet.data.check_report import CheckReport
 from dscnet.data.datasets import PhotoSet, Sample, open_dataset
+from helpers import write_listed
 
 
 def save(path, values, **options):
@@ -244,17 +245,9 @@ def test_a_black_saliency_map_of_a_tagged_photo_is_warned_of(good):
 def listed(tmp_path):
     """Writes photos a (cat), b (dog) and c of 20 x 20 pixels, and the given splits."""
 
-    def write(**splits):
-        for folder in ("images", "splits"):
-            (tmp_path / folder).mkdir()
-        for name in "abc":
-            save(tmp_path / "images" / f"{name}.png", np.full((20, 20, 3), 90))
-        (tmp_path / "tags.csv").write_text("image_id,labels\na,cat\nb,dog\nc,\n")
-        for name, ids in splits.items():
-            (tmp_path / "splits" / f"{name}.txt").write_text("\n".join(ids))
-        return tmp_path
-
-    return write
+    grey = np.full((20, 20, 3), 90, dtype=np.uint8)
+    photos = {"a": (grey, "cat"), "b": (grey, "dog"), "c": (grey, "")}
+    return lambda **splits: write_listed(tmp_path, photos, splits)
 
 
 def test_good_splits_add_nothing(listed):

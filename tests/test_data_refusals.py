@@ -140,6 +140,7 @@ def test_a_class_without_a_photo_trains_and_keeps_its_number(farm, tmp_path):
     assert main(["check", str(farm)]) == 0
     settings = SMALL_NETWORK | {
         "augment.crop_size": 32,
+        "augment.long_side": [32, 48],
         "train.iterations": 1,
         "train.batch_size": 2,
         "segment.iterations": 1,

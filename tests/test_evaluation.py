@@ -30,18 +30,9 @@ from dscnet.metrics.evaluation import (
     write_section,
 )
 from dscnet.types import DataError
+from helpers import SECTION_KEYS
 
 CLASSES = ("boat", "bird", "cow")
-KEYS = {
-    "split",
-    "num_images",
-    "miou",
-    "bg_score",
-    "miou_best_bg",
-    "best_bg_score",
-    "iou",
-    "pixel_accuracy",
-}
 
 
 def photos(num_photos, dtype=np.float32, seed=0, num_classes=3):
@@ -108,8 +99,8 @@ def test_the_fixed_score_measures_the_pseudo_labels():
     pairs = [(pseudo_label(cam, classes, bg_score=0.41), gt) for cam, classes, gt in items]
     of_labels = evaluate_pairs(pairs, CLASSES, split="train", bg_score=0.41)
     of_maps = evaluate_cams(iter(items), CLASSES, split="train", bg_score=0.41)
-    assert of_maps.keys() == of_labels.keys() == KEYS
-    for key in KEYS - {"miou_best_bg", "best_bg_score"}:
+    assert of_maps.keys() == of_labels.keys() == SECTION_KEYS
+    for key in SECTION_KEYS - {"miou_best_bg", "best_bg_score"}:
         assert of_maps[key] == of_labels[key]
     assert of_labels["miou_best_bg"] is None
     assert of_labels["best_bg_score"] is None

@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-import dscnet.training as training
 from dscnet.build import build_affinity_net, build_boundary_net, build_model
 from dscnet.cli import main
 from dscnet.config import Config
@@ -29,7 +28,7 @@ from dscnet.refine.pairs import pair_affinity
 from dscnet.refine.steps import refine_labels
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
-from helpers import small_config
+from helpers import small_config, stopped_in_the_second_epoch
 
 STAGE_NAMES = ["refine", "label", "evaluate"]
 
@@ -108,24 +107,10 @@ def test_an_unchanged_refinement_does_nothing_again(finished, scenes, cams):
     assert main(["refine", "--out", str(finished)]) == 0
 
 
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
-    finished, scenes, cams, tmp_path, monkeypatch
-):
-    class Stop(Exception):
-        pass
-
-    original = training.CsvLog.on_train_batch_end
-
-    def stop_in_the_second_epoch(self, trainer, *rest):
-        if trainer.current_epoch == 1:
-            raise Stop
-        original(self, trainer, *rest)
-
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(finished, scenes, cams, tmp_path):
     config, out = settings(scenes, cams, "affinity"), tmp_path / "run"
-    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", stop_in_the_second_epoch)
-    with pytest.raises(Stop):
+    with stopped_in_the_second_epoch():
         run(config, out, stages=["refine"], progress=False)
-    monkeypatch.undo()
     assert not (out / "affinity" / "affinity" / "weights.safetensors").exists()
     run(config, out, stages=["refine"], resume=True, progress=False)
     one, two = (

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from dscnet.data import check_path
+from helpers import write_listed
 
 RNG = np.random.default_rng(0)
 PIXELS = {name: RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8) for name in "abcd"}
@@ -14,17 +15,9 @@ PIXELS = {name: RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8) for name in "a
 def listed(tmp_path):
     """Writes photos a to d (cat, dog, cat, dog), and the given splits."""
 
-    def write(**splits):
-        for folder in ("images", "splits"):
-            (tmp_path / folder).mkdir()
-        for name, pixels in PIXELS.items():
-            Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
-        (tmp_path / "tags.csv").write_text("image_id,labels\na,cat\nb,dog\nc,cat\nd,dog\n")
-        for name, ids in splits.items():
-            (tmp_path / "splits" / f"{name}.txt").write_text("\n".join(ids))
-        return tmp_path
-
-    return write
+    tags = dict.fromkeys("ac", "cat") | dict.fromkeys("bd", "dog")
+    photos = {name: (pixels, tags[name]) for name, pixels in PIXELS.items()}
+    return lambda **splits: write_listed(tmp_path, photos, splits)
 
 
 def test_lists_that_share_photos_are_refused(listed):

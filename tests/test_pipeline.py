@@ -26,18 +26,13 @@ from dscnet.pipeline.runner import open_run, run, run_single, run_stage
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError, DscnetError
-from helpers import class_maps, small_config, without
-
-SECTION = {
-    "split",
-    "num_images",
-    "miou",
-    "bg_score",
-    "miou_best_bg",
-    "best_bg_score",
-    "iou",
-    "pixel_accuracy",
-}
+from helpers import (
+    SECTION_KEYS,
+    class_maps,
+    small_config,
+    stopped_in_the_second_epoch,
+    without,
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +68,7 @@ def test_metrics_keep_the_contract(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["schema"] == 1
     for name in ("cam", "pseudo_label", "segmenter"):
-        assert set(metrics[name]) >= SECTION
+        assert set(metrics[name]) >= SECTION_KEYS
         assert len(metrics[name]["iou"]) == 7
         assert 0 <= metrics[name]["miou"] <= 1
     assert metrics["cam"]["miou_best_bg"] >= metrics["cam"]["miou"]
@@ -701,27 +696,13 @@ def test_masks_do_not_change_what_is_learned(scenes, finished, tmp_path):
         assert path.read_bytes() == (tmp_path / "run" / "labels" / path.name).read_bytes()
 
 
-def test_an_interrupted_training_goes_on(scenes, tmp_path, monkeypatch):
-    import dscnet.training as training
-
+def test_an_interrupted_training_goes_on(scenes, tmp_path):
     config = small_config(scenes)
     whole = tmp_path / "whole"
     run(config, whole, stages=["train"], progress=False)
 
-    class Stop(Exception):
-        pass
-
-    original = training.CsvLog.on_train_batch_end
-
-    def stop_in_the_second_epoch(self, trainer, *rest):
-        if trainer.current_epoch == 1:
-            raise Stop
-        original(self, trainer, *rest)
-
-    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", stop_in_the_second_epoch)
-    with pytest.raises(Stop):
+    with stopped_in_the_second_epoch():
         run(config, tmp_path / "broken", stages=["train"], progress=False)
-    monkeypatch.undo()
     run(config, tmp_path / "broken", stages=["train"], resume=True, progress=False)
 
     one = load_file(whole / "checkpoints" / "weights.safetensors")

@@ -31,7 +31,7 @@ from dscnet.predictor import Predictor
 from dscnet.refine.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError, DscnetError
-from helpers import class_maps, small_config, without
+from helpers import Stopped, class_maps, small_config, stopped_in_the_second_epoch, without
 
 AUXSEGNET = {
     "model.name": "auxsegnet",
@@ -313,30 +313,19 @@ def test_an_interrupted_round_goes_on_as_if_nothing_had_been(
 ):
     """Once in the training of round 1, and once between its training and its labels."""
     import dscnet.pipeline.rounds as rounds
-    import dscnet.training as training
 
-    class Stop(Exception):
-        pass
-
-    batch_end, refresh, calls = training.CsvLog.on_train_batch_end, rounds._refresh_labels, []
-
-    def stop_in_the_second_training(self, trainer, *rest):
-        if "rounds/1" in str(self.path) and trainer.current_epoch == 1:
-            raise Stop
-        batch_end(self, trainer, *rest)
+    refresh, calls = rounds._refresh_labels, []
 
     def stop_before_the_labels(*arguments):
         calls.append(arguments)
-        raise Stop
+        raise Stopped
 
     config, out = settings(scenes), tmp_path / "broken"
-    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", stop_in_the_second_training)
-    with pytest.raises(Stop):
+    with stopped_in_the_second_epoch("rounds/1"):
         run(config, out, stages=["train"], progress=False)
-    monkeypatch.setattr(training.CsvLog, "on_train_batch_end", batch_end)
     monkeypatch.setattr(rounds, "_refresh_labels", stop_before_the_labels)
     first = (out / "rounds" / "0" / "checkpoints" / "weights.safetensors").stat().st_mtime_ns
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run(config, out, stages=["train"], resume=True, progress=False)
     monkeypatch.setattr(rounds, "_refresh_labels", refresh)
     second = (out / "rounds" / "1" / "checkpoints" / "weights.safetensors").stat().st_mtime_ns

@@ -17,13 +17,7 @@ class Negating(nn.Module):
 
     fuse = True
 
-    def forward(
-        self,
-        features: Tensor,
-        cam_logits: Tensor,
-        tags: Tensor | None,
-        guide: Tensor | None = None,
-    ) -> SimpleNamespace:
+    def forward(self, features: Tensor, cam_logits: Tensor, *_, **__) -> SimpleNamespace:
         return SimpleNamespace(cam_logits=-cam_logits)
 
 

@@ -43,6 +43,19 @@ def without_plots(monkeypatch):
     monkeypatch.setattr(figures, "can_plot", lambda: False)
 
 
+@pytest.fixture
+def pretended(monkeypatch) -> list[Path]:
+    """Folders of the runs that tables ask for; none is run."""
+    folders: list[Path] = []
+
+    def pretend(runs, **_):
+        folders.extend(each.folder for each in runs)
+        return iter(())
+
+    monkeypatch.setattr(tables, "run_all", pretend)
+    return folders
+
+
 def words(root: Path) -> list[str]:
     places = ["--seam", str(root / "tiny.yaml"), "--data", str(root / "scenes")]
     chosen = ["--bases", "seam", "--seeds", "0", "--cam.batch_size", "3"]
@@ -187,24 +200,17 @@ def test_runs_of_an_earlier_tables_file_need_no_folder(place, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, monkeypatch):
-    run: list[Path] = []
-
-    def pretend(runs, **_):
-        run.extend(each.folder for each in runs)
-        return iter(())
-
-    monkeypatch.setattr(tables, "run_all", pretend)
+def test_earlier_runs_are_not_run_and_shift_no_part(tmp_path, pretended):
     cells = plan(request(tmp_path))
     known = cells[3]
     key = identity(known.run.config, known.seed)
     record = {"metrics": {"segmenter": {"miou": 0.5}}, "source": "x"}
     record["environment"] = {"git_revision": "abc"}
     for index in (1, 2):
-        run.clear()
+        pretended.clear()
         tables.make_table(request(tmp_path, shard=(index, 2), earlier={key: record}))
         part = [cell.run.folder for cell in shard_of(cells, index, 2)]
-        assert run == [folder for folder in part if folder != known.run.folder]
+        assert pretended == [folder for folder in part if folder != known.run.folder]
 
 
 @pytest.mark.parametrize(("model", "said"), [("seam", ""), ("auxsegnet", "auxseg.before")])
@@ -339,17 +345,10 @@ def test_an_unknown_measure_is_refused(place, capsys):
     assert "--measure must be one of segmenter.miou, " in capsys.readouterr().err
 
 
-def test_a_shard_writes_runs_and_no_table(tmp_path, monkeypatch):
-    run: list[Path] = []
-
-    def pretend(runs, **_):
-        run.extend(each.folder for each in runs)
-        return iter(())
-
-    monkeypatch.setattr(tables, "run_all", pretend)
+def test_a_shard_writes_runs_and_no_table(tmp_path, pretended):
     for index in (1, 2):
         tables.make_table(request(tmp_path, shard=(index, 2)))
-    assert len(set(run)) == len(run) == 30
+    assert len(set(pretended)) == len(pretended) == 30
     assert list(tmp_path.iterdir()) == []
 
 
