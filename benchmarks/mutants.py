@@ -38,6 +38,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import HealthCheck, settings
 from mutation_operators import Mutant, is_other_program, mutants_by_place, mutated
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -86,6 +87,12 @@ LEAST_LIMIT, TIMES_BASELINE = 30.0, 5.0
 KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 
 
+# The same examples for every mutant, and a slow machine kills none.
+settings.register_profile(
+    "mutants", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
 def modules(names: list[str]) -> list[str]:
     """Modules below the package without their ending, those with a part of the name first asked."""
     root = REPOSITORY / PACKAGE
@@ -126,6 +133,16 @@ def change(source: str, mutant: Mutant) -> tuple[str, str]:
     return " / ".join(filter(None, before)), " / ".join(filter(None, after))
 
 
+def still_the_same(source: str, row: dict[str, Any]) -> bool:
+    """Whether a noted mutant is what its operator makes today, and counts as another program."""
+    mutant = Mutant(row["operator"], row["occurrence"], row["line"])
+    try:
+        same = change(source, mutant) == (row["before"], row["after"])
+    except (AssertionError, KeyError):  # no such place, or no such operator
+        return False
+    return same and is_other_program(source, mutant)
+
+
 def run_tests(copy: Path, tests: list[str], limit: float) -> tuple[str, float]:
     """Run tests on a copy of the repository in a process of its own.
 
@@ -160,6 +177,7 @@ def _be_tested(copy: Path, tests: list[str]) -> None:
         os.environ["PYTHONPATH"] = str(copy / "src")
         # Pytest warns of plugins that were imported before it, and warnings are errors.
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        settings.load_profile("mutants")
         code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", LEFT_OUT, *tests])
     except BaseException:
         traceback.print_exc()
@@ -193,20 +211,17 @@ def try_module(module: str, options: argparse.Namespace, results: dict[str, Any]
     path = REPOSITORY / PACKAGE / f"{module}.py"
     source, tests = path.read_text(encoding="utf-8"), tests_of(module)
     code, proof = digest([path]), digest([REPOSITORY / test for test in tests[:-1]])
-    known = {
-        (row["operator"], row["occurrence"]): row
-        for row in results["mutants"]
-        if row["module"] == module and row["code"] == code
-    }
-    results["mutants"] = [
-        row for row in results["mutants"] if row["module"] != module or row["code"] == code
-    ]
+    others = [row for row in results["mutants"] if row["module"] != module]
+    rows = [row for row in results["mutants"] if row["module"] == module and row["code"] == code]
+    rows = [row for row in rows if still_the_same(source, row)]
+    results["mutants"] = others + rows
+    known = {(row["operator"], row["occurrence"]): row for row in rows}
     chosen = drawn(source, module, options.sample, options.seed)
-    waiting = [
-        mutant
-        for mutant in chosen
-        if (row := known.get(mutant[:2])) is None
-        or (row["outcome"] == SURVIVED and row["tests"] != proof)
+    waiting = [mutant for mutant in chosen if mutant[:2] not in known]
+    waiting += [
+        Mutant(row["operator"], row["occurrence"], row["line"])
+        for row in rows
+        if row["outcome"] == SURVIVED and row["tests"] != proof
     ]
     if not waiting:
         return

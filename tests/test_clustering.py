@@ -211,3 +211,10 @@ def test_starts_may_be_of_another_precision(generator):
     starts, counts = points[:, :3].clone(), torch.tensor([3, 2])
     expected = kmeans(points, counts, starts=starts)
     assert torch.equal(kmeans(points, counts, starts=starts.double()), expected)
+
+
+def test_the_centre_of_a_single_point_is_the_point():
+    points = torch.tensor([[[8.0], [3.2], [1.0]]])
+    # Were the centre of the first group not 8 but nearer, it would win 3.2 in the second step.
+    ids = kmeans(points, torch.tensor([2]), starts=torch.tensor([[[8.0], [2.0]]]))
+    assert ids.tolist() == [[0, 1, 1]]

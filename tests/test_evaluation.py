@@ -425,3 +425,7 @@ def test_a_photo_that_cannot_be_measured_does_not_stop_the_others(tmp_path):
     (pred / "c.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"no photo can be measured, the first because: .*a\.png"):
         evaluate_folders(pred, gt, CLASSES, failures=[])
+
+
+def test_the_sweep_tries_every_hundredth_below_one():
+    assert list(SWEEP) == [round(index * 0.01, 2) for index in range(100)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from itertools import product
 
 import pytest
 import torch
 
+from dscnet.config import MethodConfig
 from dscnet.context import (
     ContextOutput,
     DualStreamContext,
@@ -533,3 +535,11 @@ def test_the_graph_takes_the_options():
         0.4,
     )
     assert graph.prototypes.shape == (4, 7)
+
+
+def test_defaults_are_those_of_the_settings():
+    usual, parameters = MethodConfig(), inspect.signature(DualStreamContext).parameters
+    shared = {name for name in parameters if hasattr(usual, name)}
+    assert len(shared) >= 10
+    for name in shared:
+        assert parameters[name].default == getattr(usual, name), name

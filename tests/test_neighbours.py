@@ -42,7 +42,7 @@ def test_neighbours_by_hand():
     assert inside[:, 0].tolist() == [True, True, False, True, True, False]
     assert indices[:, 1].tolist() == [0, 1, 2, 0, 1, 2]
     assert inside[:, 1].tolist() == [False, False, False, True, True, True]
-    assert inside.dtype == torch.bool
+    assert (indices.dtype, inside.dtype) == (torch.int64, torch.bool)
 
 
 def test_neighbours_against_loops():
@@ -53,3 +53,20 @@ def test_neighbours_against_loops():
             y, x = pixel // 5 + down, pixel % 5 + right
             assert inside[pixel, column] == (0 <= y < 4 and 0 <= x < 5)
             assert indices[pixel, column] == min(max(y, 0), 3) * 5 + min(max(x, 0), 4)
+
+
+@pytest.mark.parametrize(
+    ("block", "terms"), [(1, [2] * 5), (5, [4, 4, 2]), (9, [8, 2]), (10, [10])]
+)
+def test_no_more_terms_than_a_block_are_added_at_once(block, terms, monkeypatch):
+    """Five sums of two terms; a block holds one of them at least."""
+    added, real = [], neighbours._sums
+
+    def counted(values, indices, *rest):
+        added.append(indices.numel())
+        return real(values, indices, *rest)
+
+    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(neighbours, "_sums", counted)
+    weighted_rows(torch.ones(3, 1), torch.zeros(5, 2, dtype=torch.int64), torch.ones(5, 2))
+    assert added == terms

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dscnet.config import MethodConfig
 from dscnet.context import (
     DualStreamContext,
     group_categories,
@@ -158,6 +160,8 @@ def test_the_groups_take_over_from_the_mean_of_the_final_cam(variant):
         mixed = [share * g + (1 - share) * m for g, m in zip(groups, means, strict=True)]
         expected = sum(tag_loss(scores, batch.tags) for scores in mixed) / 2
         torch.testing.assert_close(objective(output, batch, progress).terms["cls"], expected)
+    usual, half = (one(output, batch, 0.3) for one in (CamObjective(), CamObjective(pool_ramp=0.5)))
+    assert usual.terms["cls"] == half.terms["cls"]
     at_once = CamObjective(pool_ramp=0)(output, batch, 0.0).terms["cls"]
     torch.testing.assert_close(at_once, sum(tag_loss(g, batch.tags) for g in groups) / 2)
 
@@ -359,9 +363,10 @@ def composed_contrasts(views, tags: Tensor, contrast: str, memory):
 def test_every_term_is_composed_of_the_public_parts(contrast):
     model, objective = make_composed(contrast)
     batch = make_batch()
+    batch.image = torch.cat([batch.image, batch.image[..., :8].flip(3)], 3)  # not square
     memory = copy.deepcopy(model.context.memory)
     output = model(batch.image, batch.tags)
-    views, sizes = (output, output.second), ((32, 32), output.second.size)
+    views, sizes = (output, output.second), ((32, 40), (16, 20))
     assert (output.final_logits - output.cam_logits).abs().max() > 0.1
     loss = objective(output, batch, 0.5)
 
@@ -410,3 +415,14 @@ def test_every_term_is_composed_of_the_public_parts(contrast):
             memory.push(view.context.group_embeddings[known], category[known])
     for held, wanted in zip(model.context.memory.contents(), memory.contents(), strict=True):
         torch.testing.assert_close(held, wanted)
+
+
+@pytest.mark.parametrize("kind", [ContrastObjective, CamObjective])
+def test_defaults_are_those_of_the_settings(kind):
+    usual = MethodConfig()
+    parameters = inspect.signature(kind).parameters
+    shared = {name for name in parameters if hasattr(usual, name)} - {"contrast"}
+    assert len(shared) >= 2
+    # Whoever builds it alone gets the contrasts from the first step on.
+    for name in shared - {"warmup"}:
+        assert parameters[name].default == getattr(usual, name), name

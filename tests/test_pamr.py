@@ -42,9 +42,10 @@ def one_step_by_loops(probabilities, photo, dilations):
 
 @pytest.mark.parametrize("dilations", [(1,), (1, 3)])
 @pytest.mark.parametrize("iterations", [0, 1, 3])
-def test_against_loops(dilations, iterations, generator):
+@pytest.mark.parametrize("scale", [255, 1e-7])
+def test_against_loops(dilations, iterations, scale, generator):
     probabilities = torch.rand(3, 6, 7, generator=generator).double()
-    photo = torch.rand(3, 6, 7, generator=generator).double() * 255
+    photo = torch.rand(3, 6, 7, generator=generator).double() * scale
     expected = probabilities
     for _ in range(iterations):
         expected = one_step_by_loops(expected, photo, dilations)

@@ -309,3 +309,19 @@ def test_background_alone_starts_at_the_mean_of_all_pixels(generator):
     points = torch.randn(1, 9, 3, generator=generator)
     starts = cam_starts(points, torch.rand(1, 1, 3, 3), torch.ones(1, 1, dtype=torch.bool))
     torch.testing.assert_close(starts[0, 0], points[0].mean(0))
+
+
+@pytest.mark.parametrize("grouping", ["pearson", "context_rows"])
+def test_pixels_are_grouped_by_the_reading_asked_for(grouping, generator):
+    features = torch.randn(4, 6, 6, 6, generator=generator)
+    cam = torch.rand(4, 4, 6, 6, generator=generator)
+    present = torch.ones(4, 4, dtype=torch.bool)
+    correlated = standardise(features)
+    points = {"pearson": correlated, "context_rows": context_row_factor(correlated)}
+    expected = {
+        name: kmeans(one, torch.full((4,), 4), starts=cam_starts(one, cam, present))
+        for name, one in points.items()
+    }
+    assert not torch.equal(expected["pearson"], expected["context_rows"])
+    groups = group_pixels(features, cam, present, grouping=grouping)
+    assert torch.equal(groups.ids, expected[grouping])

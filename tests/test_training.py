@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dscnet.data import EvalTransform, PhotoDataset, make_loader, open_dataset
 from dscnet.data.scenes import write_scenes
 from dscnet.training import (
     CollapseWatch,
+    CsvLog,
     KeepBest,
     TrainingModule,
     fit,
@@ -306,3 +308,34 @@ def test_randomness_differs_by_epoch_and_by_seed(photos, tmp_path):
     first, again, other = (watch.seeds for watch in watches)
     assert first == again
     assert len({*first, *other}) == 6
+
+
+def test_a_folder_holds_one_checkpoint_and_nothing_is_drawn(photos, tmp_path):
+    class Watch(Callback):
+        def on_train_start(self, trainer, module):
+            kinds.append({type(callback).__name__ for callback in trainer.callbacks})
+
+    kinds = []
+    for _ in range(2):  # the second training begins anew in the same folder
+        train(photos, tmp_path, 1, callbacks=[Watch()])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "metrics.csv"]
+    assert kinds == [{"CsvLog", "ModelCheckpoint", "Watch"}] * 2
+
+
+def test_a_checkpoint_that_holds_code_is_not_read(photos, tmp_path):
+    train(photos, tmp_path, 1)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save(state | {"foreign": Net()}, tmp_path / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        train(photos, tmp_path, 2, resume=True)
+
+
+def test_the_log_is_one_text_on_every_system_and_makes_its_folders(tmp_path):
+    class Trainer:
+        current_epoch, max_epochs = 0, 1
+
+    written = CsvLog(tmp_path / "new" / "folder" / "metrics.csv")
+    written.rows = [{"step": 0, "total": "0.5"}, {"step": 1, "total": "0.25"}]
+    written.on_train_epoch_end(Trainer(), None)
+    assert written.path.read_bytes() == b"step,total\n0,0.5\n1,0.25\n"
+    assert [path.name for path in written.path.parent.iterdir()] == ["metrics.csv"]
