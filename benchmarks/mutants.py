@@ -50,9 +50,8 @@ MODULES = (
     "context/*.py",
     "losses/*.py",
     "labels/*.py",
-    "metrics/evaluation.py",
-    "metrics/confusion.py",
-    "metrics/tag_agreement.py",
+    "refine/*.py",
+    "metrics/*.py",
     "objective.py",
     "training.py",
 )
@@ -60,7 +59,8 @@ MODULES = (
 
 TESTS = {
     "labels/coco": ("test_labels_coco",),
-    "labels/saliency": ("test_saliency_labels",),
+    "context/output": ("test_fusion",),
+    "refine/saliency": ("test_saliency_labels",),
     "losses/affinity": ("test_affinity_loss",),
     "losses/saliency": ("test_saliency_loss",),
     "objective": ("test_objective", "test_auxsegnet"),

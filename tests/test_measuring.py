@@ -17,7 +17,7 @@ from dscnet.pipeline.evaluate import measure
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.measuring import truth
 from dscnet.run_folder import RunFolder
-from test_stages import photos
+from test_fitting import photos
 
 
 def test_truth_is_of_photos_with_a_mask(tmp_path):

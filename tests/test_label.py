@@ -26,7 +26,7 @@ from dscnet.pipeline.refine import STAGE, photo_steps
 from dscnet.pipeline.refinement.masks import check_mask_settings, open_masks
 from dscnet.run_folder import RunFolder
 from dscnet.types import DataError
-from test_stages import photos
+from test_fitting import photos
 
 
 def test_labels_come_from_the_refined_map_where_there_is_one(tmp_path):

@@ -15,7 +15,7 @@ from dscnet.pipeline.job import Job
 from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
 from dscnet.refine.probabilities import trusted_labels
 from dscnet.run_folder import RunFolder
-from test_stages import photos
+from test_fitting import photos
 
 OWN = ScaleConfig(relative_to="photo")
 
