@@ -30,7 +30,7 @@ from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.metrics.tag_agreement import tag_agreement
 from dscnet.pipeline.cam import cam
-from dscnet.pipeline.job import Job, located
+from dscnet.pipeline.job import Job, with_absolute_paths
 from dscnet.pipeline.registry import list_stages
 from dscnet.pipeline.resources import cam_bytes
 from dscnet.pipeline.runner import open_run, run, run_single, run_stage
@@ -459,7 +459,7 @@ def test_force_runs_a_stage_again(finished, scenes, tmp_path):
 def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
     config = replace_settings(settings(Path(".")), {"label.cams": "cams", "refine.masks": "../sam"})
-    found = located(config)
+    found = with_absolute_paths(config)
     assert (found.data, found.label.cams) == (str(scenes), str(scenes / "cams"))
     assert found.refine.masks == str(scenes.parent / "sam")
     assert found.segment.labels is None
@@ -467,7 +467,7 @@ def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
     (tmp_path / "packaged").mkdir()
     monkeypatch.chdir(tmp_path)
     config = replace_settings(config, {"segment.weights": "trained/resnet38.pth"})
-    found = located(config)
+    found = with_absolute_paths(config)
     assert found.model.weights == "packaged"
     assert found.segment.weights == str(tmp_path / "trained" / "resnet38.pth")
 

@@ -37,7 +37,7 @@ from dscnet.pipeline.maps import load_map, score_counts
 from dscnet.pipeline.registry import find_stage
 from dscnet.pipeline.resources import cam_bytes
 from dscnet.pipeline.runner import open_run, run
-from dscnet.pipeline.self_training import relabel, trusted_evidence
+from dscnet.pipeline.self_training import trusted_evidence, write_self_training_labels
 from dscnet.predictor import Predictor
 from dscnet.refine.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.run_folder import RunFolder
@@ -200,14 +200,16 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
     for path in RunFolder(tmp_path / "maps").round(1).labels.glob("*.png"):
         of_maps = read_labels(folder.round(1).unrefined / path.name)
         np.testing.assert_array_equal(read_labels(path), of_maps)
-    relabel(job, branches[:1], trusted_evidence(job, folder.round(0).labels), tmp_path / "first")
+    write_self_training_labels(
+        job, branches[:1], trusted_evidence(job, folder.round(0).labels), tmp_path / "first"
+    )
     assert any(
         (read_labels(path) != read_labels(folder.round(1).labels / path.name)).any()
         for path in (tmp_path / "first").glob("*.png")
     ), "the first labels have no say in it"
     for count in (1, 2):
         evidence = trusted_evidence(job, folder.round(count).unrefined)
-        relabel(job, branches[:count], evidence, tmp_path / str(count))
+        write_self_training_labels(job, branches[:count], evidence, tmp_path / str(count))
         for path in sorted((tmp_path / str(count)).glob("*.png")):
             written = read_labels(folder.round(count).labels / path.name)
             np.testing.assert_array_equal(written, read_labels(path))

@@ -23,7 +23,11 @@ from dscnet.data.scenes import write_scenes
 from dscnet.files.label_images import read_labels
 from dscnet.pipeline import segment as segmenting
 from dscnet.pipeline.runner import open_run, run, run_single
-from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
+from dscnet.pipeline.self_training import (
+    label_evidence,
+    trusted_evidence,
+    write_self_training_labels,
+)
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
@@ -182,7 +186,9 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
         for folder in map(RunFolder(copy).self_training, (1, 2))
     ]
     for count in (1, 2):
-        relabel(job, networks[-count:], label_evidence(job), tmp_path / str(count))
+        write_self_training_labels(
+            job, networks[-count:], label_evidence(job), tmp_path / str(count)
+        )
     assert made == pictures(tmp_path / "2")
     assert made != pictures(tmp_path / "1")
 
@@ -195,7 +201,7 @@ def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double
     job = open_run(config, RunFolder(tmp_path / "run"), progress=False)
     first = RunFolder(tmp_path / "run").self_training(1)
     network = Predictor.from_weights(config, first.segmenter_weights, first.read_segmenter_card())
-    relabel(job, [network], trusted_evidence(job, made), tmp_path / "again")
+    write_self_training_labels(job, [network], trusted_evidence(job, made), tmp_path / "again")
     found = pictures(tmp_path / "run" / "self_training" / "2" / "labels")
     assert found == pictures(tmp_path / "again")
 
@@ -209,7 +215,7 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
     for data in (scenes, bare):
         job = open_run(settings(data), RunFolder(single), progress=False)
         made.append(tmp_path / str(len(made)))
-        relabel(job, [predictor], label_evidence(job), made[-1])
+        write_self_training_labels(job, [predictor], label_evidence(job), made[-1])
     assert pictures(made[0]) == pictures(made[1])
 
 

@@ -1,4 +1,4 @@
-"""Step ``affinity``: a random walk along affinities that AffinityNet has learned."""
+"""Step ``affinity``: a random walk with affinities learned by AffinityNet."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dscnet.models.backbones import pad_to_multiple
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import load_pair
 from dscnet.pipeline.refinement.learning import (
-    Learned,
     PairNet,
+    TrainedStep,
     check_crop,
-    check_learned,
+    check_walk_settings,
     photo_views,
 )
 from dscnet.refine.affinity_labels import merge_scores, power_marginals
@@ -32,18 +32,18 @@ from dscnet.refine.steps import RefinementStep, Step
 
 
 class ScoredPhotos(PhotoDataset):
-    """Photos with AffinityNet's labels of their cells, merged anew for each crop.
+    """Photos with AffinityNet's cell labels, merged for each crop.
 
-    The scores, kept at the size that maps are refined at, are varied with the photo and averaged
-    over the cells before labels are made of them.
+    The scores, stored at the size at which CAMs are refined, are augmented with the photo and
+    average-pooled to cells before labels are made from them.
 
-    Deviation: photos are scaled as the CAM network's are; published ones keep their size.
+    Deviation: photos are scaled as for the CAM network; in the published code they keep their size.
 
     Args:
         photo_set: The photos.
-        transform: How they are varied.
+        transform: Augmentation.
         scores: Folder of ``ID.npz`` with ``low`` and ``high``, as :func:`_write_scores` makes them.
-        stride: Pixels a cell.
+        stride: Stride of the cells, pixels.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ScoredPhotos(PhotoDataset):
         self.scores, self.stride = scores, stride
 
     def _read_saliency(self, index: int, size: tuple[int, int]) -> Tensor:
-        """Both scores of background and classes, ``(2 (C' + 1), h, w)``."""
+        """Low and high scores of background and classes, ``(2 (C' + 1), h, w)``."""
         maps, _ = read_cam(self.scores / f"{self.photo_set.samples[index].image_id}.npz")
         both = [torch.from_numpy(maps[name]) for name in ("low", "high")]
         return torch.cat([torch.cat([1 - part.sum(0, keepdim=True), part]) for part in both])
@@ -76,7 +76,7 @@ def _objective(config: Config) -> nn.Module:
 
 
 def _write_scores(job: Job, target: Path) -> None:
-    """AffinityNet's refined maps at both powers, without background; those there are stay."""
+    """Write the refined CAMs at both powers, without background; existing files are kept."""
     device = device_of(job.config.affinity.accelerator)
     for sample in job.train.samples:
         path = target / f"{sample.image_id}.npz"
@@ -126,22 +126,22 @@ def _affinity_step(config: Config, net: PairNet) -> Step:
 
 def _check(job: Job) -> None:
     config, affinity = job.config, job.config.affinity
-    check_learned("affinity", affinity, "powers", affinity.powers)
+    check_walk_settings("affinity", affinity, "powers", affinity.powers)
     check_crop(config, "affinity.radius", affinity.radius, affinity.output_stride)
     build_affinity_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     build_affinity_net(config, pretrained=False)
 
 
-_LEARNED = Learned(
+_TRAINED_STEP = TrainedStep(
     "affinity", __name__, _build, _objective, _write_scores, _dataset, _affinity_step
 )
 
 STEP = RefinementStep(
     "affinity",
-    _LEARNED.open,
-    needs=_LEARNED.needs,
-    settings=_LEARNED.settings,
+    _TRAINED_STEP.open,
+    needs=_TRAINED_STEP.needs,
+    settings=_TRAINED_STEP.settings,
     check=_check,
-    trained=_LEARNED.trained,
+    trained=_TRAINED_STEP.trained,
     from_scores=True,
 )
