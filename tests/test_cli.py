@@ -179,7 +179,7 @@ def test_check_refuses_too_few_photos_in_the_words_of_run(tmp_path, capsys):
         assert "ok" not in lines
         said.append([line for line in lines if line.startswith("error")])
     assert said[0] == said[1]
-    assert "DeepLabV3+ needs at least 2 photos a step, got 1" in said[0][0]
+    assert "DeepLabV3+ needs at least 2 photos per step, got 1" in said[0][0]
 
 
 def test_evaluate_compares_two_folders(tmp_path, capsys):
@@ -309,4 +309,4 @@ def test_evaluate_lists_what_it_could_not_measure_at_the_end(two_masks, tmp_path
     assert "1 photos, percent" in said.out
     first, *_, last = said.err.splitlines()
     assert first.startswith("1 hidden or system files") and "x.png" in first
-    assert last.startswith("not measured: ") and "my photo.png" in last
+    assert last.startswith("not evaluated: ") and "my photo.png" in last

@@ -95,7 +95,10 @@ def test_a_training_of_other_settings_is_not_trained_over(scenes, tmp_path):
     weights = tmp_path / "one-s0" / "checkpoints" / "weights.safetensors"
     written = weights.stat().st_mtime_ns
     other = replace_settings(config, {"train.lr": 0.01})
-    with pytest.raises(DscnetError, match=r"one-s0 holds a training .*train\.lr: 0\.005 th"):
+    with pytest.raises(
+        DscnetError,
+        match=r"one-s0 already contains a run trained with different settings .*train\.lr: 0\.005 th",
+    ):
         list(run_grid(other, tmp_path, one, [0], stages=["train"]))
     # Labels may be made anew, and more rounds are no other training.
     again = replace_settings(config, {"label.bg_score": 0.6, "auxseg.rounds": 5})

@@ -122,7 +122,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_stays(copy, config):
     before = times(copy)
     with pytest.raises(DscnetError, match="earlier version of dscnet") as raised:
         run(config, copy, resume=True, progress=False)
-    assert "each by its own verb" in str(raised.value)
+    assert "The verbs of later stages use it as it is" in str(raised.value)
     assert times(copy) == before
     assert run_single("label", config, copy, progress=False)
 

@@ -527,7 +527,7 @@ def test_classes_that_hardly_stand_out_are_named_and_can_be_set_as_stuff(
     config.auxseg.rounds, config.train.epochs = 1, 1
     config.auxseg.cams = str(finished / "rounds" / "0" / "cams")
     run(config, tmp_path / "run", stages=["train"], progress=False)
-    said = [r.getMessage() for r in caplog.records if "name it in auxseg.stuff" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "add it to auxseg.stuff" in r.getMessage()]
     assert any(text.startswith(f"{classes[0]}: only 0 % ") for text in said)
     assert not labelled(tmp_path / "run", 1)
     caplog.clear()
@@ -575,12 +575,15 @@ def test_maps_may_be_of_another_size(finished, scenes, tmp_path):
     [
         ({"model.name": "seam", "segment.network": "branch"}, "segment.network: branch needs"),
         ({"model.name": "seam", "label.salient_only": True}, "label.salient_only needs"),
-        ({"auxseg.last_round_labels": True, "refine.steps": ["crf"]}, "of a round are not refined"),
-        ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
+        (
+            {"auxseg.last_round_labels": True, "refine.steps": ["crf"]},
+            "of a round cannot be refined",
+        ),
+        ({"segment.network": "branch", "segment.supervision": "full"}, "is not trained further"),
         ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
         ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),
         ({"auxseg.dilations": [1, 2]}, r"auxseg.dilations must be three .*, got \[1, 2\]"),
-        ({"auxseg.dilations": [1, 2, 0]}, "auxseg.dilations must be three numbers of at least 1"),
+        ({"auxseg.dilations": [1, 2, 0]}, "auxseg.dilations must be three numbers >= 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes, message):

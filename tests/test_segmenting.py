@@ -223,7 +223,7 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
     ("change", "message"),
     [
         ({"rounds": 0}, "segment.rounds must be at least 1, got 0"),
-        ({"rounds": 2, "supervision": "full"}, "learns from true masks"),
+        ({"rounds": 2, "supervision": "full"}, "is self-training, which segment.supervision: full"),
     ],
 )
 def test_rounds_that_there_cannot_be_are_refused(scenes, tmp_path, change, message):
@@ -235,5 +235,5 @@ def test_rounds_that_there_cannot_be_are_refused(scenes, tmp_path, change, messa
 def test_auxsegnet_has_rounds_of_its_own(scenes, tmp_path):
     config = settings(scenes)
     config.model.name = "auxsegnet"
-    with pytest.raises(ValueError, match=r"whose rounds are auxseg\.rounds"):
+    with pytest.raises(ValueError, match=r"which has auxseg\.rounds, got"):
         run(config, tmp_path / "run", progress=False)
