@@ -212,7 +212,7 @@ def test_evaluate_says_which_true_masks_it_left_out(tmp_path, capsys):
     assert main(argv) == 0
     assert "1 ground-truth masks have no prediction" in capsys.readouterr().err
     assert main([*argv, "--ids", str(tmp_path / "ids.txt")]) == 1
-    assert "have no prediction there (b)" in capsys.readouterr().err
+    assert "has no prediction for 1 of 2 photos (b)" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_evaluate_takes_lists_as_data_sets_have_them(two_masks, text, tmp_path, 
         (b"", "ids.txt: expected image ids, one per line, found none"),
         (b"\n \n", "ids.txt: expected image ids, one per line, found none"),
         ("caf\u00e9".encode("latin-1"), "ids.txt: is not UTF-8 text"),
-        (b"2007_000009.jpg", "gt: 1 of 1 photos have no ground truth there (2007_000009.jpg)"),
+        (b"2007_000009.jpg", "gt: has no ground truth for 1 of 1 photos (2007_000009.jpg)"),
         (None, "ids.txt: cannot be read"),
     ],
 )

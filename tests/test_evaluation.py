@@ -267,7 +267,7 @@ def test_folders_that_are_missing_or_empty(tmp_path):
         evaluate_folders(tmp_path / "empty", pred, CLASSES, ids=[])
     with pytest.raises(ValueError, match="ids must name at least one photo, got none"):
         evaluate_folders(pred, pred, CLASSES, ids=[])
-    with pytest.raises(DataError, match=r"1 of 1 photos have no ground truth there \(x\)"):
+    with pytest.raises(DataError, match=r"has no ground truth for 1 of 1 photos \(x\)"):
         evaluate_folders(pred, pred, CLASSES, ids=["x"])
 
 

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.pipeline.label`` and of the checks of masks made elsewhere."""
+"""Tests of ``dscnet.pipeline.label`` and of the checks of external masks."""
 
 from __future__ import annotations
 

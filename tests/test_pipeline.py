@@ -208,7 +208,7 @@ def test_a_stage_without_its_input_says_what_to_run(scenes, tmp_path):
         run_single("cam", settings(scenes), tmp_path / "new")
 
 
-def test_maps_and_labels_made_elsewhere(scenes, tmp_path):
+def test_external_cams_and_labels(scenes, tmp_path):
     """Someone else's maps become labels; a network learns from them; no CAM network is trained."""
     cams = tmp_path / "cams"
     cams.mkdir()
@@ -317,7 +317,7 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
     assert chosen[0]["used"] == chosen[0]["tags"]
 
 
-def test_labels_are_merged_with_masks_made_elsewhere(scenes, tmp_path):
+def test_labels_are_merged_with_external_masks(scenes, tmp_path):
     """Maps beside their objects, masks of the true regions: merging finds the objects' places."""
     masks, cams = tmp_path / "masks", tmp_path / "cams"
     masks.mkdir()
@@ -428,7 +428,7 @@ def test_numbers_of_files_that_become_others_are_gone(finished, scenes, tmp_path
     config = replace_settings(settings(scenes), {"label.bg_score": 0.6})
     assert run(config, copy, resume=True, stages=["label"], progress=False) == {}
     assert not (copy / "metrics.json").exists() and not (copy / "report.html").exists()
-    with pytest.raises(DscnetError, match=r"segmentation network.*'label' makes other files"):
+    with pytest.raises(DscnetError, match=r"segmentation network.*'label' gives different results"):
         run(config, copy, resume=True, progress=False)
     assert run_single("segment", config, copy, force=True)
     assert run(config, copy, resume=True, progress=False)["pseudo_label"]["bg_score"] == 0.6

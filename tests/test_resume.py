@@ -82,11 +82,11 @@ def test_other_code_of_a_training_is_refused_and_named(copy, config, tmp_path, m
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"train.lr": 0.5}, r"the CAM network.*train\.lr was 0\.\d+, is 0\.5"),
-        ({"method.variant": "M1"}, r"the CAM network.*method\.variant was M4, is M1"),
-        ({"seed": 7}, "the CAM network.*seed was 0, is 7"),
+        ({"train.lr": 0.5}, r"the CAM network.*train\.lr was 0\.\d+, is now 0\.5"),
+        ({"method.variant": "M1"}, r"the CAM network.*method\.variant was M4, is now M1"),
+        ({"seed": 7}, "the CAM network.*seed was 0, is now 7"),
         ({"segment.lr": 0.5}, r"the segmentation network.*segment\.lr was"),
-        ({"cam.flip": True}, r"segmentation.*'label' makes other files.*cam\.flip was False"),
+        ({"cam.flip": True}, r"segmentation.*'label' gives different results.*cam\.flip was False"),
     ],
 )
 def test_other_settings_are_refused_before_anything_is_touched(copy, config, change, said):

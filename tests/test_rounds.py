@@ -297,7 +297,7 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, scenes, tmp_path)
     assert not same_weights(out, finished)
 
 
-def test_another_way_of_testing_writes_the_masks_of_all_rounds_anew(finished, scenes, tmp_path):
+def test_new_inference_settings_rewrite_the_masks_of_all_rounds(finished, scenes, tmp_path):
     out = Path(shutil.copytree(finished, tmp_path / "tested"))
     # The networks of two short trainings may agree on every mask: one is turned round.
     weights = out / "rounds" / "1" / "checkpoints" / "weights.safetensors"
@@ -603,7 +603,7 @@ def test_maps_asked_for_later_are_missed_by_name(scenes, tmp_path):
     config.train.epochs = 1
     run(config, tmp_path / "run", stages=["train"], progress=False)
     config.auxseg.saliency = "maps"
-    with pytest.raises(DscnetError, match=r"auxseg\.saliency was from_cam, is maps"):
+    with pytest.raises(DscnetError, match=r"auxseg\.saliency was from_cam, is now maps"):
         run(config, tmp_path / "run", stages=["train"], resume=True, progress=False)
     with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
         run(config, tmp_path / "run", stages=["train"], force=True, progress=False)

@@ -94,7 +94,7 @@ def test_a_further_round_goes_on_from_the_network_that_is_there(single, double):
 
 def test_fewer_rounds_take_the_network_that_was_the_last_of_so_many(scenes, single, copy):
     changed = (copy / "self_training" / "1" / "segmenter" / "weights.safetensors").stat().st_mtime
-    with pytest.raises(DscnetError, match=r"segment\.rounds was 2, is 1"):
+    with pytest.raises(DscnetError, match=r"segment\.rounds was 2, is now 1"):
         run(settings(scenes, rounds=1), copy, resume=True, progress=False)
     assert run_single("segment", settings(scenes, rounds=1), copy, force=True)
     assert weights(copy) == weights(single)
@@ -141,7 +141,7 @@ def test_an_unchanged_run_does_nothing_again(copy, scenes):
 
 
 @pytest.mark.parametrize("change", [{"crf": True}, {"test_scales": [1.0, 1.5]}])
-def test_testing_otherwise_makes_labels_anew_where_they_depend_on_it(copy, scenes, change):
+def test_new_inference_settings_remake_the_labels_that_depend_on_them(copy, scenes, change):
     first, made = weights(copy / "self_training" / "1"), copy / "self_training" / "2" / "labels"
     labels, last = pictures(made), weights(copy)
     if "crf" not in change:
@@ -193,7 +193,7 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
     assert made != pictures(tmp_path / "1")
 
 
-def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double, tmp_path):
+def test_further_rounds_start_from_external_labels(scenes, double, tmp_path):
     """There are no maps then; the first network is another one, as it learns from these labels."""
     made = double / "self_training" / "2" / "labels"
     config = settings(scenes, labels=str(made))
@@ -226,7 +226,7 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
         ({"rounds": 2, "supervision": "full"}, "is self-training, which segment.supervision: full"),
     ],
 )
-def test_rounds_that_there_cannot_be_are_refused(scenes, tmp_path, change, message):
+def test_invalid_numbers_of_rounds_are_refused(scenes, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run(settings(scenes, **change), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

@@ -82,7 +82,7 @@ def test_dotted_settings_are_the_way_back_to_a_config():
     assert replace_settings(Config(), values) == config
 
 
-def test_readers_elsewhere_see_no_places_of_this_machine():
+def test_local_paths_are_not_published():
     config = replace_settings(
         Config(data="/home/me/photos"),
         {

@@ -93,7 +93,7 @@ class RunFolder:
 
     @property
     def learned(self) -> Path:
-        """Folder of the refinement steps that train a network, one sub-folder per step."""
+        """Folder of the refinement steps that train a network, one subfolder per step."""
         return self.root / "affinity"
 
     @property

@@ -1,4 +1,4 @@
-"""Input format: the folders of PASCAL VOC, ``JPEGImages/``, ``Annotations/``, ``ImageSets/`` and masks."""
+"""Input format: PASCAL VOC, ``JPEGImages/``, ``Annotations/``, ``ImageSets/`` and masks."""
 
 from __future__ import annotations
 
