@@ -152,7 +152,7 @@ def page() -> str:
         json.loads((RESULTS / name).read_text()) for name in ("scale.json", "scale_time.json")
     )
     lines = [
-        "| photos | training photos | labels, mIoU | CAM at the best background score |",
+        "| photos | training photos | labels, mIoU | CAM at the best background threshold |",
         "|---|---|---|---|",
     ]
     for name, row in collected["rows"].items():

@@ -26,7 +26,7 @@ from dscnet.data import PhotoSet, open_dataset, read_mask
 from dscnet.labels.thresholds import CRITERIA, suggested_score
 from dscnet.metrics.evaluation import SWEEP, evaluate_cams
 from dscnet.pipeline.maps import load_map, score_counts
-from dscnet.pipeline.measuring import truth
+from dscnet.pipeline.measuring import ground_truth_masks
 from dscnet.run_folder import RunFolder, environment, write_text
 
 
@@ -92,7 +92,7 @@ def evaluate(folder: RunFolder, photos: PhotoSet, scores: Sequence[float]) -> tu
     """Best mIoU over thresholds, and its threshold."""
     items = (
         (*load_map(folder.cams, image_id), read_mask(mask).numpy())
-        for image_id, mask in truth(photos)
+        for image_id, mask in ground_truth_masks(photos)
     )
     section = evaluate_cams(items, photos.classes, split=None, bg_score=0.0, sweep=scores)
     return section["miou_best_bg"], section["best_bg_score"]

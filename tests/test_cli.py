@@ -179,7 +179,7 @@ def test_check_refuses_too_few_photos_in_the_words_of_run(tmp_path, capsys):
         assert "ok" not in lines
         said.append([line for line in lines if line.startswith("error")])
     assert said[0] == said[1]
-    assert "DeepLabV3+ needs at least 2 photos a step, got 1" in said[0][0]
+    assert "DeepLabV3+ needs at least 2 photos per step, got 1" in said[0][0]
 
 
 def test_evaluate_compares_two_folders(tmp_path, capsys):
@@ -212,7 +212,7 @@ def test_evaluate_says_which_true_masks_it_left_out(tmp_path, capsys):
     assert main(argv) == 0
     assert "1 ground-truth masks have no prediction" in capsys.readouterr().err
     assert main([*argv, "--ids", str(tmp_path / "ids.txt")]) == 1
-    assert "have no prediction there (b)" in capsys.readouterr().err
+    assert "has no prediction for 1 of 2 photos (b)" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_evaluate_takes_lists_as_data_sets_have_them(two_masks, text, tmp_path, 
         (b"", "ids.txt: expected image ids, one per line, found none"),
         (b"\n \n", "ids.txt: expected image ids, one per line, found none"),
         ("caf\u00e9".encode("latin-1"), "ids.txt: is not UTF-8 text"),
-        (b"2007_000009.jpg", "gt: 1 of 1 photos have no ground truth there (2007_000009.jpg)"),
+        (b"2007_000009.jpg", "gt: has no ground truth for 1 of 1 photos (2007_000009.jpg)"),
         (None, "ids.txt: cannot be read"),
     ],
 )
@@ -309,4 +309,4 @@ def test_evaluate_lists_what_it_could_not_measure_at_the_end(two_masks, tmp_path
     assert "1 photos, percent" in said.out
     first, *_, last = said.err.splitlines()
     assert first.startswith("1 hidden or system files") and "x.png" in first
-    assert last.startswith("not measured: ") and "my photo.png" in last
+    assert last.startswith("not evaluated: ") and "my photo.png" in last

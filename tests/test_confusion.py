@@ -140,7 +140,7 @@ def test_strange_labels():
 @pytest.mark.parametrize(
     ("pred", "gt", "message"),
     [
-        ([0, 1], [0], r"one shape, got \(2,\) and \(1,\)"),
+        ([0, 1], [0], r"the same shape, got \(2,\) and \(1,\)"),
         ([3], [0], r"pred must be in \[0, 3\) or 255, got \[3\]"),
         ([0], [254], r"gt must be in \[0, 3\) or 255, got \[254\]"),
         ([-1], [0], r"pred must be in \[0, 3\) or 255, got \[-1\]"),
@@ -152,5 +152,5 @@ def test_wrong_labels(pred, gt, message):
 
 
 def test_matrices_of_other_labels_do_not_merge():
-    with pytest.raises(ValueError, match="3 labels like this one, got 4"):
+    with pytest.raises(ValueError, match="3 labels, got 4"):
         ConfusionMatrix(3).merge(ConfusionMatrix(4))

@@ -25,7 +25,7 @@ def test_the_demo_runs_and_refuses_to_overwrite(tmp_path, monkeypatch, capsys):
     assert str(out / "report.html") in text
     assert json.loads((out / "metrics.json").read_text())["segmenter"]["num_images"] == 2
     assert main(["demo", "--out", str(out)]) == 1
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume continues" in capsys.readouterr().err
 
     # What an interrupted one goes on with: the scenes and what was finished of them stay.
     scene = next((out / "scenes" / "JPEGImages").iterdir())

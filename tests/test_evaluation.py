@@ -164,12 +164,12 @@ def test_nothing_measured_is_null(gt):
 
 def test_wrong_arguments():
     gt = np.zeros((2, 2), np.uint8)
-    with pytest.raises(ValueError, match="sweep must hold at least one"):
+    with pytest.raises(ValueError, match="sweep must contain at least one"):
         evaluate_cams([], CLASSES, split=None, bg_score=0.3, sweep=[])
     with pytest.raises(ValueError, match=r"pred must be in \[0, 4\)"):
         evaluate_cams([(np.ones((1, 2, 2)), [3], gt)], CLASSES, split=None, bg_score=0.3)
     for names in (["background", "boat"], ["boat", "boat"]):
-        with pytest.raises(ValueError, match="different foreground names"):
+        with pytest.raises(ValueError, match="unique foreground names"):
             label_names(names)
 
 
@@ -208,7 +208,7 @@ def test_folders_with_missing_predictions(tmp_path):
     with pytest.raises(DataError) as caught:
         evaluate_folders(pred, gt, CLASSES)
     text = str(caught.value)
-    assert "8 of 9 photos have no prediction" in text
+    assert "has no prediction for 8 of 9 photos" in text
     assert "(photo1, photo2, photo3, photo4, photo5, ...)" in text
     assert str(pred) in text
     assert evaluate_folders(pred, gt, CLASSES, ids=["photo0"])["num_images"] == 1
@@ -218,8 +218,8 @@ def test_folders_with_missing_predictions(tmp_path):
     ("guess", "truth", "message"),
     [
         ([[0, 1]], [[0], [1]], r"pred/a\.png: 2x1 pixels, but .*gt/a\.png has 1x2"),
-        ([[0, 4]], [[0, 1]], r"pred/a\.png: label 4 is none of the 4 labels"),
-        ([[0, 1]], [[0, 77]], r"gt/a\.png: label 77 is none of the 4 labels"),
+        ([[0, 4]], [[0, 1]], r"pred/a\.png: label 4 is not among the 4 labels"),
+        ([[0, 1]], [[0, 77]], r"gt/a\.png: label 77 is not among the 4 labels"),
     ],
 )
 def test_folders_whose_files_do_not_fit(tmp_path, guess, truth, message):
@@ -252,13 +252,13 @@ def test_folders_that_are_missing_or_empty(tmp_path):
         evaluate_folders(tmp_path / "no_such", pred, CLASSES)
     with pytest.raises(DataError, match="no_such: no such folder"):
         evaluate_folders(pred, tmp_path / "no_such", CLASSES)
-    with pytest.raises(DataError, match="empty: no ground truth"):
+    with pytest.raises(DataError, match="empty: contains no ground truth"):
         evaluate_folders(pred, tmp_path / "empty", CLASSES)
-    with pytest.raises(DataError, match="empty: no prediction to measure"):
+    with pytest.raises(DataError, match="empty: contains no prediction to measure"):
         evaluate_folders(tmp_path / "empty", pred, CLASSES, ids=[])
     with pytest.raises(ValueError, match="ids must name at least one photo, got none"):
         evaluate_folders(pred, pred, CLASSES, ids=[])
-    with pytest.raises(DataError, match=r"1 of 1 photos have no ground truth there \(x\)"):
+    with pytest.raises(DataError, match=r"has no ground truth for 1 of 1 photos \(x\)"):
         evaluate_folders(pred, pred, CLASSES, ids=["x"])
 
 
@@ -420,10 +420,10 @@ def test_a_photo_that_cannot_be_measured_does_not_stop_the_others(tmp_path):
     first, second = failures
     assert "a.png: cannot be decoded" in first and "b.png: 2x1 pixels" in second
     write_label(pred / "c.png", np.full((1, 2), 9, np.uint8))
-    with pytest.raises(DataError, match="label 9 is none"):
+    with pytest.raises(DataError, match="label 9 is not among"):
         evaluate_folders(pred, gt, CLASSES, failures=[])
     (pred / "c.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"no photo can be measured, the first because: .*a\.png"):
+    with pytest.raises(DataError, match=r"no photo can be evaluated; the first error: .*a\.png"):
         evaluate_folders(pred, gt, CLASSES, failures=[])
 
 

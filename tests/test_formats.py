@@ -212,7 +212,9 @@ def test_a_coco_file_beside_its_photos(tmp_path, home):
 
 def test_a_coco_file_without_its_photos_says_where_they_belong(tmp_path):
     write(tmp_path / "instances.json", COCO)
-    with pytest.raises(DataError, match=r"none of its 2 photos is in .*images or .*put them there"):
+    with pytest.raises(
+        DataError, match=r"none of its 2 photos is in .*images or .*move them there"
+    ):
         find_layout(tmp_path / "instances.json")
 
 

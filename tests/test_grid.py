@@ -76,15 +76,18 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
     assert "Above small steps, by seed" in capsys.readouterr().out
 
 
-def test_a_training_of_other_settings_is_not_trained_over(scenes, tmp_path):
+def test_a_training_with_other_settings_is_not_overwritten(scenes, tmp_path):
     config, one = tiny(scenes), {"one": {"method.variant": "baseline"}}
     (before,) = run_grid(config, tmp_path, one, [0], stages=STAGES)
     weights = tmp_path / "one-s0" / "checkpoints" / "weights.safetensors"
     written = weights.stat().st_mtime_ns
     other = replace_settings(config, {"train.lr": 0.01})
-    with pytest.raises(DscnetError, match=r"one-s0 holds a training .*train\.lr: 0\.005 th"):
+    with pytest.raises(
+        DscnetError,
+        match=r"one-s0 already contains a run .*train\.lr: 0\.005 th",
+    ):
         list(run_grid(other, tmp_path, one, [0], stages=["train"]))
-    # Labels may be made anew, and more rounds are no other training.
+    # Labels may be made again, and more rounds do not change the training.
     again = replace_settings(config, {"label.bg_score": 0.6, "auxseg.rounds": 5})
     (after,) = run_grid(again, tmp_path, one, [0], stages=STAGES)
     assert weights.stat().st_mtime_ns == written

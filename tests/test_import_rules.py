@@ -1,4 +1,4 @@
-"""The house's rules, read from the source: who may import whom, what is lazy, no pickle."""
+"""Rules checked on the source: allowed imports, lazy imports, no pickle."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def breaches(source: str, module: str) -> Iterator[str]:
     for found in find_imports(source, module):
         if found.target.split(".")[0] != "dscnet" or within(found.target, {place}):
             continue
-        # The records that everyone shares name a class of `context` for the type checker alone.
+        # The records that everyone shares name a class of `context` only for the type checker.
         if place == "types" and found.typing_only:
             continue
         if place in ALLOWED:
@@ -128,7 +128,7 @@ def breaches(source: str, module: str) -> Iterator[str]:
 
 
 def unsafe_calls(source: str, module: str) -> Iterator[str]:
-    """Whatever reads or writes pickled objects."""
+    """Code that reads or writes pickled objects."""
     for found in find_imports(source, module):
         if found.target.split(".")[0] in PICKLERS:
             yield f"{module}:{found.line} imports {found.target}"
@@ -146,7 +146,7 @@ def unsafe_calls(source: str, module: str) -> Iterator[str]:
 
 
 def locale_reads(source: str, module: str) -> Iterator[str]:
-    """Text files whose encoding is left to the machine."""
+    """Text files opened without an encoding."""
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
@@ -260,7 +260,7 @@ def test_cli_imports_nothing_heavy_at_its_start():
 
 
 @pytest.mark.parametrize("modules", ["dscnet", "dscnet.config", "dscnet.cli"])
-def test_the_words_do_not_wait_for_torch(modules):
+def test_settings_and_command_line_do_not_import_torch(modules):
     code = f"import sys, {modules}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Tests of ``dscnet.pipeline.label`` and of the checks of masks made elsewhere."""
+"""Tests of ``dscnet.pipeline.label`` and of the checks of external masks."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_masks_that_some_photos_lack_are_told(tmp_path, caplog):
 
 def test_masks_that_all_photos_lack_are_refused(tmp_path):
     index_map(tmp_path, "other")
-    with pytest.raises(DataError, match="masks of none of the 1 tagged .* for '1'"):
+    with pytest.raises(DataError, match="masks of any of the 1 tagged .* for '1'"):
         check_mask_settings(masked(tmp_path))
 
 
@@ -113,8 +113,8 @@ def test_masks_that_all_photos_lack_are_refused(tmp_path):
     ("change", "message"),
     [
         ({"masks": None}, "step 'masks' needs refine.masks"),
-        ({"mask_overlap": 0.0}, "refine.mask_overlap must be above 0"),
-        ({"mask_overlap": 1.5}, "refine.mask_overlap must be above 0"),
+        ({"mask_overlap": 0.0}, "refine.mask_overlap must be in"),
+        ({"mask_overlap": 1.5}, "refine.mask_overlap must be in"),
     ],
 )
 def test_settings_of_masks(tmp_path, change, message):

@@ -15,15 +15,15 @@ from dscnet.files.label_images import write_label
 from dscnet.pipeline import evaluate, measuring
 from dscnet.pipeline.evaluate import measure
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.measuring import truth
+from dscnet.pipeline.measuring import ground_truth_masks
 from dscnet.run_folder import RunFolder
 from test_fitting import photos
 
 
 def test_truth_is_of_photos_with_a_mask(tmp_path):
     made = photos(tmp_path, [(4, 4)] * 3)
-    assert [image_id for image_id, _ in truth(made)] == ["1", "2"]
-    assert truth(None) == []
+    assert [image_id for image_id, _ in ground_truth_masks(made)] == ["1", "2"]
+    assert ground_truth_masks(None) == []
 
 
 def test_measuring_a_run_holds_a_photo_at_a_time(tmp_path, monkeypatch, alive):

@@ -65,7 +65,7 @@ def test_descent_parts_the_features_of_two_labels(generator):
     [
         (AffinityObjective(), ModelOutput(), "needs features"),
         (BoundaryObjective(), ModelOutput(), "needs boundary_logits"),
-        (AffinityObjective(), ModelOutput(features=torch.zeros(1, 2, 3, 3)), "a label a cell"),
+        (AffinityObjective(), ModelOutput(features=torch.zeros(1, 2, 3, 3)), "as the feature map"),
     ],
 )
 def test_what_is_missing_is_named(objective, output, message):

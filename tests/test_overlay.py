@@ -81,7 +81,7 @@ def test_an_overlay_takes_little_more_memory_than_its_pixels():
 
 @pytest.mark.parametrize("picture", [overlay, heat])
 def test_other_sizes_are_refused(picture):
-    with pytest.raises(ValueError, match=r"of the photo's size \(5, 7\), got \(7, 5\)"):
+    with pytest.raises(ValueError, match=r"the size of the photo, \(5, 7\), got \(7, 5\)"):
         picture(PHOTO, np.zeros((7, 5), dtype=np.uint8))
 
 
@@ -104,5 +104,5 @@ def test_a_sheet_places_every_picture_at_its_own_size():
 
 @pytest.mark.parametrize("rows", [[], [[PHOTO]], [[PHOTO, PHOTO], [PHOTO]]])
 def test_a_sheet_needs_a_picture_a_heading(rows):
-    with pytest.raises(ValueError, match="rows must be of 2 pictures"):
+    with pytest.raises(ValueError, match="rows must have 2 pictures"):
         sheet(rows, ["a", "b"])

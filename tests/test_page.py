@@ -112,13 +112,13 @@ def picture_of(element):
 def test_the_headline_numbers(tmp_path):
     words = render(tmp_path).words
     # IoU of the maps: background 2/3, cow 1/2; at 0.4 both are 1.
-    assert "CAM: mIoU 58.3 % 1 photos of train, fixed background score 0.3" in words
-    assert "best background score (chosen with masks): 100.0 % at 0.4" in words
+    assert "CAM: mIoU 58.3 % 1 photos of train, background threshold 0.3" in words
+    assert "best background threshold (chosen on masks): 100.0 % at 0.4" in words
     assert "Pseudo label: mIoU 100.0 %" in words
     assert "Segmentation network: mIoU not measured" in words
     assert "mean average precision 87.5 %" in words
-    assert "masks against tags: F1 62.5 %" in words
-    assert words.count("best background score") == 1
+    assert "Agreement of masks with tags: F1 62.5 %" in words
+    assert words.count("best background threshold") == 1
 
 
 def test_the_table_of_classes(tmp_path):
@@ -136,7 +136,7 @@ def test_nothing_measured(tmp_path):
     metrics = dict.fromkeys(("cam", "pseudo_label", "segmenter")) | {"tags": {"map": None}}
     page = render(tmp_path, metrics=metrics, curves={}, rows=[], notes=[])
     assert page.words.count("not measured") == 6
-    assert "No photo was chosen" in page.words
+    assert "No photos." in page.words
     assert "No curve was logged" in page.words
     assert not re.search(r"\d %", page.words)
 
@@ -223,7 +223,7 @@ def test_large_photos_are_made_smaller(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     rows = [make_row(refined=None), make_row(refined=None, truth=None, image_id="photo_8")]
     page = render(tmp_path, rows=rows)
-    assert "Of these photos none has: Refined CAM." in page.words
+    assert "Not available for these photos: Refined CAM." in page.words
     assert len(page.find("img")) == 2 * 5 - 1
     assert page.words.count(" none ") == 2  # the sentence, and the place of the missing truth
     columns = "Photo CAM Pseudo label Prediction Ground truth"
@@ -253,7 +253,7 @@ def test_text_is_escaped(tmp_path):
 
 
 def test_pictures_of_another_size_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="of the photo's size"):
+    with pytest.raises(ValueError, match="have the size of the photo"):
         write_report(
             tmp_path / "r.html",
             title="",
@@ -307,5 +307,5 @@ def test_what_was_left_out_of_a_curve_is_said(tmp_path):
     page = render(tmp_path, curves=curves)
     assert "last 0.5, 1 values not finite" in page.words
     assert "er no finite value" in page.words
-    assert "last 1, each point the mean of 2 values" in page.words
+    assert "last 1, each point is the mean of 2 values" in page.words
     assert len(page.find("svg")) == 2

@@ -19,7 +19,7 @@ from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.metrics.tag_agreement import tag_agreement
 from dscnet.pipeline.cam import cam
-from dscnet.pipeline.job import Job, located
+from dscnet.pipeline.job import Job, with_absolute_paths
 from dscnet.pipeline.registry import list_stages
 from dscnet.pipeline.resources import cam_bytes
 from dscnet.pipeline.runner import open_run, run, run_single, run_stage
@@ -171,7 +171,7 @@ def test_a_stage_without_its_input_says_what_to_run(scenes, tmp_path):
         run_single("cam", small_config(scenes), tmp_path / "new")
 
 
-def test_maps_and_labels_made_elsewhere(scenes, tmp_path):
+def test_external_cams_and_labels(scenes, tmp_path):
     """Someone else's maps become labels; a network learns from them; no CAM network is trained."""
     cams = tmp_path / "cams"
     cams.mkdir()
@@ -268,7 +268,7 @@ def test_the_background_score_is_chosen_without_masks(scenes, finished, tmp_path
     assert chosen[0]["used"] == chosen[0]["tags"]
 
 
-def test_labels_are_merged_with_masks_made_elsewhere(scenes, tmp_path):
+def test_labels_are_merged_with_external_masks(scenes, tmp_path):
     """Maps beside their objects, masks of the true regions: merging finds the objects' places."""
     masks, cams = tmp_path / "masks", tmp_path / "cams"
     masks.mkdir()
@@ -374,7 +374,7 @@ def test_numbers_of_files_that_become_others_are_gone(copy, scenes):
     config = small_config(scenes, {"label.bg_score": 0.6})
     assert run(config, copy, resume=True, stages=["label"], progress=False) == {}
     assert not (copy / "metrics.json").exists() and not (copy / "report.html").exists()
-    with pytest.raises(DscnetError, match=r"segmentation network.*'label' makes other files"):
+    with pytest.raises(DscnetError, match=r"segmentation network.*'label' gives different results"):
         run(config, copy, resume=True, progress=False)
     assert run_single("segment", config, copy, force=True)
     assert run(config, copy, resume=True, progress=False)["pseudo_label"]["bg_score"] == 0.6
@@ -402,7 +402,7 @@ def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
     places = {"label.cams": "cams", "refine.masks": "../sam"}
     config = small_config(Path("."), places | {"model.weights": "packaged"})
-    found = located(config)
+    found = with_absolute_paths(config)
     assert (found.data, found.label.cams) == (str(scenes), str(scenes / "cams"))
     assert found.refine.masks == str(scenes.parent / "sam")
     assert found.segment.labels is None
@@ -410,7 +410,7 @@ def test_places_are_kept_whole(scenes, tmp_path, monkeypatch):
     (tmp_path / "packaged").mkdir()
     monkeypatch.chdir(tmp_path)
     config = replace_settings(config, {"segment.weights": "trained/resnet38.pth"})
-    found = located(config)
+    found = with_absolute_paths(config)
     assert found.model.weights == "packaged"
     assert found.segment.weights == str(tmp_path / "trained" / "resnet38.pth")
 
@@ -436,7 +436,7 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
     [
         ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk, masks, affinity, irn"),
         ({"refine.steps": ["crf"], "label.ignore_band": [0.2, 0.6]}, "label.ignore_band"),
-        ({"refine.certainty": 0.2}, "certainty must be above 0.5"),
+        ({"refine.certainty": 0.2}, "certainty must be in"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),
         ({"label.bg_score": "saliency"}, "needs a saliency map of every training photo"),
         (
@@ -448,7 +448,7 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"train.epochs": 0}, "train.epochs must be at least 1, got 0"),
         ({"train.batch_size": 0}, "train.batch_size must be at least 1, got 0"),
         ({"segment.batch_size": 0}, "segment.batch_size must be at least 1, got 0"),
-        ({"segment.batch_size": 1}, "DeepLabV3. needs at least 2 photos a step, got 1"),
+        ({"segment.batch_size": 1}, "DeepLabV3. needs at least 2 photos per step, got 1"),
         ({"segment.lr_warmup": 1.0}, "segment.lr_warmup must be in"),
         ({"segment.precision": "foo"}, "segment.accelerator or segment.precision: .*foo"),
         ({"train.accelerator": "tpu"}, "train.accelerator or train.precision: "),
@@ -472,7 +472,7 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
             {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M2"},
             "choose model seam",
         ),
-        ({"label.bg_score": "scales"}, "criterion 'scales' compares the maps of single scales"),
+        ({"label.bg_score": "scales"}, "criterion 'scales' compares CAMs of single scales"),
         (
             {"label.bg_score": "scales", "cam.keep_scales": True, "cam.scales": [1.0, 1.0]},
             "at least two different cam.scales, got true and",
@@ -492,7 +492,7 @@ def test_settings_that_cannot_work_are_refused_before_training(scenes, tmp_path,
 def test_true_masks_that_are_not_there_teach_nothing(scenes, tmp_path):
     bare = without(scenes, tmp_path / "bare", "SegmentationClass")
     config = small_config(bare, {"segment.supervision": "full"})
-    with pytest.raises(DataError, match="learns from true masks, and no photo has one"):
+    with pytest.raises(DataError, match="needs ground-truth masks; no training photo"):
         run(config, tmp_path / "run", progress=False)
 
 
@@ -572,7 +572,7 @@ def test_maps_of_another_size_are_named(finished, scenes, tmp_path):
     path = next(cams.glob("*.npz"))
     write_cam(path, {"cam": np.zeros((1, 5, 7))}, [0])
     config = small_config(scenes, {"label.cams": str(cams), "refine.steps": ["pamr"]})
-    with pytest.raises(DataError, match=rf"maps of '{path.stem}' are \(5, 7\)"):
+    with pytest.raises(DataError, match=rf"CAMs of '{path.stem}' are \(5, 7\)"):
         run_single("refine", config, tmp_path / "run")
 
 

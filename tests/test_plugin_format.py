@@ -106,7 +106,7 @@ def test_a_taken_name_is_refused():
 
     register_format(toy("toys"))
     for name in ("toys", *(known.name for known in formats.FORMATS)):
-        with pytest.raises(ValueError, match=f"must not be taken, got '{name}' .*toys, voc"):
+        with pytest.raises(ValueError, match=f"name must be new, got '{name}'; taken: .*toys, voc"):
             register_format(toy(name))
 
 

@@ -86,7 +86,7 @@ def test_the_code_and_settings_of_plugins_count(plugins, command, tmp_path, caps
     refined = tmp_path / "run" / "refined"
     before = {path: path.read_bytes() for path in refined.glob("*.npz")}
     assert main([*changed, "--resume"]) == 1
-    assert "extensions.smooth.window was 5, is 3" in capsys.readouterr().err
+    assert "extensions.smooth.window was 5, is now 3" in capsys.readouterr().err
     assert (
         main(["refine", "--out", str(tmp_path / "run"), "--extensions", "{smooth: {window: 3}}"])
         == 0

@@ -48,7 +48,7 @@ def test_where_no_score_is_left_all_is_background():
     ("settings", "message"),
     [
         ({"bg_score": 1.5}, "bg_score must be in"),
-        ({"bg_score": 0.4, "certainty": 0.5}, "certainty must be above 0.5"),
+        ({"bg_score": 0.4, "certainty": 0.5}, "certainty must be in \\(0.5, 1\\]"),
         ({"bg_score": 0.4, "bg_power": 0.0}, "bg_power must be > 0"),
     ],
 )

@@ -40,22 +40,23 @@ def test_the_report_says_which_epoch_was_kept(tmp_path):
     }
     folder.tag_scores.write_text(json.dumps(scores))
     assert _epoch_note(folder) == [
-        "Weights of epoch 1 of 2 kept, by tag mAP on the validation photos, without masks."
+        "Kept the weights of epoch 1 of 2, chosen by tag mAP on the validation photos, without"
+        " masks."
     ]
 
 
-def test_the_report_says_which_background_scores_the_maps_suggest(tmp_path):
+def test_the_report_notes_the_background_threshold_of_each_criterion(tmp_path):
     folder = RunFolder(tmp_path)
     assert _threshold_note(Config(), folder) == []
     record = {"otsu": 0.41, "class_otsu": 0.4, "agreement": 0.29, "scales": None, "used": 0.29}
     folder.threshold.parent.mkdir(parents=True, exist_ok=True)
     folder.threshold.write_text(json.dumps(record))
     assert _threshold_note(Config(), folder) == [
-        "Background score 0.29 by criterion 'agreement', without masks; others suggest: otsu 0.41,"
-        " class_otsu 0.4."
+        "Background threshold 0.29 by criterion 'agreement', without masks; other criteria: otsu"
+        " 0.41, class_otsu 0.4."
     ]
     folder.threshold.write_text(json.dumps({"agreement": 0.29, "used": 0.29}))
     assert _threshold_note(Config(), folder) == [
-        "Background score 0.29 by criterion 'agreement', without masks."
+        "Background threshold 0.29 by criterion 'agreement', without masks."
     ]
     assert _threshold_note(Config(label=LabelConfig(bg_score=0.3)), folder) == []

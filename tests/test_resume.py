@@ -83,11 +83,11 @@ def test_other_code_of_a_training_is_refused_and_named(copy, config, tmp_path, m
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"train.lr": 0.5}, r"the CAM network.*train\.lr was 0\.\d+, is 0\.5"),
-        ({"method.variant": "M1"}, r"the CAM network.*method\.variant was M4, is M1"),
-        ({"seed": 7}, "the CAM network.*seed was 0, is 7"),
+        ({"train.lr": 0.5}, r"the CAM network.*train\.lr was 0\.\d+, is now 0\.5"),
+        ({"method.variant": "M1"}, r"the CAM network.*method\.variant was M4, is now M1"),
+        ({"seed": 7}, "the CAM network.*seed was 0, is now 7"),
         ({"segment.lr": 0.5}, r"the segmentation network.*segment\.lr was"),
-        ({"cam.flip": True}, r"segmentation.*'label' makes other files.*cam\.flip was False"),
+        ({"cam.flip": True}, r"segmentation.*'label' gives different results.*cam\.flip was False"),
     ],
 )
 def test_other_settings_are_refused_before_anything_is_touched(copy, config, change, said):
@@ -123,7 +123,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_stays(copy, config):
     before = times(copy)
     with pytest.raises(DscnetError, match="earlier version of dscnet") as raised:
         run(config, copy, resume=True, progress=False)
-    assert "each by its own verb" in str(raised.value)
+    assert "The verbs of later stages use it as it is" in str(raised.value)
     assert times(copy) == before
     assert run_single("label", config, copy, progress=False)
 

@@ -26,7 +26,7 @@ from dscnet.pipeline.maps import load_map, score_counts
 from dscnet.pipeline.registry import find_stage
 from dscnet.pipeline.resources import cam_bytes
 from dscnet.pipeline.runner import open_run, run
-from dscnet.pipeline.self_training import relabel, trusted_evidence
+from dscnet.pipeline.self_training import trusted_evidence, write_self_training_labels
 from dscnet.predictor import Predictor
 from dscnet.refine.saliency import fill_undecided, fit_to_photo, fuse_saliency
 from dscnet.run_folder import RunFolder
@@ -181,14 +181,16 @@ def test_the_branches_so_far_can_label_for_the_next_round(finished, scenes, tmp_
     for path in RunFolder(tmp_path / "maps").round(1).labels.glob("*.png"):
         of_maps = read_labels(folder.round(1).unrefined / path.name)
         np.testing.assert_array_equal(read_labels(path), of_maps)
-    relabel(job, branches[:1], trusted_evidence(job, folder.round(0).labels), tmp_path / "first")
+    write_self_training_labels(
+        job, branches[:1], trusted_evidence(job, folder.round(0).labels), tmp_path / "first"
+    )
     assert any(
         (read_labels(path) != read_labels(folder.round(1).labels / path.name)).any()
         for path in (tmp_path / "first").glob("*.png")
     ), "the first labels have no say in it"
     for count in (1, 2):
         evidence = trusted_evidence(job, folder.round(count).unrefined)
-        relabel(job, branches[:count], evidence, tmp_path / str(count))
+        write_self_training_labels(job, branches[:count], evidence, tmp_path / str(count))
         for path in sorted((tmp_path / str(count)).glob("*.png")):
             written = read_labels(folder.round(count).labels / path.name)
             np.testing.assert_array_equal(written, read_labels(path))
@@ -276,7 +278,7 @@ def test_more_rounds_go_on_from_those_that_are_there(finished, scenes, tmp_path)
     assert not same_weights(out, finished)
 
 
-def test_another_way_of_testing_writes_the_masks_of_all_rounds_anew(finished, scenes, tmp_path):
+def test_new_inference_settings_rewrite_the_masks_of_all_rounds(finished, scenes, tmp_path):
     out = Path(shutil.copytree(finished, tmp_path / "tested"))
     # The networks of two short trainings may agree on every mask: one is turned round.
     weights = out / "rounds" / "1" / "checkpoints" / "weights.safetensors"
@@ -493,7 +495,7 @@ def test_classes_that_hardly_stand_out_are_named_and_can_be_set_as_stuff(scenes,
     config.auxseg.rounds, config.train.epochs = 1, 1
     config.auxseg.cams = str(cams)
     run(config, tmp_path / "run", stages=["train"], progress=False)
-    said = [r.getMessage() for r in caplog.records if "name it in auxseg.stuff" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "add it to auxseg.stuff" in r.getMessage()]
     assert any(text.startswith(f"{classes[0]}: only 0 % ") for text in said)
     assert not labelled(tmp_path / "run", 1)
     caplog.clear()
@@ -541,12 +543,15 @@ def test_maps_may_be_of_another_size(finished, scenes, tmp_path):
     [
         ({"model.name": "seam", "segment.network": "branch"}, "segment.network: branch needs"),
         ({"model.name": "seam", "label.salient_only": True}, "label.salient_only needs"),
-        ({"auxseg.last_round_labels": True, "refine.steps": ["crf"]}, "of a round are not refined"),
-        ({"segment.network": "branch", "segment.supervision": "full"}, "learns nothing more"),
+        (
+            {"auxseg.last_round_labels": True, "refine.steps": ["crf"]},
+            "of a round cannot be refined",
+        ),
+        ({"segment.network": "branch", "segment.supervision": "full"}, "is not trained further"),
         ({"auxseg.rounds": 0}, "auxseg.rounds must be at least 1, got 0"),
         ({"auxseg.cam_score": 1.5}, r"auxseg.cam_score must be in \[0, 1\], got 1.5"),
         ({"auxseg.dilations": [1, 2]}, r"auxseg.dilations must be three .*, got \[1, 2\]"),
-        ({"auxseg.dilations": [1, 2, 0]}, "auxseg.dilations must be three numbers of at least 1"),
+        ({"auxseg.dilations": [1, 2, 0]}, "auxseg.dilations must be three numbers >= 1"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(scenes, tmp_path, changes, message):
@@ -562,7 +567,7 @@ def test_maps_asked_for_later_are_missed_by_name(scenes, tmp_path):
     config.train.epochs = 1
     run(config, tmp_path / "run", stages=["train"], progress=False)
     config.auxseg.saliency = "maps"
-    with pytest.raises(DscnetError, match=r"auxseg\.saliency was from_cam, is maps"):
+    with pytest.raises(DscnetError, match=r"auxseg\.saliency was from_cam, is now maps"):
         run(config, tmp_path / "run", stages=["train"], resume=True, progress=False)
     with pytest.raises(DataError, match=r"scene_00001\.jpg: has no saliency map"):
         run(config, tmp_path / "run", stages=["train"], force=True, progress=False)

@@ -30,9 +30,9 @@ def test_nothing_is_overwritten_unasked(tmp_path):
 
 @pytest.mark.parametrize("name", ["thesis.txt", "config.yaml"])
 @pytest.mark.parametrize("how", [{"force": True}, {"resume": True}])
-def test_what_is_no_run_is_left_alone(tmp_path, name, how):
+def test_a_folder_that_is_not_a_run_is_unchanged(tmp_path, name, how):
     (tmp_path / name).write_text("years: 3\n")
-    with pytest.raises(DscnetError, match="holds no run.* left alone"):
+    with pytest.raises(DscnetError, match="is not a run folder"):
         RunFolder(tmp_path).create(**how)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

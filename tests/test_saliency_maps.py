@@ -89,7 +89,7 @@ def test_networks_of_several_maps_are_refused_by_name(photos, rembg, tmp_path, c
     for name in ("u2net_cloth_seg", "sam"):
         out = tmp_path / "out"
         assert main(["saliency", str(photos), "--out", str(out), "--model", name]) == 1
-        assert f"--model {name} gives a m" in capsys.readouterr().err
+        assert f"--model {name} returns a m" in capsys.readouterr().err
         assert rembg == [] and not out.exists()
 
 
@@ -100,7 +100,7 @@ def test_a_map_of_another_size_is_a_failure(photos, rembg, tmp_path, monkeypatch
 
     monkeypatch.setattr(sys.modules["rembg"], "remove", stacked)
     (failure,) = make_saliency(photos, tmp_path / "out")
-    assert "a.png: is 10 x 8 pixels, and network 'u2net' made 10 x 24 of it" in failure
+    assert "a.png: network 'u2net' gave 10 x 24 pixels for a photo of 10 x 8" in failure
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 

@@ -13,7 +13,11 @@ from dscnet.data import open_dataset
 from dscnet.files.label_images import read_labels
 from dscnet.pipeline import segment as segmenting
 from dscnet.pipeline.runner import open_run, run, run_single
-from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
+from dscnet.pipeline.self_training import (
+    label_evidence,
+    trusted_evidence,
+    write_self_training_labels,
+)
 from dscnet.predictor import Predictor
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
@@ -72,7 +76,7 @@ def test_a_further_round_goes_on_from_the_network_that_is_there(single, double):
 
 def test_fewer_rounds_take_the_network_that_was_the_last_of_so_many(scenes, single, copy):
     changed = (copy / "self_training" / "1" / "segmenter" / "weights.safetensors").stat().st_mtime
-    with pytest.raises(DscnetError, match=r"segment\.rounds was 2, is 1"):
+    with pytest.raises(DscnetError, match=r"segment\.rounds was 2, is now 1"):
         run(settings(scenes, rounds=1), copy, resume=True, progress=False)
     assert run_single("segment", settings(scenes, rounds=1), copy, force=True)
     assert weights(copy) == weights(single)
@@ -119,7 +123,7 @@ def test_an_unchanged_run_does_nothing_again(copy, scenes):
 
 
 @pytest.mark.parametrize("change", [{"crf": True}, {"test_scales": [1.0, 1.5]}])
-def test_testing_otherwise_makes_labels_anew_where_they_depend_on_it(copy, scenes, change):
+def test_new_inference_settings_remake_the_labels_that_depend_on_them(copy, scenes, change):
     first, made = weights(copy / "self_training" / "1"), copy / "self_training" / "2" / "labels"
     labels, last = pictures(made), weights(copy)
     if "crf" not in change:
@@ -164,12 +168,14 @@ def test_a_third_round_asks_both_networks_before_it(scenes, copy, tmp_path):
         for folder in map(RunFolder(copy).self_training, (1, 2))
     ]
     for count in (1, 2):
-        relabel(job, networks[-count:], label_evidence(job), tmp_path / str(count))
+        write_self_training_labels(
+            job, networks[-count:], label_evidence(job), tmp_path / str(count)
+        )
     assert made == pictures(tmp_path / "2")
     assert made != pictures(tmp_path / "1")
 
 
-def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double, tmp_path):
+def test_further_rounds_start_from_external_labels(scenes, double, tmp_path):
     """There are no maps then; the first network is another one, as it learns from these labels."""
     made = double / "self_training" / "2" / "labels"
     config = settings(scenes, labels=str(made))
@@ -177,7 +183,7 @@ def test_labels_made_elsewhere_are_what_further_rounds_start_from(scenes, double
     job = open_run(config, RunFolder(tmp_path / "run"), progress=False)
     first = RunFolder(tmp_path / "run").self_training(1)
     network = Predictor.from_weights(config, first.segmenter_weights, first.read_segmenter_card())
-    relabel(job, [network], trusted_evidence(job, made), tmp_path / "again")
+    write_self_training_labels(job, [network], trusted_evidence(job, made), tmp_path / "again")
     found = pictures(tmp_path / "run" / "self_training" / "2" / "labels")
     assert found == pictures(tmp_path / "again")
 
@@ -190,7 +196,7 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
     for data in (scenes, bare):
         job = open_run(settings(data), RunFolder(single), progress=False)
         made.append(tmp_path / str(len(made)))
-        relabel(job, [predictor], label_evidence(job), made[-1])
+        write_self_training_labels(job, [predictor], label_evidence(job), made[-1])
     assert pictures(made[0]) == pictures(made[1])
 
 
@@ -198,10 +204,10 @@ def test_labels_need_no_masks(scenes, single, tmp_path):
     ("change", "message"),
     [
         ({"rounds": 0}, "segment.rounds must be at least 1, got 0"),
-        ({"rounds": 2, "supervision": "full"}, "learns from true masks"),
+        ({"rounds": 2, "supervision": "full"}, "is self-training, which segment.supervision: full"),
     ],
 )
-def test_rounds_that_there_cannot_be_are_refused(scenes, tmp_path, change, message):
+def test_invalid_numbers_of_rounds_are_refused(scenes, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run(settings(scenes, **change), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
@@ -210,5 +216,5 @@ def test_rounds_that_there_cannot_be_are_refused(scenes, tmp_path, change, messa
 def test_auxsegnet_has_rounds_of_its_own(scenes, tmp_path):
     config = settings(scenes)
     config.model.name = "auxsegnet"
-    with pytest.raises(ValueError, match=r"whose rounds are auxseg\.rounds"):
+    with pytest.raises(ValueError, match=r"which has auxseg\.rounds, got"):
         run(config, tmp_path / "run", progress=False)

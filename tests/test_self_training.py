@@ -12,7 +12,11 @@ from dscnet.config import Config, LabelConfig, RefineConfig, ScaleConfig
 from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.cam_files import write_cam
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
+from dscnet.pipeline.self_training import (
+    label_evidence,
+    trusted_evidence,
+    write_self_training_labels,
+)
 from dscnet.refine.probabilities import trusted_labels
 from dscnet.run_folder import RunFolder
 from test_fitting import photos
@@ -53,7 +57,7 @@ def trusting(label: int):
 
 def relabelled(job: Job, networks, evidence) -> list[int]:
     """The one label of each photo."""
-    relabel(job, networks, evidence, job.folder.labels)
+    write_self_training_labels(job, networks, evidence, job.folder.labels)
     labels = [read_labels(job.folder.labels / f"{each.image_id}.png") for each in job.train.samples]
     assert all(len(np.unique(one)) == 1 and one.shape == (4, 6) for one in labels)
     return [int(one[0, 0]) for one in labels]

@@ -6,7 +6,13 @@ import sys
 import pytest
 
 from dscnet.config import Config, MethodConfig
-from dscnet.config.settings import dotted_settings, from_dict, replace_settings, shown, to_dict
+from dscnet.config.settings import (
+    dotted_settings,
+    from_dict,
+    replace_settings,
+    to_dict,
+    without_local_paths,
+)
 
 
 def test_round_trip_is_exact():
@@ -76,7 +82,7 @@ def test_dotted_settings_are_the_way_back_to_a_config():
     assert replace_settings(Config(), values) == config
 
 
-def test_readers_elsewhere_see_no_places_of_this_machine():
+def test_local_paths_are_not_published():
     config = replace_settings(
         Config(data="/home/me/photos"),
         {
@@ -85,14 +91,14 @@ def test_readers_elsewhere_see_no_places_of_this_machine():
             "label.cams": "/home/me/maps",
         },
     )
-    values = shown(config)
+    values = without_local_paths(config)
     assert "/home" not in str(values)
     assert values["data"] == "photos"
     assert values["auxseg"]["cams"] == "base-s{seed}/cams"
     assert values["label"]["cams"] == "maps"
     assert values["segment"]["labels"] == "runs/labels"
     assert config.data == "/home/me/photos"
-    assert shown(Config())["data"] == ""
+    assert without_local_paths(Config())["data"] == ""
 
 
 def test_settings_of_plugins_are_kept_as_they_are():

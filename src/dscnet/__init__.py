@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from dscnet.deprecation import hand_on_moved_modules
+from dscnet.deprecation import redirect_moved_modules
 
 if TYPE_CHECKING:
     from dscnet.config.baselines import Baseline as Baseline
@@ -60,7 +60,7 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
-hand_on_moved_modules()
+redirect_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

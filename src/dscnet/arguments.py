@@ -37,7 +37,7 @@ _MORE = "`dscnet VERB --help` lists the options of a verb. `dscnet demo` is a go
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Defaults are shown where they say something, Python types are not."""
+    """Shows defaults that are informative, and no Python types."""
 
     def _get_type_str(self, action: Action) -> str | None:
         return None

@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
-from dscnet.config.settings import current_words, dotted_settings, from_dict, path_name, to_dict
+from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
 
@@ -56,7 +56,7 @@ def _with_config_file(arguments: list[str]) -> list[str]:
         if stored.is_file() and not (files and "--force" in rest):
             own = as_current(stored, finished=verb == "report", of_run=True)
             files = files or ["--config", own]
-    return [verb, *files, *current_words(rest)]
+    return [verb, *files, *current_arguments(rest)]
 
 
 def _settings(parsed: Namespace) -> Config:
@@ -70,7 +70,7 @@ def _given_settings(parsed: Namespace) -> dict[str, Any]:
     return dotted_settings({key: v for key, v in parsed.as_dict().items() if key in names})
 
 
-def _wrong(verb: str, text: str) -> int:
+def _usage_error(verb: str, text: str) -> int:
     print(f"dscnet {verb}: {text}", file=sys.stderr)
     return 2
 
@@ -109,12 +109,12 @@ def _do_sweep(parsed: Namespace) -> int:
     from dscnet.experiments.grid import VARIANTS, read_variants, sweep
 
     if parsed.grid is not None and parsed.variants is not None:
-        return _wrong("sweep", "give either --grid or --variants")
+        return _usage_error("sweep", "give either --grid or --variants")
     variants = VARIANTS if parsed.grid is None else read_variants(Path(parsed.grid))
     names = list(variants) if parsed.variants is None else parsed.variants
     if unknown := [name for name in names if name not in variants]:
         known = ", ".join(variants)
-        return _wrong("sweep", f"unknown variant {', '.join(unknown)}; choose from {known}")
+        return _usage_error("sweep", f"unknown variant {', '.join(unknown)}; choose from {known}")
     failures = sweep(
         _settings(parsed),
         Path(parsed.out),
@@ -131,7 +131,7 @@ def _do_sweep(parsed: Namespace) -> int:
 
 def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
     if problem := _tables_problem(parsed):
-        return _wrong("tables", problem)
+        return _usage_error("tables", problem)
     from dscnet.tables.earlier import read_runs
     from dscnet.tables.make import make_table
     from dscnet.tables.runs import Request, read_recipe
@@ -173,7 +173,7 @@ def _tables_problem(parsed: Namespace) -> str | None:
 
 
 def _command_line() -> str:
-    """The command line of this call, with paths shortened to their last part."""
+    """The command line, with paths shortened to their last part."""
     whole = re.compile(r"\d+/\d+")
     return " ".join(
         path_name(word) if "/" in word and not whole.fullmatch(word) else word for word in sys.argv
@@ -212,7 +212,7 @@ def _do_evaluate(parsed: Namespace) -> int:
         return 0
     missing = [f"--{name}" for name in ("pred", "gt", "classes") if parsed[name] is None]
     if missing:
-        return _wrong("evaluate", f"give {', '.join(missing)}, or --out RUN")
+        return _usage_error("evaluate", f"give {', '.join(missing)}, or --out RUN")
     from dscnet.data import read_classes
     from dscnet.data.formats import listed_ids
     from dscnet.metrics import evaluation
@@ -233,7 +233,7 @@ def _do_evaluate(parsed: Namespace) -> int:
         evaluation.write_section(Path(parsed.json), section)
     print(evaluation.section_text(section))
     for line in failures:
-        print(f"not measured: {line}", file=sys.stderr)
+        print(f"not evaluated: {line}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -299,7 +299,7 @@ def _do_submit(parsed: Namespace) -> int:
         return 1 if problems else 0
     missing = [f"--{name}" for name in ("model", "images", "out") if parsed[name] is None]
     if missing:
-        return _wrong("submit", f"give {', '.join(missing)}, or --check FILE")
+        return _usage_error("submit", f"give {', '.join(missing)}, or --check FILE")
     count = submit_voc2012(
         parsed.model, parsed.images, parsed.out, ids=parsed.ids, comp=parsed.comp
     )
@@ -357,7 +357,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    """A share in percent; None, mIoU without a labelled pixel, as a dash."""
+    """A fraction in percent; None (mIoU without labelled pixels) as a dash."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
@@ -369,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
-    # Characters that the terminal's encoding lacks are printed as escapes.
+    # Print characters that the terminal cannot encode as escapes.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

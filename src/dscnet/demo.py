@@ -11,7 +11,7 @@ from dscnet.config import Config
 from dscnet.config.recipes import find_recipe, read_config
 from dscnet.config.settings import differences, dotted_settings, to_dict
 from dscnet.data.scenes import write_scenes
-from dscnet.pipeline.job import located
+from dscnet.pipeline.job import with_absolute_paths
 from dscnet.pipeline.runner import run
 from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
@@ -49,7 +49,7 @@ def demo(
     scenes = folder.root / "scenes"
     config = read_config(find_recipe("demo"))
     config.data, config.seed = os.fspath(scenes), seed
-    config = located(config)
+    config = with_absolute_paths(config)
     if resume and not force:
         _refuse_other_runs(folder, config)
     folder.create(resume=resume, force=force)

@@ -122,7 +122,7 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a moved module by its old path, and gives the module that took its place."""
+    """Import hook that resolves the old path of a moved module to its new one."""
 
     def __init__(self) -> None:
         self._own_specs: dict[str, ModuleSpec | None] = {}
@@ -137,7 +137,7 @@ class MovedModules(MetaPathFinder, Loader):
         return spec_from_loader(name, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module at the new path, which it warns of."""
+        """Import the module at its new path, with a warning."""
         new = f"dscnet.{MOVED[spec.name.removeprefix('dscnet.')]}"
         warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
         module = import_module(new)
@@ -145,11 +145,11 @@ class MovedModules(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """The module has run already; it gets back the spec that importing by another path took."""
+        """Restore the module's own spec, which the import machinery has replaced."""
         module.__spec__ = self._own_specs[module.__name__]
 
 
-def hand_on_moved_modules() -> None:
-    """Let old paths import from now on."""
+def redirect_moved_modules() -> None:
+    """Install the import hook for old paths, once."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(MovedModules())

@@ -1,4 +1,4 @@
-"""A run folder: where a run's files lie, what made them, and which stages need not run again."""
+"""The run folder: paths of its files, and the record of finished stages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".npy", ".npz")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run, by the file contract of the README."""
+    """Paths of the files of a run, as described in the README."""
 
     root: Path
 
@@ -48,17 +48,17 @@ class RunFolder:
 
     @property
     def stages(self) -> Path:
-        """What each finished stage was made from."""
+        """Inputs of each finished stage."""
         return self.root / "stages.json"
 
     @property
     def losses(self) -> Path:
-        """Losses of the CAM network, a row a step."""
+        """Losses of the CAM network, one row per step."""
         return self.root / "metrics.csv"
 
     @property
     def checkpoints(self) -> Path:
-        """Resumable state and weights of the CAM network."""
+        """Checkpoint and weights of the CAM network."""
         return self.root / "checkpoints"
 
     @property
@@ -68,12 +68,12 @@ class RunFolder:
 
     @property
     def tag_scores(self) -> Path:
-        """How well the CAM network tells the tags; written last of a training."""
+        """Tag validation of the CAM network; written at the end of training."""
         return self.checkpoints / "tags.json"
 
     @property
     def cams(self) -> Path:
-        """Maps of the training photos."""
+        """CAMs of the training photos."""
         return self.root / "cams"
 
     @property
@@ -83,17 +83,17 @@ class RunFolder:
 
     @property
     def unrefined(self) -> Path:
-        """Labels of the training photos before refinement; of a round, those of its maps."""
+        """Labels of the training photos before refinement; in a round, those from its CAMs."""
         return self.refined / "before"
 
     @property
     def refinement(self) -> Path:
-        """The refinement steps and the time each took."""
+        """Seconds of each refinement step."""
         return self.root / "refinement.json"
 
     @property
     def learned(self) -> Path:
-        """What the refinement steps that train a network leave, a folder a step."""
+        """Folder of the refinement steps that train a network, one subfolder per step."""
         return self.root / "affinity"
 
     @property
@@ -107,12 +107,12 @@ class RunFolder:
         return self.root / "saliency"
 
     def round(self, index: int) -> RunFolder:
-        """Folder of one of AuxSegNet's rounds; 0 holds the labels that the first learns from."""
+        """Folder of one of AuxSegNet's rounds; 0 contains the labels that round 1 is trained on."""
         return RunFolder(self.root / "rounds" / str(index))
 
     @property
     def threshold(self) -> Path:
-        """The background score in use and those that the maps suggest."""
+        """The background threshold in use, and that of each criterion."""
         return self.root / "threshold.json"
 
     @property
@@ -121,7 +121,7 @@ class RunFolder:
         return self.root / "segmenter"
 
     def self_training(self, index: int) -> RunFolder:
-        """Labels of a round of self-training; its network and masks if it is not the last."""
+        """Folder of a round of self-training: labels; network and masks if it is not the last."""
         return RunFolder(self.root / "self_training" / str(index))
 
     @property
@@ -146,47 +146,46 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """What was measured."""
+        """Metrics of all stages."""
         return self.root / "metrics.json"
 
     @property
     def report(self) -> Path:
-        """The page to look at."""
+        """HTML report."""
         return self.root / "report.html"
 
     def create(self, *, resume: bool = False, force: bool = False) -> None:
-        """Make the folder ready; nothing in an existing one is touched unless the caller says so.
+        """Create the folder; existing files are only touched with ``resume`` or ``force``.
 
         Args:
-            resume: Go on in an existing run.
-            force: Delete an existing run and start anew.
+            resume: Continue an existing run.
+            force: Delete an existing run first.
 
         Raises:
-            DscnetError: If the folder holds something and neither is said, or what it holds is no
-                run.
+            DscnetError: If the folder is not empty and neither is given, or if it is not a run.
         """
         occupied = self.root.is_dir() and any(self.root.iterdir())
         if self.root.exists() and not self.root.is_dir():
-            raise DscnetError(f"{self.root} is a file: name a folder for the run")
+            raise DscnetError(f"{self.root} is a file: choose a folder for the run")
         if occupied and not (resume or force):
             raise DscnetError(
-                f"{self.root} is not empty: --resume goes on, --force deletes it and starts anew"
+                f"{self.root} is not empty: --resume continues the run, --force deletes it first"
             )
-        # Somebody's own project may hold a config.yaml too.
+        # Other projects may contain a config.yaml too.
         if occupied and not (self.config.exists() and self.environment.exists()):
             raise DscnetError(
-                f"{self.root} holds no run (no config.yaml with environment.json): name a folder"
-                " that is empty or does not exist; this one is left alone"
+                f"{self.root} is not a run folder (no config.yaml and environment.json): choose a"
+                " folder that is empty or does not exist"
             )
         if occupied and force:
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
 
     def write_config(self, config: Config) -> None:
-        """Write complete settings and the environment they ran in.
+        """Write the complete settings and the environment.
 
-        A file with former settings stays if they had other values than are used now: nothing else
-        records them.
+        Existing settings are kept if they contain former settings with other values than are used
+        now, as nothing else records them.
         """
         text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None)
         stored = read_mapping(self.config) if self.config.exists() else {}
@@ -198,49 +197,49 @@ class RunFolder:
         """Settings of the run.
 
         Args:
-            finished: Nothing will be computed with them: former settings may have any value.
+            finished: Nothing will be computed with them, so former settings may have any value.
 
         Raises:
-            DscnetError: If the folder holds no run or its settings are not this version's.
+            DscnetError: If the folder is not a run, or its settings are not valid.
         """
         if not self.config.exists():
-            raise DscnetError(f"{self.root} holds no run: no config.yaml in it")
+            raise DscnetError(f"{self.root} is not a run folder: it has no config.yaml")
         try:
             config = read_config(self.config, finished=finished)
             if "scale" not in read_mapping(self.config):
-                # An earlier version's, which knew the photo's own size alone.
+                # Written by an earlier version, which always used the photo's own size.
                 config.scale.relative_to = "photo"
         except ValueError as error:
             raise DscnetError(str(error)) from error
         return config
 
     def read_card(self) -> dict[str, Any]:
-        """What ``model.json`` says: class names, photo normalisation, data-set name."""
+        """Content of ``model.json``: class names, normalisation, name of the data set."""
         if not self.model_card.exists():
             raise DscnetError(
-                f"{self.root} holds no trained network: no {self.model_card.name} in it"
+                f"{self.root} contains no trained network: it has no {self.model_card.name}"
             )
         return read_record(self.model_card)
 
     def read_segmenter_card(self) -> dict[str, Any]:
-        """The same of the segmentation network; earlier versions wrote one for both networks."""
+        """The same for the segmentation network; earlier versions wrote one for both."""
         if not self.segmenter_card.exists():
             return self.read_card()
         return read_record(self.segmenter_card)
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
-        """Whether the stage has finished with exactly these inputs, settings and code."""
+        """Whether the stage has finished with this fingerprint."""
         return self._records().get(stage, {}).get("fingerprint") == fingerprint
 
     def fingerprint_of(self, stage: str) -> str | None:
-        """Fingerprint the stage last finished with; None if it has not."""
+        """Fingerprint with which the stage last finished; None if it has not."""
         value = self._records().get(stage, {}).get("fingerprint")
         return None if value is None else str(value)
 
     def record_of(self, stage: str) -> dict[str, Any]:
-        """What ``stages.json`` holds of a stage, finished or started; empty if nothing.
+        """Record of a finished or started stage in ``stages.json``; empty if there is none.
 
-        ``inputs`` says what it was made from, which earlier versions did not record.
+        ``inputs`` is missing in records of earlier versions.
         """
         return self._records().get(stage, {})
 
@@ -252,16 +251,16 @@ class RunFolder:
         stale: Iterable[str] = (),
         inputs: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Record that a stage starts; the ``stale`` ones, which read its files, must run again.
+        """Record that a stage starts.
 
         Args:
             stage: Its name.
-            fingerprint: Of what it is made from.
-            stale: Stages whose records are dropped.
-            inputs: What it is made from.
+            fingerprint: Fingerprint of its inputs.
+            stale: Stages that read its files; their records are deleted, so they run again.
+            inputs: Its inputs.
 
         Returns:
-            Whether an interrupted try with the same fingerprint can go on.
+            Whether an interrupted attempt with the same fingerprint can be resumed.
         """
         records = {name: record for name, record in self._records().items() if name not in stale}
         resumable = records.get(stage, {}).get("started") == fingerprint
@@ -298,16 +297,16 @@ class RunFolder:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash of anything that ``json`` can write."""
+    """Hash of values that ``json`` can write."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 
 
 def file_mark(path: Path) -> list[Any]:
-    """What tells a file from another of its name, wherever a copy lies and whenever it was made.
+    """Fingerprint of a file's content, the same for copies.
 
-    Its size and both ends: a compressed file whose content changes ends otherwise, a PNG in its
-    checksum, and photos are turned at the beginning. Of uncompressed ones the time says the rest.
+    Size and hash of both ends: if the content of a compressed file changes, so does its end, and
+    the EXIF orientation is at the start. For uncompressed files the modification time is added.
     """
     with path.open("rb") as file:
         ends = file.read(_END)
@@ -319,7 +318,7 @@ def file_mark(path: Path) -> list[Any]:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions, revision and hardware, for whoever wants the same numbers again."""
+    """Versions, git revision and hardware, for reproducing results."""
     import torch
 
     names = (
@@ -344,7 +343,7 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system tells it; '' where it does not."""
+    """Name of the processor; '' if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -355,27 +354,27 @@ def processor() -> str:
 
 
 def fresh_folder(path: Path) -> None:
-    """An empty folder in the place of what a stage wrote before."""
+    """Create an empty folder, deleting an existing one."""
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read one of the run's JSON files.
+    """Read a JSON file of the run.
 
     Raises:
-        DscnetError: If it is missing or no JSON object.
+        DscnetError: If it is missing or not a JSON object.
     """
-    remedy = "remove it and run the stage that wrote it again"
+    remedy = "delete it and run the stage that wrote it again"
     content = read_json(path, remedy)
     if not isinstance(content, dict):
-        raise DscnetError(f"{path}: holds no JSON object; {remedy}")
+        raise DscnetError(f"{path}: not a JSON object; {remedy}")
     return content
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file atomically."""
     with whole_file(path) as file:
         file.write(text.encode())
 
@@ -388,7 +387,7 @@ def _version(name: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    # A commit's hash, whatever tags there are.
+    # The hash of the commit, ignoring tags.
     options = ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
     command = ["git", "-C", str(PACKAGE), "describe", *options]
     try:

@@ -37,7 +37,7 @@ class Baseline:
         refines_cam: ``score_maps`` gives ``refined`` beside ``cam``, without DSCNet too.
         has_rounds: It is trained in AuxSegNet's rounds (``auxseg.*``), and its own branch can be
             the segmentation network. Its network is an ``AuxSegNet`` or a subclass.
-        uses_saliency: It learns from the data set's saliency maps, unless ``auxseg.saliency``
+        uses_saliency: It is trained on the data set's saliency maps, unless ``auxseg.saliency``
             replaces them.
         criterion: Estimates the background threshold for ``label.bg_score: auto``, one of
             ``CRITERIA``. ``agreement`` compares plain and refined CAMs; without refined ones

@@ -44,8 +44,8 @@ class RefineConfig:
         certainty: Initial probability of the labels at the background threshold; null = use the
             CAM scores, normalised to sum to 1. No effect if ``affinity`` or ``irn`` is the first
             step.
-        bg_power: Initial background score is (1 - maximum class score) to this power; null = use
-            ``label.bg_score``.
+        bg_power: The initial score of the background is (1 - maximum class score) to this power;
+            null = ``label.bg_score``.
         masks: Folder or COCO JSON of class-agnostic masks, for step ``masks``.
         mask_overlap: Part of a mask's pixels that must share a label for the mask to take it, in
             (0, 1].
@@ -76,8 +76,8 @@ class AffinityConfig(OptimiserConfig):
             ``augment.long_side``.
         output_stride: Stride of the affinities, pixels.
         radius: Radius of the pixel pairs, cells.
-        powers: Exponents of the background score (1 - maximum class score) that select certain
-            foreground (first) and certain background (second) for training.
+        powers: Exponents of the score of the background, (1 - maximum class score), that select
+            certain foreground (first) and certain background (second) for training.
         beta: Exponent of the affinities in the random walk.
         log_steps: The random walk takes 2 to the power of this many steps.
     """

@@ -11,7 +11,7 @@ RENAMED = {
     "method.likeness": "method.class_similarity",
     "method.starts": "method.kmeans_init",
 }
-"""Old name -> new name. The old one is read everywhere, with a note."""
+"""Old name -> new name. Old names are still accepted, with a note."""
 
 RENAMED_VALUES: dict[str, dict[Any, Any]] = {"auxseg.self_training_source": {"maps": "cam"}}
 """New name of a setting -> its old value -> the new one."""
@@ -81,4 +81,4 @@ REMOVED = {
     "irn.precision": Removed("32", _IRN),
     "irn.iterations": Removed(None, _IRN),
 }
-"""Former setting -> its fixed value. Files that hold it are read, with a note."""
+"""Former setting -> its fixed value. Files that contain it are still read, with a note."""

@@ -1,4 +1,4 @@
-"""Settings files, and the recipes that come with the package: settings with known results."""
+"""Settings files, and recipes: packaged settings with known results."""
 
 from __future__ import annotations
 
@@ -41,11 +41,10 @@ def read_config(path: Path, *, finished: bool = False) -> Config:
 
     Args:
         path: The file, written by this version or an earlier one.
-        finished: It is that of a finished run: former settings may have any value.
+        finished: It belongs to a finished run, so former settings may have any value.
 
     Raises:
-        ValueError: If it is no settings file or holds an unknown setting; the message names the
-            file.
+        ValueError: If it is not a settings file or has an unknown setting; with the file.
     """
     values = current_settings(read_mapping(path), str(path), finished=finished)
     try:
@@ -60,8 +59,8 @@ def as_current(path: Path, *, finished: bool = False, of_run: bool = False) -> s
     Args:
         path: The file, written by this version or an earlier one.
         finished: As for :func:`read_config`, which also lists the errors.
-        of_run: It is the ``config.yaml`` of a run. Before there was a section ``scale``, networks
-            saw photos at their own size.
+        of_run: It is the ``config.yaml`` of a run. Before the section ``scale`` existed, networks
+            used the photo's own size.
 
     Returns:
         Its path; the YAML text of this version's settings if the file holds others.
@@ -77,7 +76,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings or variants.
 
     Raises:
-        ValueError: If it is no mapping; the message names the file.
+        ValueError: If it is not a mapping; with the file.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -24,14 +24,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def shown(config: Config) -> dict[str, Any]:
-    """The settings as published with results: of local paths only the last part."""
-    settings = {name: _without_places(value) for name, value in to_dict(config).items()}
+def without_local_paths(config: Config) -> dict[str, Any]:
+    """The settings for publication with results: local paths reduced to their last part."""
+    settings = {name: _shorten_paths(value) for name, value in to_dict(config).items()}
     return settings | {"data": path_name(config.data)}
 
 
 def path_name(path: str) -> str:
-    """The last part of a path; of one with ``{seed}`` in it, all from there on.
+    """The last part of a path; if a part contains ``{seed}``, everything from there on.
 
     Example:
         >>> path_name("/home/me/runs/plain/baseline-s{seed}/cams")
@@ -42,9 +42,9 @@ def path_name(path: str) -> str:
     return "/".join(parts[seeded[0] if seeded else -1 :])
 
 
-def _without_places(value: Any) -> Any:
+def _shorten_paths(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_places(each) for name, each in value.items()}
+        return {name: _shorten_paths(each) for name, each in value.items()}
     is_place = isinstance(value, str) and PurePath(value).is_absolute()
     return path_name(value) if is_place else value
 
@@ -54,7 +54,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
     Raises:
         ValueError: If a key is unknown (the message suggests the nearest setting), a value is not
-            the number it has to be, or a former setting has another value than is used now.
+            of the expected type, or a former setting has another value than is used now.
     """
     if cls is Config:
         values = current_settings(values)
@@ -76,7 +76,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 def _numbers(key: str, hint: Any, value: Any) -> Any:
     """Floats where floats are expected: YAML reads ``10`` as an integer and ``2e-4`` as text.
 
-    Every value needs one form only, because the fingerprints of finished stages are made of it.
+    Values need a canonical form, as they are part of the fingerprints of finished stages.
     """
     kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
@@ -99,11 +99,11 @@ def _check_extensions(name: str, value: Any, *, depth: int = 0) -> None:
 
     Args:
         name: Dotted name of the value, for messages.
-        value: What it is; every mapping in it is checked.
-        depth: Levels that have to be mappings, this one included.
+        value: The value; mappings inside it are checked too.
+        depth: Number of levels that must be mappings, including this one.
 
     Raises:
-        ValueError: If one of these is none, or a key is not text without dots.
+        ValueError: If one of them is not, or a key is not text without dots.
     """
     if not isinstance(value, Mapping):
         if depth > 0:
@@ -160,7 +160,7 @@ def current_settings(
 
 
 def current_dotted(settings: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-    """The same of dotted settings, e.g. ``{"method.variant": "M1"}``."""
+    """The same for dotted settings, e.g. ``{"method.variant": "M1"}``."""
     kept = {
         key: value for key, value in settings.items() if key not in RENAMED and key not in REMOVED
     }
@@ -192,7 +192,7 @@ def _current(old: Mapping[str, Any], source: str, finished: bool) -> dict[str, A
     return {name: current_value(name, value) for name, value in named}
 
 
-def current_words(words: Sequence[str]) -> list[str]:
+def current_arguments(words: Sequence[str]) -> list[str]:
     """Arguments of the command line, with renamed settings under their new names."""
     current = list(words)
     for place, word in enumerate(words):
@@ -209,13 +209,13 @@ def current_words(words: Sequence[str]) -> list[str]:
 
 
 def current_value(name: str, value: Any) -> Any:
-    """A setting's value by its present name, e.g. ``cam`` for ``maps``."""
+    """The current name of a setting's value, e.g. ``cam`` for ``maps``."""
     values = RENAMED_VALUES.get(name, {})
     return values.get(value, value) if isinstance(value, str) else value
 
 
 def other_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Former settings among dotted ones that have another value than is used now."""
+    """Former settings whose values differ from those used now."""
     return {
         name: settings[name]
         for name in REMOVED

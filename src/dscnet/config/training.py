@@ -163,8 +163,8 @@ class SegmentConfig(NetworkConfig):
         output_stride: Stride of the backbone; null = that of ``model``.
         supervision: ``pseudo`` (pseudo labels) or ``full`` (ground-truth masks: an upper bound).
         labels: Folder of external pseudo labels; null = the pseudo labels of the run.
-        rounds: Training rounds; after each but the last the networks so far relabel the training
-            photos, given their tags and the first labels (self-training).
+        rounds: Rounds of self-training; after each but the last the networks so far label the
+            training photos again, given their tags and the first labels.
         decoder_channels: Channels of the DeepLabV3+ decoder.
         frozen_stages: Freeze the stem and this many early stages.
         crop_size: Side of the square training crop, pixels; null = that of ``augment``.

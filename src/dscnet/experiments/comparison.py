@@ -1,4 +1,4 @@
-"""What rows of runs say together: means, paired differences, tables."""
+"""Statistics over runs: means, paired differences, tables."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ MEASURES = (
     "segmenter.miou",
     "tags.map",
 )
-"""Sections and keys of ``metrics.json`` that are compared, in the order of the columns."""
+"""Metrics (``SECTION.KEY`` of ``metrics.json``) that are compared, in column order."""
 
 STUDENT_95 = (
     (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
     + (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
     + (2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
 )
-"""By degrees of freedom, 1 to 30."""
+"""97.5 % quantile of Student's t distribution for 1 to 30 degrees of freedom."""
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation (of the sample) and number of seeds of each measure of each variant.
+    """Mean, sample standard deviation and number of seeds of each metric and variant.
 
     Returns:
         ``{variant: {measure: {"mean": x, "std": y, "seeds": n}}}`` with x, y in [0, 1]; y is None
-        for one seed. A measure that no run has is left out.
+        for one seed. Metrics that no run has are left out.
     """
     by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -48,11 +48,11 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def paired(
     rows: Iterable[Mapping[str, Any]], base: str
 ) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """How far each variant lies above ``base``, seed by seed.
+    """Difference of each variant from ``base``, paired by seed.
 
     Returns:
         ``{variant: {measure: {"mean": d, "low": l, "high": h, "seeds": n}}}`` over the n seeds that
-        both have; l and h bound Student's 95 % interval of the mean, None for one seed.
+        both have; l and h are the 95 % confidence interval (Student's t), None for one seed.
     """
     rows = list(rows)
     differences: dict[str, dict[str, dict[str, float | int | None]]] = {}
@@ -67,10 +67,7 @@ def paired(
 
 
 def by_round(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rounds of runs, AuxSegNet's or self-training's, as rows of their own.
-
-    Their variants are ``NAME, round N``. Runs without rounds give none.
-    """
+    """Rounds of AuxSegNet or self-training as separate rows, with variant ``NAME, round N``."""
     return [
         {**one, "variant": f"{row['variant']}, round {one['round']}", "seed": row["seed"]}
         for row in rows
@@ -81,9 +78,12 @@ def by_round(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def gains_of_rounds(
     rows: Iterable[Mapping[str, Any]],
 ) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """How far each further round lies above the first training of its variant, seed by seed.
+    """Difference of each further round from round 1 of its variant, paired by seed.
 
-    Round 0 makes labels alone. Returns the entries of :func:`paired` by ``NAME, round N``.
+    Round 0 is skipped, as it only makes labels.
+
+    Returns:
+        As :func:`paired`, by ``NAME, round N``.
     """
     rows = list(rows)
     gains: dict[str, dict[str, dict[str, float | int | None]]] = {}
@@ -94,12 +94,12 @@ def gains_of_rounds(
 
 
 def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """The summary as a Markdown table, percent."""
+    """Markdown table of what :func:`summarise` returns, in percent."""
     return _markdown(summary, lambda entry: _spread(entry["mean"], entry["std"], entry["seeds"]))
 
 
 def difference_table(differences: Mapping[str, Mapping[str, Any]]) -> str:
-    """What ``paired`` returns as a Markdown table, percent points."""
+    """Markdown table of what :func:`paired` returns, in percentage points."""
     return _markdown(differences, gain_text)
 
 
@@ -118,14 +118,14 @@ def _spread(mean: float, std: float | None, seeds: int) -> str:
 
 
 def gain_text(entry: Mapping[str, Any]) -> str:
-    """An entry of what ``paired`` returns, percent points: mean, interval, seeds."""
+    """Text of an entry of :func:`paired`, in percentage points: mean, interval, seeds."""
     low, high = entry["low"], entry["high"]
     interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{100 * entry['mean']:+.1f}{interval} ({entry['seeds']})"
 
 
 def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
-    """``mean``, ``std`` of the sample (None of one value) and how many: ``seeds``."""
+    """``mean``, sample ``std`` (None for one value) and their number, ``seeds``."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": std, "seeds": len(values)}
 
@@ -139,8 +139,8 @@ def _interval(gains: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def student_95(degrees: int) -> float:
-    """Bound of the central 95 % of Student's t distribution."""
-    # Beyond the table the normal distribution is 0.05 too narrow at most.
+    """97.5 % quantile of Student's t distribution."""
+    # Beyond the table: the normal distribution, at most 0.08 lower.
     return STUDENT_95[degrees - 1] if degrees <= len(STUDENT_95) else 1.96
 
 
@@ -150,7 +150,7 @@ def _by_seed(rows: Sequence[Mapping[str, Any]], variant: str, measure: str) -> d
 
 
 def lookup(row: Mapping[str, Any], measure: str) -> float | None:
-    """A measure of a row, e.g. ``segmenter.miou``; None where it was not measured."""
+    """A metric of a row, e.g. ``segmenter.miou``; None if it was not measured."""
     section, key = measure.split(".")
     value = (row.get(section) or {}).get(key)
     return None if value is None else float(value)

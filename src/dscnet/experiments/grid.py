@@ -1,4 +1,4 @@
-"""Grids of runs, named variants times seeds, and the file of their results."""
+"""Grids of runs, variants times seeds, and the file of their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 from dscnet.config import Config
 from dscnet.config.recipes import read_mapping
-from dscnet.config.settings import differences, dotted_settings, replace_settings, shown, to_dict
+from dscnet.config.settings import (
+    differences,
+    dotted_settings,
+    replace_settings,
+    to_dict,
+    without_local_paths,
+)
 from dscnet.data import open_dataset, read_mask
 from dscnet.experiments.comparison import (
     by_round,
@@ -27,10 +33,10 @@ from dscnet.experiments.comparison import (
 from dscnet.experiments.workers import start_pool
 from dscnet.metrics import evaluation
 from dscnet.pipeline.cam_network import training_settings
-from dscnet.pipeline.job import Job, located
+from dscnet.pipeline.job import Job, with_absolute_paths
 from dscnet.pipeline.maps import background_score, load_map
 from dscnet.pipeline.registry import find_stage
-from dscnet.pipeline.resume import refuse_losses
+from dscnet.pipeline.resume import refuse_overwriting
 from dscnet.pipeline.runner import open_run, run
 from dscnet.pipeline.stage import flat_settings
 from dscnet.run_folder import RunFolder, environment, write_text
@@ -41,11 +47,11 @@ log = logging.getLogger("dscnet")
 VARIANTS: dict[str, dict[str, Any]] = {
     name: {"method.variant": name} for name in ("baseline", "M1", "M2", "M3", "M4")
 }
-"""The rows of the paper's Table IV, each one setting."""
+"""The rows of the paper's Table IV; each is one setting."""
 
 
 class GridRun(NamedTuple):
-    """One run of a grid: what it is called, its settings and its folder."""
+    """One run of a grid: variant, settings and folder."""
 
     variant: str
     config: Config
@@ -62,28 +68,29 @@ def run_grid(
     strict_masks: Path | None = None,
     jobs: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Run every variant with every seed, in ``OUT/VARIANT-sSEED``; finished runs are only read.
+    """Run every variant with every seed in ``OUT/VARIANT-sSEED``; finished runs are only read.
 
-    A run that fails does not end the others.
+    If a run fails, the others continue.
 
     Args:
-        config: Settings that all share. In any text, ``{seed}`` stands for the seed of the run.
+        config: Common settings. ``{seed}`` in a text value is replaced by the seed of the run.
         out: Folder of the runs.
         variants: Name -> dotted settings, e.g. ``{"M1": {"method.variant": "M1"}}``.
         seeds: Seeds of each variant.
         stages: Stages of each run.
-        strict_masks: A second folder of true masks to measure the maps against.
-        jobs: Runs at once, each in a process with its share of the cores.
+        strict_masks: Second folder of ground-truth masks to evaluate the CAMs on.
+        jobs: Number of parallel runs, in separate processes that share the cores.
 
     Yields:
-        One row a run as it ends: ``variant``, ``seed``, ``seconds`` a stage, and the sections of
-        its ``metrics.json``; or ``error``, what it failed by.
+        One row per finished run: ``variant``, ``seed``, ``seconds`` by stage, and the sections of
+        ``metrics.json``; or ``error``, the message of a failed run.
 
     Raises:
         ValueError: If a setting of a variant does not exist, or ``jobs`` is below 1.
-        DscnetError: If a folder holds a training of other settings or photos; nothing is run then.
+        DscnetError: If a folder contains a training with different settings or photos; nothing is
+            run then.
     """
-    # Seeds outside, so that an unfinished grid compares all variants on the seeds it has.
+    # Seeds in the outer loop, so that an unfinished grid has all variants for its seeds.
     runs = [
         GridRun(
             name,
@@ -94,38 +101,38 @@ def run_grid(
         for name, settings in variants.items()
     ]
     for each in runs:
-        refuse_to_train_over(each, stages)
+        refuse_other_training(each, stages)
     yield from run_all(runs, stages=stages, strict_masks=strict_masks, jobs=jobs)
 
 
-def refuse_to_train_over(one: GridRun, stages: Sequence[str]) -> None:
-    """Refuse a folder whose finished training is another than would be done there now.
+def refuse_other_training(one: GridRun, stages: Sequence[str]) -> None:
+    """Refuse a folder with a finished training that differs from the planned one.
 
     Args:
         one: The run.
-        stages: Those that it is for. Where training is not among them, photos and code may be
-            others, for nothing is trained over; the settings are written there all the same.
+        stages: Stages to run. Without ``train``, photos and code may differ, as nothing is
+            overwritten.
 
     Raises:
-        DscnetError: If its settings, its photos or the code were others.
+        DscnetError: If settings, photos or code of the training differ.
     """
     folder = RunFolder(one.folder)
     if folder.fingerprint_of("train") is None:
         return
-    there, here = folder.read_config(finished=False), located(one.config)
-    if _of_training(there) != _of_training(here):
+    there, here = folder.read_config(finished=False), with_absolute_paths(one.config)
+    if _training_inputs(there) != _training_inputs(here):
         differing = differences(*(dotted_settings(to_dict(config)) for config in (there, here)))
         raise DscnetError(
-            f"{folder.root} holds a training of other settings ({'; '.join(differing)}): name"
-            " another --out, or give it those settings"
+            f"{folder.root} already contains a run trained with different settings"
+            f" ({'; '.join(differing)}): choose another --out or use those settings"
         )
     if "train" not in stages:
         return
-    refuse_losses(open_run(replace(there, data=here.data), folder), [find_stage("train")])
+    refuse_overwriting(open_run(replace(there, data=here.data), folder), [find_stage("train")])
 
 
-def _of_training(config: Config) -> dict[str, Any]:
-    """What the training of a run depends on; rounds may be added to those that are there."""
+def _training_inputs(config: Config) -> dict[str, Any]:
+    """Settings that the training of a run depends on, except the number of rounds."""
     config = replace_settings(config, {"auxseg.rounds": 1})
     photos = {"data": Path(config.data).name, "train_split": config.train_split}
     return {"seed": config.seed, **photos, **flat_settings(training_settings(config))}
@@ -138,7 +145,7 @@ def run_all(
     strict_masks: Path | None = None,
     jobs: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Runs in turn or side by side, as :func:`run_grid` does; it says what a row is.
+    """Run in sequence or in parallel; yields rows as :func:`run_grid` does.
 
     Raises:
         ValueError: If ``jobs`` is below 1.
@@ -176,16 +183,16 @@ def sweep(
     Args:
         config: As for :func:`run_grid`, like the other arguments that it has.
         out: As there.
-        variants: As there; the first is what the others are compared with.
+        variants: As there; the others are compared with the first.
         seeds: As there.
         stages: As there.
         strict_masks: As there.
         jobs: As there.
         json_path: File of the results; None = ``OUT/sweep.json``.
-        command: What to write down as the way to these results.
+        command: Command line to record with the results.
 
     Returns:
-        How many runs failed.
+        Number of failed runs.
     """
     base = next(iter(variants))
     order = [(seed, name) for seed in seeds for name in variants]
@@ -199,12 +206,12 @@ def sweep(
         write_results(target, rows, command=command, config=config, variants=variants)
     print(table(summarise(rows)))
     if len(variants) > 1:
-        print(f"\nAbove {base}, by seed, with 95 % interval:\n")
+        print(f"\nDifference from {base}, paired by seed, with 95 % confidence interval:\n")
         print(difference_table(paired(rows, base)))
     if rounds := by_round(rows):
         print(f"\nRounds:\n\n{table(summarise(rounds))}")
     if gains := gains_of_rounds(rows):
-        print(f"\nAbove round 1, by seed:\n\n{difference_table(gains)}")
+        print(f"\nDifference from round 1, paired by seed:\n\n{difference_table(gains)}")
     return sum("error" in row for row in rows)
 
 
@@ -216,26 +223,27 @@ def _one_run(
     row: dict[str, Any] = {"variant": variant, "seed": config.seed}
     try:
         metrics = run(config, folder.root, resume=True, stages=stages, progress=False)
-    except Exception as error:  # whatever it is, a GPU out of memory too: others may do
+    except Exception as error:  # of any kind, e.g. out of GPU memory: other runs may succeed
         return _failed(variant, config.seed, error)
     row |= {"seconds": folder.seconds(), **metrics}
     row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
-    # What ``auto`` stands for has changed once, and results outlive the code.
+    # Results outlive the code, and the meaning of ``auto`` has changed before.
     row["bg_criterion"] = config.criterion
     if strict_masks is not None:
-        row["cam_strict"] = _against(strict_masks, config, folder)
+        row["cam_strict"] = _strict_section(strict_masks, config, folder)
     return row
 
 
 def _failed(variant: str, seed: int, error: Exception) -> dict[str, Any]:
-    """The row of a run that failed; what is no message to users comes with its place."""
-    told = isinstance(error, DscnetError | ValueError | OSError)
-    log.error("== %s, seed %d failed: %s", variant, seed, error, exc_info=None if told else error)
+    """The row of a failed run; unexpected errors are logged with their traceback."""
+    expected = isinstance(error, DscnetError | ValueError | OSError)
+    trace = None if expected else error
+    log.error("== %s, seed %d failed: %s", variant, seed, error, exc_info=trace)
     return {"variant": variant, "seed": seed, "error": str(error) or type(error).__name__}
 
 
 def of_seed(config: Config, seed: int) -> Config:
-    """The settings of one seed: ``{seed}``, e.g. in a folder of maps made before, is filled in."""
+    """Settings for one seed, with ``{seed}`` replaced, e.g. in a folder of external CAMs."""
     texts = {
         name: value.replace("{seed}", str(seed))
         for name, value in dotted_settings(to_dict(config)).items()
@@ -248,11 +256,11 @@ def read_variants(path: Path) -> dict[str, dict[str, Any]]:
     """Read a YAML file of variants, ``NAME: {DOTTED_SETTING: VALUE}``; the first is the base.
 
     Raises:
-        ValueError: If the file is not of this form.
+        ValueError: If the file has another form.
     """
     content = read_mapping(path)
     if not content or not all(isinstance(settings, dict) for settings in content.values()):
-        raise ValueError(f"{path}: not a mapping of names to dotted settings")
+        raise ValueError(f"{path}: expected a mapping of names to dotted settings")
     return {str(name): settings for name, settings in content.items()}
 
 
@@ -264,15 +272,15 @@ def write_results(
     config: Config,
     variants: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write a grid's rows, summary, settings and environment as one JSON file."""
+    """Write the rows, summary, settings and environment of a grid as one JSON file."""
     base = next(iter(variants))
     content = {
         "command": command,
-        # Of all runs: which one came first says nothing to a reader of the numbers.
+        # The environment of all runs, so without the seed of one.
         "environment": {
             key: value for key, value in environment(config.seed).items() if key != "seed"
         },
-        "settings": shown(config),
+        "settings": without_local_paths(config),
         "variants": variants,
         "summary": summarise(rows),
         "base": base,
@@ -287,7 +295,7 @@ def _read(path: Path, key: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))[key] if path.exists() else None
 
 
-def _against(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:
+def _strict_section(masks: Path, config: Config, folder: RunFolder) -> dict[str, Any]:
     photos = open_dataset(config.data, config.train_split)
     bg_score = background_score(Job(config, folder, photos, None))
     items = (

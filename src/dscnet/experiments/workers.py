@@ -1,4 +1,4 @@
-"""Processes that work side by side, each with its share of the cores and a GPU of its own."""
+"""Pool of parallel processes that share the CPU cores and GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def start_pool(jobs: int) -> ProcessPoolExecutor:
-    """A pool of ``jobs`` fresh processes; with several GPUs each sees one, in turn."""
+    """A pool of ``jobs`` spawned processes; several GPUs are assigned in turn."""
     context = get_context("spawn")
     gpus = context.Queue()
     for gpu in assign_gpus(jobs, visible_gpus()):
@@ -27,7 +27,7 @@ def start_pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def assign_gpus(jobs: int, gpus: Sequence[str]) -> list[str | None]:
-    """The GPU of each process; None = whatever the parent sees, where there is no choice.
+    """The GPU of each process; None = no restriction, if there are fewer than two GPUs.
 
     Example:
         >>> assign_gpus(3, ["0", "1"])
@@ -41,7 +41,7 @@ def assign_gpus(jobs: int, gpus: Sequence[str]) -> list[str | None]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """GPUs that this process may use, as in ``CUDA_VISIBLE_DEVICES``."""
     chosen = os.environ.get(GPU_VARIABLE)
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
@@ -50,7 +50,7 @@ def visible_gpus() -> list[str]:
 
 def _start_worker(threads: int, gpus: Any) -> None:
     gpu = gpus.get()
-    # In time: torch reads the variable when CUDA is first used.
+    # Early enough: torch reads the variable when CUDA is first used.
     if gpu is not None:
         os.environ[GPU_VARIABLE] = gpu
     torch.set_num_threads(threads)

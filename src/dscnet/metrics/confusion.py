@@ -1,9 +1,8 @@
-"""The confusion matrix of a data set, and the numbers that follow from it.
+"""Confusion matrix of a data set, IoU and pixel accuracy.
 
-A label that neither the truth nor the prediction holds is left out of the mean; one that is
-predicted but never true counts 0. Ground truth 255 is left out. A prediction of 255 is wrong
-wherever the ground truth has a label: it has a column of its own and so adds to what its true
-label missed.
+Labels absent from both ground truth and prediction are excluded from the mean; labels that are
+only predicted have IoU 0. Pixels with ground truth 255 are ignored. Predictions of 255 have their
+own column and count as false negatives.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from dscnet.types import IGNORE_INDEX
 Labels = NDArray[np.integer]
 
 BLOCK = 2**20
-"""Pixels counted at once: what is computed of one takes many times what its label takes."""
+"""Pixels counted at once, to limit memory."""
 
 
 def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.int64]:
-    """Count the pixels of each true and predicted label.
+    """Count the pixels of each pair of ground-truth and predicted label.
 
     Args:
         pred: Predicted labels, any shape, in [0, num_labels) or 255.
-        gt: True labels, of the same shape, in [0, num_labels) or 255 = left out.
-        num_labels: L, background included.
+        gt: Ground-truth labels, of the same shape, in [0, num_labels) or 255 = ignored.
+        num_labels: L, including background.
 
     Returns:
-        ``(L, L + 1)``: row = true label, column = predicted label, the last one 255.
+        ``(L, L + 1)``: row = ground truth, column = prediction; the last column is 255.
 
     Raises:
         ValueError: If the shapes differ or a label is out of range.
     """
     if pred.shape != gt.shape:
-        raise ValueError(f"pred and gt must have one shape, got {pred.shape} and {gt.shape}")
+        raise ValueError(f"pred and gt must have the same shape, got {pred.shape} and {gt.shape}")
     for name, labels in (("pred", pred), ("gt", gt)):
-        if (strange := invalid_labels(labels, num_labels)).size:
+        if (invalid := invalid_labels(labels, num_labels)).size:
             raise ValueError(
-                f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {strange.tolist()}"
+                f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
             )
     counts = np.zeros((num_labels, num_labels + 1), dtype=np.int64)
     guessed, true = pred.ravel(), gt.ravel()
@@ -56,22 +55,22 @@ def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.in
 
 
 def pixel_blocks(count: int) -> Iterator[slice]:
-    """Parts of a photo's pixels, row by row, that are counted one after the other."""
+    """Slices that split the pixels of a photo into blocks."""
     return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 
 def invalid_labels(labels: Labels, num_labels: int) -> NDArray[np.int64]:
-    """The values, each once, that are neither a label below ``num_labels`` nor 255."""
-    strange = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_labels))
-    return np.unique(labels[strange]).astype(np.int64)
+    """Unique values that are neither in [0, num_labels) nor 255."""
+    invalid = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_labels))
+    return np.unique(labels[invalid]).astype(np.int64)
 
 
 class ConfusionMatrix:
-    """A confusion matrix that grows photo by photo.
+    """A confusion matrix accumulated over photos.
 
     Args:
-        num_labels: L, background included.
-        counts: ``(L, L + 1)`` pixels to start from, as :func:`confusion_matrix` gives; None = none.
+        num_labels: L, including background.
+        counts: Initial counts ``(L, L + 1)``, as from :func:`confusion_matrix`; None = zeros.
     """
 
     def __init__(self, num_labels: int, counts: NDArray[np.int64] | None = None) -> None:
@@ -84,27 +83,25 @@ class ConfusionMatrix:
         self.counts = self.counts + confusion_matrix(pred, gt, self.num_labels)
 
     def merge(self, other: ConfusionMatrix) -> None:
-        """Add the pixels that another matrix of the same labels has counted."""
+        """Add the counts of another matrix with the same labels."""
         if other.num_labels != self.num_labels:
-            raise ValueError(
-                f"other must have {self.num_labels} labels like this one, got {other.num_labels}"
-            )
+            raise ValueError(f"other must have {self.num_labels} labels, got {other.num_labels}")
         self.counts = self.counts + other.counts
 
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union, ``(L,)`` in [0, 1]; nan for labels absent from both sides."""
+        """Intersection over union, ``(L,)`` in [0, 1]; nan for labels absent from both."""
         hit = np.diagonal(self.counts)
         union = self.counts.sum(axis=1) + self.counts[:, :-1].sum(axis=0) - hit
         present = union > 0
         return np.where(present, hit / np.where(present, union, 1), np.nan)
 
     def miou(self) -> float:
-        """Mean IoU over the labels that are not absent from both sides; nan if all are."""
+        """Mean IoU over the labels that are present; nan if none is."""
         iou = self.iou()
         known = iou[~np.isnan(iou)]
         return float(known.mean()) if known.size else math.nan
 
     def pixel_accuracy(self) -> float:
-        """Share of the counted pixels whose label is right; nan without pixels."""
+        """Fraction of correct pixels; nan if no pixel counts."""
         total = self.counts.sum()
         return float(np.trace(self.counts) / total) if total else math.nan

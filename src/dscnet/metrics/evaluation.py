@@ -1,6 +1,6 @@
-"""Honest measuring: one confusion matrix a data set, IoU, and the background sweep.
+"""Evaluation: IoU from one confusion matrix per data set, and the background threshold sweep.
 
-What is counted and what is left out is told in ``dscnet.metrics.confusion``.
+See ``dscnet.metrics.confusion`` for which pixels and labels count.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SCHEMA = 1
 """Version of ``metrics.json``."""
 
 STAGES = ("cam", "pseudo_label", "segmenter")
-"""Stages that ``metrics.json`` has an IoU section for."""
+"""Sections of ``metrics.json`` with IoU."""
 
 EXTRA = ("supervision", "rounds", "refine")
-"""What further sections ``metrics.json`` may have."""
+"""Optional sections of ``metrics.json``."""
 
 SWEEP = tuple(i / 100 for i in range(100))
-"""Background scores that the sweep tries; SEAM's are the first 60, too few for small objects."""
+"""Background thresholds of the sweep; SEAM uses the first 60, too few for small objects."""
 
 __all__ = [
     "ConfusionMatrix",
@@ -63,13 +63,13 @@ def evaluate_pairs(
     split: str | None,
     bg_score: float | None = None,
 ) -> dict[str, Any]:
-    """Measure predicted against true labels.
+    """Compare predicted with ground-truth labels.
 
     Args:
         pairs: Prediction and ground truth of each photo, each ``(H, W)``.
         classes: Foreground class names; class c has label c + 1.
-        split: Name of the photos that were measured.
-        bg_score: Background score that the predictions were made with; None if there is none.
+        split: Name of the split.
+        bg_score: Background threshold of the predictions; None if there is none.
 
     Returns:
         A section of ``metrics.json``: ``split``, ``num_images``, ``miou``, ``bg_score``,
@@ -96,19 +96,18 @@ def evaluate_cams(
     bg_score: float,
     sweep: Sequence[float] = SWEEP,
 ) -> dict[str, Any]:
-    """Measure maps at a fixed background score, and at the best one of a sweep.
+    """Evaluate CAMs at a fixed background threshold, and at the best one of a sweep.
 
-    The sweep chooses on the ground truth: its number tells what a perfect choice would give and is
-    no result by itself. It costs one pass: how many of the background scores a pixel's class beats
-    is counted for each pair of labels.
+    The sweep chooses on ground truth, so its mIoU is an upper bound, not a result. It takes one
+    pass: for each pair of labels, pixels are counted by how many thresholds their score exceeds.
 
     Args:
-        items: For each photo, maps ``(C', h, w)`` in [0, 1], their 0-based classes ``(C',)`` and
-            the ground truth ``(H, W)``; maps of another size are resized to it.
+        items: For each photo, CAMs ``(C', h, w)`` in [0, 1], their 0-based classes ``(C',)`` and
+            the ground truth ``(H, W)``; CAMs are resized to it.
         class_names: Foreground class names.
-        split: Name of the photos that were measured.
-        bg_score: The fixed background score; labels as ``labels.pseudo_label`` makes them.
-        sweep: Background scores to try; the lowest of the best is reported.
+        split: Name of the split.
+        bg_score: The fixed background threshold; labels as by ``labels.pseudo_label``.
+        sweep: Background thresholds to try; on ties the lowest is reported.
 
     Returns:
         A section as of :func:`evaluate_pairs`, with ``miou_best_bg`` and ``best_bg_score``.
@@ -117,7 +116,7 @@ def evaluate_cams(
         ValueError: If shapes, classes or labels do not fit, or ``sweep`` is empty.
     """
     if not sweep:
-        raise ValueError("sweep must hold at least one background score")
+        raise ValueError("sweep must contain at least one threshold")
     names = label_names(class_names)
     scores = sorted(sweep)
     fixed = ConfusionMatrix(len(names))
@@ -130,7 +129,7 @@ def evaluate_cams(
         num_images += 1
     section = _section(fixed, names, split=split, num_images=num_images, bg_score=bg_score)
     mious = [matrix.miou() for matrix in _matrices_of_sweep(beaten)]
-    if not math.isnan(mious[0]):  # the same pixels count at every score
+    if not math.isnan(mious[0]):  # the same pixels count at every threshold
         best_at = int(np.argmax(mious))
         section |= {"miou_best_bg": mious[best_at], "best_bg_score": scores[best_at]}
     return section
@@ -145,38 +144,38 @@ def evaluate_folders(
     ids: Sequence[str] | None = None,
     failures: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Measure a folder of label PNGs against another.
+    """Compare two folders of label PNGs.
 
-    A file's path below its folder without ``.png`` is its photo's id.
+    The image id is the path relative to the folder, without ``.png``.
 
     Args:
-        pred_dir: Predictions; files that have no counterpart in ``gt_dir`` are left alone.
-        gt_dir: Ground truth, searched with its sub-folders.
+        pred_dir: Predictions; files without ground truth are ignored.
+        gt_dir: Ground truth, searched recursively.
         classes: Foreground class names.
-        split: Name of the photos, for the section.
-        ids: Photos to measure; None = all that have ground truth.
-        failures: Takes a line for each photo whose masks cannot be read or differ in size; the
-            others are measured. None = the first such photo is an error.
+        split: Name of the split, for the section.
+        ids: Photos to evaluate; None = all with ground truth.
+        failures: Receives a line for each photo whose masks cannot be read or differ in size,
+            and which is skipped. None = the first such photo raises an error.
 
     Returns:
         A section as of :func:`evaluate_pairs`.
 
     Raises:
-        DataError: If a folder or file is missing, no photo can be measured, a label is out of
-            range, or the ground truth shows no class but 255, as masks of the values 0 and 255 do.
+        DataError: If a folder or file is missing, no photo can be evaluated, a label is out of
+            range, or the ground truth has no classes besides 255, as in 0/255 masks.
         ValueError: If ``ids`` is empty.
     """
     gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
     for folder in (pred_dir, gt_dir):
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; name one that holds label PNGs")
+            raise DataError(f"{folder}: no such folder; give a folder of label PNGs")
     truths, predictions = label_files(gt_dir), label_files(pred_dir)
     for folder, files, what in (
         (gt_dir, truths, "ground truth"),
         (pred_dir, predictions, "prediction"),
     ):
         if not files:
-            raise DataError(f"{folder}: no {what} to measure; it must hold label PNGs, one a photo")
+            raise DataError(f"{folder}: contains no {what}; expected label PNGs, one per photo")
     if ids is None:
         ids = sorted(truths)
     if not ids:
@@ -193,12 +192,12 @@ def evaluate_folders(
     pairs = (_noted(pair, seen) for pair in _readable_pairs(paths, num_labels, failures))
     section = evaluate_pairs(pairs, classes, split=split)
     if failures and not section["num_images"]:
-        raise DataError(f"no photo can be measured, the first because: {failures[0]}")
+        raise DataError(f"no photo can be evaluated; the first error: {failures[0]}")
     if seen[IGNORE_INDEX] and not seen[BACKGROUND + 1 : IGNORE_INDEX].any():
         raise DataError(
-            f"{gt_dir}: its masks show no class; expected labels 1 to {len(classes)}, found only "
+            f"{gt_dir}: no class in the masks; expected labels 1 to {len(classes)}, found only "
             f"{' and '.join(str(label) for label in np.flatnonzero(seen))}, and {IGNORE_INDEX} "
-            "(ignore) is not measured; recode 0/255 masks to label indices: 1 for the first class"
+            "means ignore; recode 0/255 masks to label indices: 1 for the first class"
         )
     return section
 
@@ -208,14 +207,13 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
 
     Args:
         path: File to write; replaced if it exists.
-        sections: Of ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}`` and what
-            ``tag_agreement`` gives), what was measured. The others, and numbers that are not
-            finite, become null. Further, where there are any: ``supervision``, what the labels are
-            made from, ``rounds``, the first three sections of each round of training, and
-            ``refine``, what refinement did.
+        sections: ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}`` and the
+            result of ``tag_agreement``); missing sections and non-finite numbers become null.
+            Optional: ``supervision``, ``rounds`` (the first three sections of each training
+            round), and ``refine`` (mIoU and seconds of each refinement step).
 
     Raises:
-        ValueError: If there is another section.
+        ValueError: If a section is unknown.
     """
     if unknown := set(sections) - {*STAGES, "tags", *EXTRA}:
         raise ValueError(f"sections must be of {(*STAGES, 'tags', *EXTRA)}, got {sorted(unknown)}")
@@ -225,27 +223,29 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_metrics` wrote.
+    """Read ``metrics.json``.
 
     Raises:
-        DataError: If the file is missing, no JSON, or of another schema.
+        DataError: If the file is missing, not JSON, or has another schema.
     """
     try:
         metrics = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable metrics; make them by `dscnet evaluate`") from error
+        raise DataError(f"{path}: not readable; run `dscnet evaluate` again") from error
     if not isinstance(metrics, dict) or metrics.get("schema") != SCHEMA:
-        raise DataError(f"{path}: not metrics of schema {SCHEMA}; make them by this version")
+        raise DataError(
+            f"{path}: not metrics of schema {SCHEMA}; run `dscnet evaluate` with this version"
+        )
     return metrics
 
 
 def write_section(path: Path, section: Mapping[str, Any]) -> None:
-    """Write one section alone, as :func:`evaluate_folders` gives it, with the schema."""
+    """Write a single section, as from :func:`evaluate_folders`, with the schema."""
     _write_json(path, {"schema": SCHEMA, **section})
 
 
 def section_text(section: Mapping[str, Any]) -> str:
-    """A section for people: percent, a class a line; ``-`` where nothing was measured."""
+    """A section as text in percent, one class per line; ``-`` = not measured."""
     rows = [("mIoU", section["miou"]), ("pixel accuracy", section["pixel_accuracy"])]
     rows += section["iou"].items()
     width = max(len(name) for name, _ in rows)
@@ -259,13 +259,13 @@ def label_names(classes: Sequence[str]) -> list[str]:
     """Names of all labels: ``background``, then the foreground classes.
 
     Raises:
-        ValueError: If a name occurs twice, ``background`` included.
-        DataError: If there are more classes than masks have room for.
+        ValueError: If a name occurs twice, including ``background``.
+        DataError: If there are too many classes for 8-bit masks.
     """
     check_class_count(len(classes), "classes")
     names = ["background", *classes]
     if len(set(names)) != len(names):
-        raise ValueError(f"classes must be different foreground names, got {list(classes)}")
+        raise ValueError(f"classes must be unique foreground names, got {list(classes)}")
     return names
 
 
@@ -290,7 +290,7 @@ def _section(
 
 
 def _measured(value: Any) -> Any:
-    """The value with None for each number in it that is not finite."""
+    """Replace numbers that are not finite by None, recursively."""
     if isinstance(value, Mapping):
         return {key: _measured(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -311,8 +311,8 @@ def _beaten_scores(
     scores: Sequence[float],
     num_labels: int,
 ) -> NDArray[np.int64]:
-    """Pixels by true label, strongest class and how many of the ascending scores it beats."""
-    # Rounded as a comparison with a number would round it, so that ties fall as they do there.
+    """Count pixels by ground truth, strongest class and number of thresholds below its score."""
+    # Rounded to the type of the scores, so that ties fall as in a plain comparison.
     bounds = np.asarray(scores, dtype=best.dtype)
     bins = len(scores) + 1
     cells = np.zeros((num_labels, num_labels, bins), dtype=np.int64)
@@ -326,7 +326,7 @@ def _beaten_scores(
 
 
 def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
-    """The confusion matrix at each score, from what :func:`_beaten_scores` counted."""
+    """The confusion matrix at each threshold, from the counts of :func:`_beaten_scores`."""
     num_labels, _, bins = beaten.shape
     for at in range(bins - 1):
         counts = np.zeros((num_labels, num_labels + 1), dtype=np.int64)
@@ -337,11 +337,11 @@ def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
 
 def _missing(folder: Path, missing: Sequence[str], total: int, what: str, remedy: str) -> str:
     shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-    return f"{folder}: {len(missing)} of {total} photos have no {what} there ({shown}); {remedy}"
+    return f"{folder}: has no {what} for {len(missing)} of {total} photos ({shown}); {remedy}"
 
 
 def _noted(pair: tuple[Labels, Labels], seen: NDArray[np.bool_]) -> tuple[Labels, Labels]:
-    """The pair itself, with the labels of its ground truth marked as seen."""
+    """Return the pair, and mark the labels of its ground truth as seen."""
     seen[pair[1]] = True
     return pair
 
@@ -349,7 +349,7 @@ def _noted(pair: tuple[Labels, Labels], seen: NDArray[np.bool_]) -> tuple[Labels
 def _readable_pairs(
     paths: Iterable[tuple[Path, Path]], num_labels: int, failures: list[str] | None
 ) -> Iterable[tuple[Labels, Labels]]:
-    """Prediction and ground truth of each photo; what cannot be read is added to the failures."""
+    """Prediction and ground truth of each photo; unreadable ones are added to ``failures``."""
     for pred_path, gt_path in paths:
         try:
             pred, gt = _read_pair(pred_path, gt_path)
@@ -358,17 +358,17 @@ def _readable_pairs(
                 raise
             failures.append(str(error))
             continue
-        # Labels that are none speak of the list of classes: leaving photos out would hide it.
+        # Invalid labels point to a wrong class list: skipping the photo would hide that.
         _refuse_invalid(pred_path, pred, num_labels)
         _refuse_invalid(gt_path, gt, num_labels)
         yield pred, gt
 
 
 def _refuse_invalid(path: Path, labels: Labels, num_labels: int) -> None:
-    if (strange := invalid_labels(labels, num_labels)).size:
+    if (invalid := invalid_labels(labels, num_labels)).size:
         raise DataError(
-            f"{path}: label {strange[0]} is none of the {num_labels} labels (0 = background, "
-            f"{IGNORE_INDEX} = ignore); check the list of classes and what made the file"
+            f"{path}: label {invalid[0]} is not among the {num_labels} labels (0 = background, "
+            f"{IGNORE_INDEX} = ignore); check the list of classes, and how the file was made"
         )
 
 

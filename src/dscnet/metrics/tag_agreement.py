@@ -1,4 +1,4 @@
-"""How well masks agree with tags: what can be said of a segmentation network without true masks."""
+"""Agreement of masks with image-level tags: evaluation without ground-truth masks."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from numpy.typing import NDArray
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 SHOWN = 0.01
-"""Share of a photo's pixels from which on a mask is said to show a class."""
+"""A mask shows a class that covers at least this fraction of the photo."""
 
 
 def tag_agreement(
     items: Iterable[tuple[NDArray[np.integer], Collection[int]]], *, shown: float = SHOWN
 ) -> dict[str, float | None]:
-    """Compare the classes that masks show with the tags of their photos.
+    """Compare the classes in masks with the tags of their photos.
 
-    Counted over all photos and classes together. It tells of wrong and of missed classes, nothing
-    of outlines: masks of the right class and the wrong shape agree.
+    Micro-averaged over photos and classes. It measures wrong and missed classes, not outlines.
 
     Args:
-        items: Mask of each photo, ``(H, W)``, 0 = background, c + 1 = class c, 255 = not counted,
+        items: Mask of each photo, ``(H, W)``, 0 = background, c + 1 = class c, 255 = ignored,
             and its tags, 0-based.
-        shown: A mask shows a class that has at least this share of its counted pixels, in (0, 1].
+        shown: A mask shows a class that has at least this fraction of its pixels, in (0, 1].
 
     Returns:
-        ``mask_precision`` (share of the shown classes that are tagged), ``mask_recall`` (share of
-        the tags that are shown) and their harmonic mean ``mask_f1``, in [0, 1]; None where there
-        is nothing to divide by.
+        ``mask_precision`` (fraction of the shown classes that are tagged), ``mask_recall``
+        (fraction of the tags that are shown) and their harmonic mean ``mask_f1``, in [0, 1]; None
+        if the denominator is 0.
 
     Raises:
         ValueError: If ``shown`` is out of range.

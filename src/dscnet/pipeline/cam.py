@@ -1,4 +1,4 @@
-"""Stage ``cam``: class activation maps of the training photos."""
+"""Stage ``cam``: computes the CAMs of the training photos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cam(job: Job, resume: bool) -> None:
 
 
 def _copy_last_round(job: Job) -> bool:
-    """Take the CAMs of the last round, where it is finished: they are of the same network."""
+    """Copy the CAMs of the last round, which has the same network, if it has finished."""
     from dscnet.pipeline.rounds import round_mark
 
     last = job.folder.round(job.config.auxseg.rounds)

@@ -1,4 +1,4 @@
-"""The CAMs of the training photos by a trained network, written to files."""
+"""Computes the CAMs of the training photos with a trained network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dscnet.run_folder import fresh_folder
 
 
 def write_cams(job: Job, model: PlainCam) -> None:
-    """Write a trained network's maps of every training photo into the job's folder."""
+    """Write the CAMs of all training photos into the job's folder."""
     config, folder = job.config, job.folder
     card = folder.read_card()
     device = device_of(config.train.accelerator)
@@ -26,7 +26,7 @@ def write_cams(job: Job, model: PlainCam) -> None:
     transform = build_eval_transform(card["mean"], card["std"])
     fresh_folder(folder.cams)
     unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
-    # Groups start at random: the same maps whatever ran before in this process.
+    # K-means starts at random: results must not depend on what ran before in this process.
     torch.manual_seed(config.seed)
     for batch in photo_batches(job, transform, scales=config.cam.scales):
         of_scales: list[dict[str, torch.Tensor]] = []
@@ -54,7 +54,7 @@ def write_cams(job: Job, model: PlainCam) -> None:
 
 
 def _by_windows(score: Score, scale: PhotoScale) -> Score:
-    """Score photos through the windows that their tiles are."""
+    """Apply a scoring function window by window, see ``scale.tiles``."""
 
     def scored(view: torch.Tensor, tags: torch.Tensor) -> dict[str, torch.Tensor]:
         size = (view.shape[-2], view.shape[-1])

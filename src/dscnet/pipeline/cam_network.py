@@ -1,4 +1,4 @@
-"""The CAM network: its training on photos and tags, and the class prototypes fitted after it."""
+"""Training of the CAM network on photos and tags, and of the class prototypes after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dscnet.training import CollapseWatch, KeepBest, tag_entropy
 from dscnet.types import BACKGROUND
 
 
-def learn(
+def train_cam_network(
     job: Job,
     model: PlainCam,
     objective: torch.nn.Module,
@@ -37,7 +37,18 @@ def learn(
     mask_dir: Path | None = None,
     saliency_dir: Path | None = None,
 ) -> None:
-    """Train a CAM network into the job's folder; if a choice of weights is set, tags choose."""
+    """Train a CAM network into the job's folder.
+
+    With ``train.keep: best`` the weights of the best epoch by tags are kept.
+
+    Args:
+        job: The run, or one of its rounds.
+        model: The network.
+        objective: Its losses.
+        resume: Whether the checkpoint in the folder can be resumed.
+        mask_dir: Folder of pseudo labels for AuxSegNet.
+        saliency_dir: Folder of saliency maps for AuxSegNet; None = those of the data set.
+    """
     config, folder, backbone = job.config, job.folder, model.backbone
     transform = build_train_transform(config, backbone.mean, backbone.std)
     dataset = PhotoDataset(
@@ -68,22 +79,22 @@ def learn(
 
 @torch.no_grad()
 def fit_lda(job: Job, model: PlainCam) -> None:
-    """Teach a context with PGCL what each label looks like, by the network's own labels.
+    """Fit the class prototypes of a context with PGCL on the network's own labels.
 
-    Each training photo is seen once, at scale 1. Otsu's threshold on its maps parts the classes
-    from background, so that no other setting of inference matters here.
+    One pass over the training photos at scale 1. Otsu's threshold on the CAMs of a photo separates
+    its classes from background, so the result does not depend on settings of inference.
     """
     context = model.context
     if not job.config.method.pgcl or not isinstance(context, DualStreamContext):
         return
     learned = ShrinkageLDA(context.num_labels, context.embedding_dim).double()
-    # One that an earlier training left would have a say in the labels that this one learns from.
+    # Prototypes of an earlier training would affect the labels that these are fitted on.
     context.lda.load_state_dict(learned.state_dict())
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     scale = build_scale(job.config)
-    # Groups start at random: the same ones whether or not the training was resumed.
+    # K-means starts at random: the result must not depend on whether training was resumed.
     torch.manual_seed(job.config.seed)
     for batch in photo_batches(job, transform, scales=[1.0]):
         tags = batch.tags.to(device)
@@ -101,19 +112,19 @@ def fit_lda(job: Job, model: PlainCam) -> None:
 
 
 def _shown_labels(scores: torch.Tensor) -> torch.Tensor:
-    """Labels ``(N,)`` of a photo's cells by its maps ``(C, N)`` and Otsu's threshold."""
+    """Labels ``(N,)`` of a photo's cells from its CAMs ``(C, N)`` and Otsu's threshold."""
     best, strongest = scores.max(0)
     cut = otsu_score(torch.histc(best, BINS, 0, 1).numpy())
-    # Maps without contrast, as of a photo without tags, show nothing.
+    # CAMs without contrast, e.g. of a photo without tags, show nothing.
     shown = best > (1.0 if cut is None else cut)
     return torch.where(shown, strongest + 1, BACKGROUND)
 
 
 def training_settings(config: Config) -> dict[str, Any]:
-    """Everything that the training of the CAM network depends on."""
+    """Settings that the training of the CAM network depends on."""
     method = config.method
     if not config.has_rounds:
-        # Class similarity is weighed in after training, except between rounds.
+        # Applied after training, except between rounds.
         method = replace(method, class_similarity=MethodConfig.class_similarity)
     settings = {**learning_settings(config), "method": method, "train": config.train}
     return {**settings, **(_round_settings(config) if config.has_rounds else {})}
@@ -121,7 +132,7 @@ def training_settings(config: Config) -> dict[str, Any]:
 
 def _round_settings(config: Config) -> dict[str, Any]:
     auxseg, segment = asdict(config.auxseg), config.segment
-    # How much is computed at once changes nothing.
+    # Affects memory, not results.
     auxseg.pop("affinity_rows")
     settings = {"auxseg": auxseg, "cam": config.cam}
     if config.auxseg.self_training_source == "branch":

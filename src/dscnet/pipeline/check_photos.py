@@ -1,4 +1,4 @@
-"""Photos that training or labelling cannot use, found before anything is trained."""
+"""Validates all photos before anything is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("dscnet")
 
 
 def check_photos(job: Job) -> None:
-    """Refuse photos that training or labelling would stumble over, all of them at once."""
+    """Reject photos that training or labelling cannot use, listing all of them."""
     config = job.config
     stride = config.model.output_stride
     report = check_dataset(job.train, min_size=stride, need_saliency=config.needs_saliency)
@@ -31,7 +31,7 @@ def check_photos(job: Job) -> None:
     for line in (*report.info, *report.warnings):
         log.info("data: %s", line)
     if not report.ok:
-        raise DataError("the data set cannot be used as it is:\n  " + "\n  ".join(report.errors))
+        raise DataError("the data set has errors:\n  " + "\n  ".join(report.errors))
     for line in size_notes(job):
         log.info("data: %s", line)
     for step in find_steps(config.refine.steps):
@@ -39,5 +39,5 @@ def check_photos(job: Job) -> None:
 
 
 def size_notes(job: Job) -> list[str]:
-    """Which things are too small for the network, at the size that it sees photos at."""
+    """Notes on classes whose objects are too small for the network at its input size."""
     return small_object_notes(job.train, build_scale(job.config), job.config.model.output_stride)

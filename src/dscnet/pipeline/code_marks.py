@@ -1,7 +1,7 @@
-"""What a stage's code does, as a hash a module: comments, docstrings and messages do not count.
+"""Hashes of the code of stages, one per module, regardless of comments, docstrings and messages.
 
-The modules are those that the stage imports, and what these import, so nobody keeps a list. Imports
-inside functions are left out: what only some settings use is named by the stage itself.
+A stage depends on the modules that it imports, directly or not, so no list has to be maintained.
+Imports inside functions are skipped: stages declare modules that only some settings use.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ NO_EFFECT = (
     *("dscnet.config", "dscnet.plugins", "dscnet.run_folder", "dscnet.files.atomic"),
     *("dscnet.pipeline.job", "dscnet.pipeline.stage", "dscnet.pipeline.code_marks"),
 )
-"""Packages and modules that do not change what a stage computes; settings count by value."""
+"""Packages and modules that do not affect results; settings are compared by value."""
 
 
 def code_marks(modules: Iterable[str]) -> dict[str, str]:
-    """Hash the modules and everything of the package that they import.
+    """Hash modules and everything in the package that they import.
 
     Args:
-        modules: Dotted names; those outside the package are read where they were imported from.
+        modules: Dotted names, also outside the package.
 
     Returns:
-        Dotted name -> hash, in the order of the names.
+        Dotted name -> hash, sorted by name.
     """
     found: set[str] = set()
     todo = list(modules)
@@ -43,14 +43,14 @@ def code_marks(modules: Iterable[str]) -> dict[str, str]:
 
 @cache
 def code_mark(module: str) -> str:
-    """A hash of a module's syntax tree without comments, docstrings and messages."""
+    """Hash of a module's syntax tree without comments, docstrings and messages."""
     tree = ast.parse(_file_of(module).read_text(encoding="utf-8"))
     return hashlib.sha256("\n".join(_nodes(tree)).encode()).hexdigest()[:16]
 
 
 @cache
 def imports_of(module: str) -> tuple[str, ...]:
-    """Modules of the package that a module imports when it is itself imported."""
+    """Modules of the package that a module imports at its top level."""
     tree = ast.parse(_file_of(module).read_text(encoding="utf-8"))
     found = {home: None for name, attribute in _imported(tree) for home in [_home(name, attribute)]}
     return tuple(home for home in found if home.startswith("dscnet."))
@@ -61,7 +61,7 @@ def _without_effect(module: str) -> bool:
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
-    """Module and name of each import outside functions; no relative ones are in use."""
+    """Module and name of each import outside functions; there are no relative ones."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -74,7 +74,7 @@ def _imported(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
 
 
 def _home(module: str, name: str | None) -> str:
-    """The module that a name imported from a module or package is defined in."""
+    """Module that defines a name imported from a module or package."""
     if name is None or module.split(".")[0] != "dscnet":
         return module
     if _exists(f"{module}.{name}"):
@@ -95,14 +95,14 @@ def _exists(module: str) -> bool:
 
 def _file_of(module: str) -> Path:
     if module.split(".")[0] != "dscnet":
-        # A plugin's; what is typed into an interpreter has no file and raises.
+        # A plugin. Code typed into an interpreter has no file and raises.
         return Path(str(import_module(module).__file__))
     base = PACKAGE.joinpath(*module.split(".")[1:])
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
 def _nodes(node: object) -> Iterator[str]:
-    """A syntax tree as text that no version of Python writes differently."""
+    """A syntax tree as text, the same in all Python versions."""
     if isinstance(node, list):
         for item in node:
             yield from _nodes(item)
@@ -110,7 +110,7 @@ def _nodes(node: object) -> Iterator[str]:
         yield repr(node)
     elif isinstance(node, ast.Raise):
         yield "Raise"
-    elif not _says_only(node):
+    elif not _is_docstring_or_log(node):
         yield type(node).__name__
         for field, value in ast.iter_fields(node):
             if field not in ("ctx", "kind", "type_comment", "type_params") and value:
@@ -121,8 +121,8 @@ def _nodes(node: object) -> Iterator[str]:
         yield ")"
 
 
-def _says_only(node: ast.AST) -> bool:
-    """Whether a statement is a docstring, or a line of the log."""
+def _is_docstring_or_log(node: ast.AST) -> bool:
+    """Whether a statement is a docstring or logs a message."""
     if not isinstance(node, ast.Expr):
         return False
     value = node.value

@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: what every stage reached, where the data set has ground-truth masks."""
+"""Stage ``evaluate``: evaluates all stages, against ground-truth masks if there are any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from dscnet.metrics import evaluation
 from dscnet.metrics.tag_agreement import tag_agreement
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import background_score, load_map, scored_by_saliency
-from dscnet.pipeline.measuring import label_pairs, measure_rounds, measure_segmenters, truth
+from dscnet.pipeline.measuring import (
+    ground_truth_masks,
+    label_pairs,
+    measure_rounds,
+    measure_segmenters,
+)
 from dscnet.pipeline.refine import own_background, refined_labels
 from dscnet.pipeline.stage import Stage
 from dscnet.run_folder import read_record
@@ -31,15 +36,15 @@ def evaluate(job: Job, resume: bool) -> None:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Measure every stage against the true masks, where the data set has them.
+    """Evaluate all stages that have run.
 
     Returns:
-        Sections of ``metrics.json``.
+        Sections of ``metrics.json``; None without ground-truth masks.
     """
     config, folder = job.config, job.folder
     classes = job.train.classes
-    train_masks = truth(job.train)
-    val_masks = truth(job.val)
+    train_masks = ground_truth_masks(job.train)
+    val_masks = ground_truth_masks(job.val)
     sections: dict[str, Any] = {
         "cam": None,
         "pseudo_label": None,
@@ -75,7 +80,7 @@ def measure(job: Job) -> dict[str, Any]:
             (folder.masks / f"{sample.image_id}.png", sample.tags) for sample in job.val.samples
         )
         sections["tags"] |= tag_agreement(
-            # A photo that could not be read has no mask.
+            # Photos that could not be read have no mask.
             (read_labels(path), tags)
             for path, tags in masks
             if tags is not None and path.exists()
@@ -86,7 +91,7 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
-    """Measure the labels before refinement and after each step: mIoU and times."""
+    """Evaluate the labels before refinement and after each step: mIoU and seconds."""
     folder, classes = job.folder, job.train.classes
     before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
     seconds = read_record(folder.refinement)
@@ -105,7 +110,7 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
 def _refined_pairs(
     folder: Path, masks: list[tuple[str, Path]], step: int
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Labels after a refinement step beside the true masks."""
+    """Labels after a refinement step, paired with the ground-truth masks."""
     for image_id, path in masks:
         true = read_mask(path).numpy()
         yield refined_labels(folder, image_id, (true.shape[0], true.shape[1]))[step], true

@@ -1,4 +1,4 @@
-"""One training of a network by Lightning, into a folder of its own."""
+"""Training of a network with Lightning."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from dscnet.training import TrainingModule, fit
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on what, and where it goes.
+    """A network, its data and objective, and where the results go.
 
     Attributes:
         model: The network.
         objective: Called as ``objective(output, batch, progress)``; returns ``LossTerms``.
-        dataset: Photos and whatever the objective compares with.
-        settings: Of the optimiser.
-        folder: Takes the resumable state, ``last.ckpt``.
-        losses: CSV of the losses, a row per step.
-        callbacks: Lightning's.
+        dataset: Photos and their labels.
+        settings: Settings of the optimiser.
+        folder: Folder of the checkpoint, ``last.ckpt``.
+        losses: CSV file of the losses, a row per step.
+        callbacks: Lightning callbacks.
     """
 
     model: nn.Module
@@ -43,7 +43,7 @@ class Training:
 
 
 def optimise(job: Job, training: Training, *, resume: bool) -> None:
-    """Train; ``resume`` says whether the checkpoint in the folder is one of this training."""
+    """Train; with ``resume`` from the checkpoint in the folder, if there is one."""
     config, settings, dataset = job.config, training.settings, training.dataset
     if not resume:
         (training.folder / "last.ckpt").unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
         clip=settings.clip,
         precision=settings.precision,
         accelerator=settings.accelerator,
-        # It costs nothing on a CPU, and much on a GPU.
+        # Free on CPUs, expensive on GPUs.
         deterministic=settings.deterministic or device_of(settings.accelerator).type == "cpu",
         resume=resume,
         callbacks=list(training.callbacks),
@@ -81,7 +81,7 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
 
 
 def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """What prediction needs beside weights and settings."""
+    """Write what prediction needs besides weights and settings: classes and normalisation."""
     photos = job.train
     card = {
         "data": photos.name,
@@ -93,14 +93,14 @@ def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, 
 
 
 def check_optimiser(name: str, settings: OptimiserConfig) -> None:
-    """Refuse numbers that would stop a training at its first step.
+    """Reject numbers with which training would fail at the start.
 
     Args:
         name: Section of the settings, for the message.
         settings: The section.
 
     Raises:
-        ValueError: The message names the setting and its bounds.
+        ValueError: With the setting and its bounds.
     """
     counts = {"epochs": settings.epochs, "iterations": settings.iterations}
     for key, count in {**counts, "batch_size": settings.batch_size}.items():

@@ -1,4 +1,4 @@
-"""Whole photos for inference over a data set, a few of one shape per batch, and their tags."""
+"""Batches of whole photos of equal size for inference over a data set, and their tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dscnet.pipeline.job import Job
 
 
 class PhotoBatch(NamedTuple):
-    """Training photos that are seen at the same sizes, and what a network reads of them."""
+    """Training photos of equal input sizes."""
 
     samples: list[Sample]
     views: list[torch.Tensor]
@@ -23,13 +23,13 @@ class PhotoBatch(NamedTuple):
     tags: torch.Tensor
     """``(B, C)`` in {0, 1}."""
     size: tuple[int, int]
-    """Of their maps."""
+    """Height and width of their CAMs."""
 
 
 def photo_batches(
     job: Job, transform: EvalTransform, *, scales: Sequence[float]
 ) -> Iterator[PhotoBatch]:
-    """All training photos, whole and unvaried, a few of one shape at once."""
+    """All training photos, whole and without augmentation, in batches of equal size."""
     tags, cam, scale = tag_matrix(job.train), job.config.cam, build_scale(job.config)
     make = _published_view if cam.published_resize_quirk else _view
     for indices in same_size_batches(job.train, scale, scales, cam.batch_size):
@@ -57,14 +57,14 @@ def tag_matrix(photos: PhotoSet) -> torch.Tensor:
 
 
 def _view(photo: torch.Tensor, size: tuple[int, int], transform: EvalTransform) -> torch.Tensor:
-    """A photo ``(3, H, W)`` uint8 as a network sees it at a size."""
+    """Normalise a photo ``(3, H, W)`` uint8, then resize it."""
     return resize_photos(transform(photo, None)[0][None], size)[0]
 
 
 def _published_view(
     photo: torch.Tensor, size: tuple[int, int], transform: EvalTransform
 ) -> torch.Tensor:
-    """The same, scaled in 8 bits and then normalised."""
+    """Resize a photo in 8 bits, then normalise it."""
     scaled = scaled_photo(photo.permute(1, 2, 0).numpy(), size)
     return transform(torch.from_numpy(scaled).permute(2, 0, 1), None)[0]
 
@@ -72,7 +72,7 @@ def _published_view(
 def same_size_batches(
     photos: PhotoSet, scale: PhotoScale, scales: Sequence[float], batch_size: int
 ) -> Iterator[list[int]]:
-    """Indices of photos that are seen at the same sizes, at most ``batch_size`` at once."""
+    """Indices of photos of equal input sizes, at most ``batch_size`` per batch."""
     by_size: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for index, sample in enumerate(photos.samples):
         size = image_size(sample.image_path)

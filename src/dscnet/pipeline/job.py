@@ -1,4 +1,4 @@
-"""What every stage gets, and where its files lie."""
+"""The job that all stages share: settings, run folder and photos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dscnet.run_folder import RunFolder, file_mark, fingerprint
 class Job:
     """Settings, folder and photos of a run; ``val`` is None without validation photos.
 
-    ``planned`` holds the fingerprints of stages that are about to run; ``data_marks`` is a cache.
+    ``planned`` has the fingerprints of stages that are about to run; ``data_marks`` is a cache.
     """
 
     config: Config
@@ -30,40 +30,40 @@ class Job:
     data_marks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def mark_of(self, stage: str) -> str | None:
-        """Fingerprint of an earlier stage: the planned one, or that which it finished with."""
+        """Fingerprint of an earlier stage: the planned one, else that of its last run."""
         return self.planned.get(stage) or self.folder.fingerprint_of(stage)
 
     @property
     def stuff(self) -> list[int]:
-        """Those of the classes that ``auxseg.stuff`` names, 0-based, foreground only."""
+        """Indices of the classes in ``auxseg.stuff``, 0-based, foreground only."""
         names = self.config.auxseg.stuff
         return [index for index, name in enumerate(self.train.classes) if name in names]
 
 
-_PLACES = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
-_FILES_OR_NAMES = ("model.weights", "segment.weights")
+_PATHS = ("data", "label.cams", "segment.labels", "auxseg.cams", "refine.masks")
+_PATHS_OR_NAMES = ("model.weights", "segment.weights")
 
 
-def located(config: Config) -> Config:
-    """The same settings with absolute places, for a run is resumed from wherever one stands."""
+def with_absolute_paths(config: Config) -> Config:
+    """Settings with absolute paths, so that a run can be resumed from any working directory."""
     config = deepcopy(config)
-    for name in (*_PLACES, *_FILES_OR_NAMES):
+    for name in (*_PATHS, *_PATHS_OR_NAMES):
         section, _, key = name.rpartition(".")
         owner = getattr(config, section) if section else config
         value = getattr(owner, key)
-        if value and (name in _PLACES or names_file(value)):
+        if value and (name in _PATHS or names_file(value)):
             setattr(owner, key, os.path.abspath(value))
     return config
 
 
 def data_marks(job: Job, *, masks: bool, saliency: bool) -> dict[str, str]:
-    """Fingerprints of the training and validation photos, taken once per job."""
+    """Fingerprints of the training and validation photos, computed once per job."""
     marks = {}
     for name, photos in (("train", job.train), ("val", job.val)):
         key = (id(photos), masks, saliency)
         if key not in job.data_marks:
             mark = data_fingerprint(photos, masks=masks, saliency=saliency)
-            # With the photos, so that no others can get their id.
+            # Keeps the photos alive, so that their id is not reused.
             job.data_marks[key] = (photos, mark)
         marks[name] = job.data_marks[key][1]
     return marks
@@ -72,7 +72,7 @@ def data_marks(job: Job, *, masks: bool, saliency: bool) -> dict[str, str]:
 def data_fingerprint(
     photos: PhotoSet | None, *, masks: bool = False, saliency: bool = False
 ) -> str:
-    """Names, tags and files of a photo set, not where it lies; its other files only where asked."""
+    """Fingerprint of ids, tags and files of a photo set, regardless of its location."""
     if photos is None:
         return ""
     rows = []

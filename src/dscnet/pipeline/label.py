@@ -1,4 +1,4 @@
-"""Stage ``label``: one pseudo label per pixel of the training photos."""
+"""Stage ``label``: writes the pseudo labels of the training photos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dscnet.losses.saliency import SALIENT
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import (
     background_score,
-    check_made_elsewhere,
+    check_external_files,
     check_shape,
     job_counts,
     load_map,
@@ -36,9 +36,9 @@ log = logging.getLogger("dscnet")
 
 
 def label(job: Job, resume: bool) -> None:
-    """Write the pseudo label of every training photo: ``labels/ID.png``.
+    """Write the pseudo labels of the training photos: ``labels/ID.png``.
 
-    Beside the background score in use it notes those that the maps themselves suggest.
+    ``threshold.json`` records the background threshold and what each criterion gives.
     """
     settings, folder = job.config.label, job.folder
     counts = job_counts(job)
@@ -66,17 +66,17 @@ def label(job: Job, resume: bool) -> None:
     suggested = {name: suggested_score(counts, name) for name in CRITERIA if name != "saliency"}
     record = {**suggested, "used": bg_score, "setting": settings.bg_score, "cams": settings.cams}
     write_text(folder.threshold, json.dumps(record) + "\n")
-    log.info("background score %s; the maps suggest %s", bg_score, suggested)
+    log.info("background threshold %s; the criteria give %s", bg_score, suggested)
 
 
 def _needs(config: Config) -> tuple[str, ...]:
-    """Refined probabilities or CAMs, and AuxSegNet's saliency labels where they count."""
+    """Refined probabilities or CAMs, and AuxSegNet's rounds if their labels are used."""
     scores = ("refine",) if config.refine.steps else maps_needs(config)
     return (*scores, "train") if _reads_round(config) else scores
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
-    """The labels' own, and which round is the last where they read its files."""
+    """Its own section, and the settings of the last round if it reads its files."""
     last = {"auxseg.rounds": config.auxseg.rounds, "auxseg.stuff": config.auxseg.stuff}
     return {"label": config.label, **(last if _reads_round(config) else {})}
 
@@ -87,7 +87,7 @@ def _reads_round(config: Config) -> bool:
 
 def _check(job: Job) -> None:
     label = job.config.label
-    check_made_elsewhere(job, "label.cams", label.cams, ".npz")
+    check_external_files(job, "label.cams", label.cams, ".npz")
     if label.salient_only and not job.config.has_rounds:
         name = job.config.model.name
         raise ValueError(f"label.salient_only needs model.name: auxsegnet, got {name}")
@@ -99,27 +99,27 @@ def _check(job: Job) -> None:
 
 
 def _check_criterion(job: Job, criterion: str) -> None:
-    """Refuse a criterion for the background threshold that the CAMs will not allow."""
-    cam, elsewhere = job.config.cam, job.config.label.cams
+    """Refuse a criterion for the background threshold that cannot be computed."""
+    cam, external = job.config.cam, job.config.label.cams
     if criterion not in ("auto", *CRITERIA):
         known = ", ".join(CRITERIA)
         raise DscnetError(
-            f"label.bg_score: no criterion '{criterion}'; give a number, auto, {known}"
+            f"label.bg_score must be a number, auto or one of {known}, got '{criterion}'"
         )
     if criterion == "saliency" and not all(s.saliency_path for s in job.train.samples if s.tags):
         raise DscnetError(
             "label.bg_score: criterion 'saliency' needs a saliency map of every training photo"
             " with tags; add them to the data set or choose another criterion"
         )
-    if criterion == "agreement" and not (elsewhere or job.config.refines_cam):
+    if criterion == "agreement" and not (external or job.config.refines_cam):
         raise DscnetError(
-            "label.bg_score: criterion 'agreement' compares the maps before and after the network"
-            " refines them, and this one does not: choose model seam or another criterion"
+            "label.bg_score: criterion 'agreement' compares CAMs before and after the network's"
+            " refinement, which this network lacks: choose model seam or another criterion"
         )
-    single_scales = elsewhere or (cam.keep_scales and len(set(cam.scales)) > 1)
+    single_scales = external or (cam.keep_scales and len(set(cam.scales)) > 1)
     if criterion == "scales" and not single_scales:
         raise DscnetError(
-            "label.bg_score: criterion 'scales' compares the maps of single scales: set"
+            "label.bg_score: criterion 'scales' compares CAMs of single scales: set"
             " cam.keep_scales: true and at least two different cam.scales, got"
             f" {str(cam.keep_scales).lower()} and {cam.scales}"
         )

@@ -1,4 +1,4 @@
-"""The CAMs that labels are made from: which, at what size, and the background threshold."""
+"""The CAMs that labels are made from, and their background threshold."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ log = logging.getLogger("dscnet")
 
 
 def map_name(maps: Container[str]) -> str:
-    """Name of the map that labels are made from: the refined CAM where there is one."""
+    """Key of the CAM that labels are made from: the refined one if there is one."""
     return "refined" if "refined" in maps else "cam"
 
 
 FALLBACK = "class_otsu"
-"""What ``auto`` asks where its criterion finds nothing: it needs the maps alone."""
+"""Criterion of ``auto`` if its own finds no threshold; it needs only the CAMs."""
 
 
 def maps_needs(config: Config) -> tuple[str, ...]:
-    """The stage that makes the CAMs, unless they come from elsewhere."""
+    """The stage that makes the CAMs; none for external CAMs."""
     return () if config.label.cams else ("cam",)
 
 
@@ -48,19 +48,19 @@ def scored_by_saliency(config: Config) -> bool:
 
 
 def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The map that labels are made from, with its classes."""
+    """The CAM that labels are made from, and its classes."""
     maps, classes = read_cam(folder / f"{image_id}.npz")
     return maps[map_name(maps)], classes
 
 
 def map_folder(job: Job) -> Path:
-    """Where the maps lie that labels are made from."""
-    elsewhere = job.config.label.cams
-    return Path(elsewhere) if elsewhere else job.folder.cams
+    """Folder of the CAMs that labels are made from."""
+    external = job.config.label.cams
+    return Path(external) if external else job.folder.cams
 
 
 def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> ScoreCounts:
-    """What the criteria for the background score read: counts over the maps of all photos."""
+    """Statistics of the CAMs of all photos, for the background threshold."""
     counts = ScoreCounts()
     for sample in photos.samples:
         file = cams / f"{sample.image_id}.npz"
@@ -78,13 +78,13 @@ def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> Sco
 
 
 def _saliency_at(path: Path, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """A saliency map at the size of a photo's maps."""
+    """A saliency map at the size of the photo's CAMs."""
     size = maps[map_name(maps)].shape
     return resize_map(read_saliency(path)[0].numpy(), (size[-2], size[-1]))
 
 
 def job_counts(job: Job) -> ScoreCounts:
-    """Counts over the job's maps; of saliency maps only where they choose the score."""
+    """Statistics of the job's CAMs, with saliency maps if the threshold needs them."""
     return score_counts(job.train, map_folder(job), saliency=scored_by_saliency(job.config))
 
 
@@ -92,8 +92,8 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     """The background threshold in use: the setting, or estimated from the CAMs by its criterion.
 
     Args:
-        job: Settings, and where the CAMs lie. Once they are labelled the threshold is on record.
-        counts: Those of the CAMs, where they were counted already.
+        job: Settings and folder; the threshold recorded by stage ``label`` is used if there is one.
+        counts: Statistics of the CAMs, if already computed.
 
     Raises:
         DataError: If the CAMs do not allow the criterion.
@@ -114,7 +114,7 @@ def estimated_score(counts: ScoreCounts, criterion: str, cams: Path) -> float:
     """The background threshold that a criterion estimates from CAMs.
 
     Args:
-        counts: Those of the CAMs.
+        counts: Statistics of the CAMs.
         criterion: One of ``CRITERIA``.
         cams: Their folder, for the message.
 
@@ -124,16 +124,16 @@ def estimated_score(counts: ScoreCounts, criterion: str, cams: Path) -> float:
     score = suggested_score(counts, criterion)
     if score is None:
         raise DataError(
-            f"label.bg_score: criterion '{criterion}' finds no background score in {cams}: its"
-            " maps are empty, or lack what it compares them with (a refined map, a saliency map a"
-            " photo); choose another criterion or a number"
+            f"label.bg_score: criterion '{criterion}' cannot estimate a background threshold from"
+            f" {cams}: the CAMs are empty, or lack what it compares (refined CAMs, a saliency map"
+            " for each photo); choose another criterion or a number"
         )
     log.info("background threshold %s, by criterion '%s' on the CAMs", score, criterion)
     return score
 
 
 def _recorded_score(job: Job) -> float | None:
-    """The score that the labels were made by, if by these settings; None before they are."""
+    """The threshold that the labels were made with; None if none, or by other settings."""
     label, folder = job.config.label, job.folder
     if folder.fingerprint_of("label") is None or not folder.threshold.exists():
         return None
@@ -143,10 +143,10 @@ def _recorded_score(job: Job) -> float | None:
 
 
 def load_pair(job: Job, sample: Sample) -> tuple[NDArray[Any], NDArray[Any], torch.Tensor]:
-    """Map, its classes and the photo, at the size that maps are refined at.
+    """CAM, its classes and the photo, at the size at which CAMs are refined.
 
     Raises:
-        DataError: If map and photo differ in shape.
+        DataError: If CAM and photo differ in aspect ratio.
     """
     scores, classes = load_work_map(job, map_folder(job), sample)
     return scores, classes, work_photo(job.config, sample.image_path)
@@ -155,10 +155,10 @@ def load_pair(job: Job, sample: Sample) -> tuple[NDArray[Any], NDArray[Any], tor
 def load_work_map(
     job: Job, folder: Path, sample: Sample
 ) -> tuple[NDArray[np.floating], NDArray[Any]]:
-    """Map of a photo and its classes, at the size that maps are refined at.
+    """CAM of a photo and its classes, at the size at which CAMs are refined.
 
     Raises:
-        DataError: If map and photo differ in shape.
+        DataError: If CAM and photo differ in aspect ratio.
     """
     scores, classes = load_map(folder, sample.image_id)
     check_shape(folder, sample, scores)
@@ -166,49 +166,49 @@ def load_work_map(
 
 
 def work_size(config: Config, path: Path) -> tuple[int, int]:
-    """Height and width at which the maps of a photo are refined."""
+    """Height and width at which the CAMs of a photo are refined."""
     return build_scale(config).work_size(image_size(path))
 
 
 def work_photo(config: Config, path: Path) -> torch.Tensor:
-    """A photo ``(3, h, w)`` uint8 at the size that its maps are refined at."""
+    """A photo ``(3, h, w)`` uint8 at the size at which its CAMs are refined."""
     size = work_size(config, path)
     return resize_photo(read_image(path, max(size)), size)
 
 
 def check_shape(folder: Path, sample: Sample, maps: NDArray[Any]) -> None:
-    """Refuse maps that are those of another photo, by the proportion of their sides.
+    """Refuse CAMs whose aspect ratio is not that of the photo.
 
     Raises:
-        DataError: The message names photo and folder.
+        DataError: With photo and folder.
     """
     size, own = (maps.shape[-2], maps.shape[-1]), image_size(sample.image_path)
     if not same_shape(size, own):
         raise DataError(
-            f"{folder}: the maps of '{sample.image_id}' are {size}, its photo is {own} (height,"
-            " width): make them anew, of that photo"
+            f"{folder}: the CAMs of '{sample.image_id}' are {size}, its photo is {own} (height,"
+            " width): compute them again from this photo"
         )
 
 
-def check_made_elsewhere(job: Job, name: str, folder: str | None, ending: str) -> None:
-    """Refuse a folder of CAMs or labels that is not there, or lacks those of a photo.
+def check_external_files(job: Job, name: str, folder: str | None, ending: str) -> None:
+    """Refuse a folder of external CAMs or labels that is missing or incomplete.
 
     Args:
         job: The run.
-        name: The setting that names the folder.
-        folder: The folder; None = not in use.
-        ending: Of its files.
+        name: Setting of the folder.
+        folder: The folder; None = not used.
+        ending: Ending of its files.
 
     Raises:
-        DataError: The message names the setting and the first files that are missing.
+        DataError: With the setting and the first missing files.
     """
     if folder is None:
         return
     if not Path(folder).is_dir():
-        raise DataError(f"{name}: {folder} is no folder")
+        raise DataError(f"{name}: {folder} is not a folder")
     files = (Path(folder) / f"{sample.image_id}{ending}" for sample in job.train.samples)
     if missing := [file.name for file in files if not file.exists()]:
         raise DataError(
             f"{name}: {folder} has no file for {len(missing)} of {len(job.train.samples)}"
-            f" training photos ({first_few(missing)}); make them, or leave the setting alone"
+            f" training photos ({first_few(missing)}); add them, or remove the setting"
         )

@@ -1,4 +1,4 @@
-"""What masks and labels reached against ground truth, each round of training by itself."""
+"""Evaluates each round of training against ground-truth masks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 
 def measure_rounds(job: Job) -> list[dict[str, Any]]:
-    """What each finished round reached: ``round``, ``cam``, ``pseudo_label``, ``segmenter``.
+    """Metrics of each round of AuxSegNet: ``round``, ``cam``, ``pseudo_label``, ``segmenter``.
 
-    The three are sections as those of the run; undecided pixels of the labels count as background,
-    and ``undecided`` says how many they are. Parts that do not exist, or lack true masks, are None.
+    The last three are sections as for the whole run. Undecided pixels of the labels count as
+    background; ``undecided`` is their fraction. Sections without results or masks are None.
     """
     rounds = range(job.config.auxseg.rounds + 1)
     return [_measure_auxseg_round(job, index, job.folder.round(index)) for index in rounds]
@@ -33,7 +33,7 @@ def measure_rounds(job: Job) -> list[dict[str, Any]]:
 def _measure_auxseg_round(job: Job, index: int, folder: RunFolder) -> dict[str, Any]:
     config, classes = job.config, job.train.classes
     row: dict[str, Any] = dict.fromkeys(("cam", "pseudo_label", "undecided", "segmenter"))
-    train_masks, val_masks = truth(job.train), truth(job.val)
+    train_masks, val_masks = ground_truth_masks(job.train), ground_truth_masks(job.val)
     if train_masks and folder.cams.exists():
         items = ((*load_map(folder.cams, name), read_mask(p).numpy()) for name, p in train_masks)
         row["cam"] = evaluation.evaluate_cams(
@@ -63,9 +63,10 @@ def _decided(
 
 
 def measure_segmenters(job: Job) -> list[dict[str, Any]]:
-    """What each round reached: rows of ``rounds`` in ``metrics.json``, as AuxSegNet's.
+    """Metrics of each round of self-training, as for AuxSegNet's rounds.
 
-    ``pseudo_label`` is what it learned from; parts that lack true masks are None.
+    ``pseudo_label`` evaluates the labels that the round was trained on; sections without
+    ground-truth masks are None.
     """
     return [_measure_network_round(job, index) for index in range(1, job.config.segment.rounds + 1)]
 
@@ -77,14 +78,14 @@ def _measure_network_round(job: Job, index: int) -> dict[str, Any]:
         ("pseudo_label", job.train, label_folder(job, index), config.train_split),
         ("segmenter", job.val, network_folder(job, index).masks, config.val_split),
     ):
-        if masks := truth(photos):
+        if masks := ground_truth_masks(photos):
             pairs = label_pairs(folder, masks)
             row[name] = evaluation.evaluate_pairs(pairs, classes, split=split)
     return {"round": index, **row}
 
 
-def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
-    """Ids and true masks of the photos that have one."""
+def ground_truth_masks(photos: PhotoSet | None) -> list[tuple[str, Path]]:
+    """Ids and ground-truth masks of the photos that have one."""
     if photos is None:
         return []
     return [
@@ -97,6 +98,6 @@ def truth(photos: PhotoSet | None) -> list[tuple[str, Path]]:
 def label_pairs(
     folder: Path, masks: list[tuple[str, Path]]
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Written labels beside the true masks."""
+    """Labels from a folder, paired with the ground-truth masks."""
     for image_id, path in masks:
         yield read_labels(folder / f"{image_id}.png"), read_mask(path).numpy()

@@ -1,4 +1,4 @@
-"""Stage ``refine``: label probabilities after each refinement step."""
+"""Stage ``refine``: refines label probabilities, step by step."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ log = logging.getLogger("dscnet")
 
 
 def refine(job: Job, resume: bool) -> None:
-    """Write label probabilities after each refinement step: ``refined/ID.npz``, a map a step.
+    """Write label probabilities after each refinement step: ``refined/ID.npz``, one map per step.
 
-    And the labels before it, ``refined/before/ID.png``, to compare with.
+    Also writes the labels before refinement for comparison: ``refined/before/ID.png``.
     """
     config, folder = job.config, job.folder
     steps_of = photo_steps(job)
@@ -64,13 +64,13 @@ def refine(job: Job, resume: bool) -> None:
 
 
 def photo_steps(job: Job) -> Callable[[Sample], dict[str, Step]]:
-    """What gives the refinement steps of a photo; each is opened, and trained, once, here."""
+    """Open (and train) the refinement steps; returns a function from a photo to its steps."""
     opened = {step.name: step.open(job) for step in _steps(job.config)}
     return lambda sample: {name: step_of(sample) for name, step_of in opened.items()}
 
 
 def refinement_start(config: Config, scores: NDArray[Any], bg_score: float) -> torch.Tensor:
-    """What the first step gets: labels trusted in part, or scores where it is a learned walk."""
+    """Input of the first step: labels with a fixed certainty, or scores for learned walks."""
     settings = config.refine
     background: dict[str, Any] = {"bg_score": bg_score, "bg_power": settings.bg_power}
     steps = _steps(config)
@@ -80,13 +80,13 @@ def refinement_start(config: Config, scores: NDArray[Any], bg_score: float) -> t
 
 
 def refined_labels(folder: Path, image_id: str, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """Labels of a photo after each refinement step, at the photo's height and width."""
+    """Labels of a photo after each refinement step, at the given height and width."""
     maps, classes = read_cam(folder / f"{image_id}.npz")
     return [probable_label(foreground, classes, size) for foreground in maps.values()]
 
 
 def own_background(config: Config) -> bool:
-    """Whether a refinement decides what is background, and not the background threshold."""
+    """Whether refinement determines the background instead of ``label.bg_score``."""
     steps = _steps(config)
     return bool(steps) and (
         config.refine.bg_power is not None or any(step.own_background for step in steps)
@@ -129,11 +129,11 @@ def _check(job: Job) -> None:
     )
     if steps and label.ignore_band is not None:
         raise DscnetError(
-            "label.ignore_band parts the scores of maps, and refine.steps replaces them by"
-            " probabilities: set one of the two"
+            "label.ignore_band applies to CAM scores, which refine.steps replaces by probabilities:"
+            " set only one of the two"
         )
     if refine.masks is not None and "masks" not in refine.steps:
-        log.warning("refine.masks is not read: add 'masks' to refine.steps")
+        log.warning("refine.masks has no effect: add 'masks' to refine.steps")
     for step in steps:
         step.check(job)
 

@@ -1,4 +1,4 @@
-"""The stages of a run, in their order."""
+"""Registry of the stages, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _STAGES: list[Stage] = [
 
 
 def list_stages() -> tuple[Stage, ...]:
-    """All stages, those of plugins included, in the order that they run in."""
+    """All stages, including those of plugins, in the order in which they run."""
     load_plugins()
     return tuple(_STAGES)
 
 
 def find_stage(name: str) -> Stage:
-    """A stage by its name.
+    """Find a stage by name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the name is unknown.
     """
     stages = {stage.name: stage for stage in list_stages()}
     if name not in stages:
@@ -33,16 +33,16 @@ def register_stage(stage: Stage, *, after: str) -> None:
     """Add a stage.
 
     Args:
-        stage: It runs wherever all stages run.
+        stage: The stage; it becomes part of every full run.
         after: Name of the stage that it follows.
 
     Raises:
-        ValueError: If its name is taken, or there is no stage to follow.
+        ValueError: If its name is taken or ``after`` is unknown.
     """
     names = [known.name for known in _STAGES]
     if stage.name in names or after not in names:
         raise ValueError(
-            f"a stage needs a new name and one of {', '.join(names)} to follow, got"
-            f" {stage.name!r} after {after!r}"
+            f"name must be new and after one of {', '.join(names)}, got {stage.name!r} after"
+            f" {after!r}"
         )
     _STAGES.insert(names.index(after) + 1, stage)

@@ -1,4 +1,4 @@
-"""Collects a run folder's files into the page that ``report/page.py`` writes."""
+"""Stage ``report``: collects the results in a run folder for ``report/page.py``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dscnet.run_folder import RunFolder, read_record
 NUM_TRAIN_ROWS, NUM_VAL_ROWS = 12, 12
 
 SHOWN_SIDE = 640
-"""Longer side of the pictures of larger photos, pixels."""
+"""Maximum longer side of the pictures, pixels."""
 
 
 def report(job: Job, resume: bool) -> None:
@@ -38,7 +38,7 @@ def report(job: Job, resume: bool) -> None:
 def write_run_report(
     config: Config, folder: RunFolder, train: PhotoSet, val: PhotoSet | None
 ) -> None:
-    """Write ``report.html`` of a run: numbers, photos with what each stage made of them, losses."""
+    """Write ``report.html`` of a run: metrics, results of each stage on some photos, losses."""
     predictor = Predictor.from_run(folder.root) if folder.fingerprint_of("segment") else None
     shown = [(sample, train) for sample in spread(train.samples, NUM_TRAIN_ROWS)]
     if val is not None and predictor is not None:
@@ -59,7 +59,7 @@ def write_run_report(
 
 
 def spread(samples: tuple[Sample, ...], count: int) -> list[Sample]:
-    """At most ``count`` samples, evenly spaced over the set and always the same ones."""
+    """At most ``count`` samples, evenly spaced over the set; deterministic."""
     chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return [samples[index] for index in chosen]
 
@@ -105,7 +105,7 @@ def _row(
 
 
 def _labels_at(path: Path, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Labels at the size that their photo is shown at; None where there are none."""
+    """Labels at the given size; None if there is no such file."""
     if not path.exists():
         return None
     labels: NDArray[np.uint8] = resize_labels(torch.from_numpy(read_labels(path)), size).numpy()
@@ -113,7 +113,7 @@ def _labels_at(path: Path, size: tuple[int, int]) -> NDArray[np.uint8] | None:
 
 
 def _best_maps(path: Path, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    """The strongest class's score of each pixel, by kind of map; empty where there is none."""
+    """Maximum class score of each pixel, by kind of CAM; empty if there are no CAMs."""
     if not path.exists():
         return {}
     maps, classes = read_cam(path)
@@ -127,9 +127,9 @@ def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
     full = config.segment.supervision == "full" and not config.own_branch
     return [
         *train.notes,
-        f"Maps and pseudo labels were made from: {config.supervision}.",
-        f"The segmentation network was supervised by:"
-        f" {'true masks' if full else config.supervision}.",
+        f"Supervision of CAMs and pseudo labels: {config.supervision}.",
+        f"Supervision of the segmentation network:"
+        f" {'ground-truth masks' if full else config.supervision}.",
         *_epoch_note(folder),
         *_threshold_note(config, folder),
         f"Wall times: {seconds}.",
@@ -137,16 +137,16 @@ def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
 
 
 def _epoch_note(folder: RunFolder) -> list[str]:
-    """Which epoch's weights of the CAM network count, where a score chose them."""
+    """The epoch whose weights were kept, for ``train.keep: best``."""
     scores = read_record(folder.tag_scores) if folder.tag_scores.exists() else {}
     if "kept_epoch" not in scores:
         return []
     epochs, kept, criterion = len(scores["scores"]), scores["kept_epoch"], scores["criterion"]
-    return [f"Weights of epoch {kept} of {epochs} kept, by {criterion}, without masks."]
+    return [f"Kept the weights of epoch {kept} of {epochs}, chosen by {criterion}, without masks."]
 
 
 def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
-    """How the background score was chosen, where the maps chose it, and what else they suggest."""
+    """How the background threshold was estimated, and what other criteria give."""
     criterion = config.criterion
     if criterion is None or not folder.threshold.exists():
         return []
@@ -156,8 +156,8 @@ def _threshold_note(config: Config, folder: RunFolder) -> list[str]:
         for name in CRITERIA
         if name != criterion and record.get(name) is not None
     )
-    note = f"Background score {record['used']:g} by criterion '{criterion}', without masks"
-    return [f"{note}; others suggest: {others}." if others else f"{note}."]
+    note = f"Background threshold {record['used']:g} by criterion '{criterion}', without masks"
+    return [f"{note}; other criteria: {others}." if others else f"{note}."]
 
 
 STAGE = Stage(

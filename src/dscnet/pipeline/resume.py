@@ -1,4 +1,4 @@
-"""Finished trainings are not trained over: what differs is named, and the user decides."""
+"""Protects trainings from being overwritten: reports what differs and lets the user decide."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from dscnet.run_folder import fingerprint
 from dscnet.types import DscnetError
 
 SHOWN = 5
-"""Differences that a message names."""
+"""Maximum number of differences listed in a message."""
 
 
 def plan(job: Job, stages: Iterable[Stage]) -> Job:
-    """The job as its later stages will see it once the stages have run, each in its turn."""
+    """The job as later stages will see it once these stages have run in order."""
     for stage in stages:
         job = replace(job, planned={**job.planned, stage.name: stage.fingerprint(job)})
     return job
 
 
-def refuse_losses(job: Job, stages: Sequence[Stage]) -> None:
-    """Refuse to run stages that would train over a training of other settings, photos or code.
+def refuse_overwriting(job: Job, stages: Sequence[Stage]) -> None:
+    """Refuse stages that would overwrite a training with different settings, photos or code.
 
     Raises:
-        DscnetError: The message names the training and what differs, and says what to do.
+        DscnetError: With the training, the differences and the remedy.
     """
     for stage in stages:
         planned = plan(job, stages[: stages.index(stage)])
         trainings = list(stage.trained(planned))
-        wanted = {fingerprint(training.inputs) for training in trainings}
-        wanted.add(stage.fingerprint(planned))
+        expected = {fingerprint(training.inputs) for training in trainings}
+        expected.add(stage.fingerprint(planned))
         for training in trainings:
             record = training.folder.record_of(training.record)
             mark = record.get("fingerprint") or record.get("started")
-            if mark not in wanted and _has_work(training, record):
+            if mark not in expected and _has_results(training, record):
                 raise DscnetError(_refusal(planned, stages, stage, training, record))
 
 
-def _has_work(training: Trained, record: Mapping[str, Any]) -> bool:
+def _has_results(training: Trained, record: Mapping[str, Any]) -> bool:
     finished = bool(record.get("fingerprint")) or not record
     return (finished and training.weights.exists()) or training.checkpoint.exists()
 
@@ -52,16 +52,16 @@ def _refusal(
     found = (
         list(differences(job, stages, known, training.inputs))
         if known
-        else ["an earlier version of dscnet trained it, which did not record its inputs"]
+        else ["it was trained by an earlier version of dscnet, which did not record its inputs"]
     )
     shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if found[SHOWN:] else "")
     state = "finished" if record.get("fingerprint") or not record else "interrupted"
     root = job.folder.root
     again = "deletes the run and trains again" if stage.name == "train" else "trains again"
-    later = " Stages after it use it as it is, each by its own verb." if state == "finished" else ""
+    later = " The verbs of later stages use it as it is." if state == "finished" else ""
     return (
-        f"{root} holds a {state} training of {training.name}, which would be lost: {shown}."
-        " Choose another --out, or restore what differs;"
+        f"{root} contains a {state} training of {training.name}, which would be overwritten:"
+        f" {shown}. Choose another --out, or undo the changes;"
         f" `dscnet {stage.name} --out {root} --force` {again}.{later}"
     )
 
@@ -69,18 +69,18 @@ def _refusal(
 def differences(
     job: Job, stages: Sequence[Stage], before: Mapping[str, Any], now: Inputs
 ) -> Iterator[str]:
-    """What differs between recorded inputs and those of today, in words.
+    """Describe the differences between recorded and current inputs.
 
     Args:
         job: The run, as planned.
-        stages: That are to run; one whose files will differ is looked into.
-        before: The recorded inputs.
-        now: Those of today.
+        stages: Stages that are to run; their own inputs are compared too.
+        before: Recorded inputs.
+        now: Current inputs.
     """
     yield from _changed("", before.get("settings", {}), now["settings"])
     for name, mark in now["photos"].items():
         if before.get("photos", {}).get(name) != mark:
-            yield f"the {name} photos, or their tags or masks, have changed"
+            yield f"the {name} photos, their tags or their masks have changed"
     for name, mark in now["stages"].items():
         if before.get("stages", {}).get(name) != mark:
             yield from _of_stage(job, stages, name)
@@ -90,18 +90,18 @@ def differences(
 
 
 def _of_stage(job: Job, stages: Sequence[Stage], name: str) -> Iterator[str]:
-    """Why a stage before it makes other files."""
+    """Why an earlier stage gives different results."""
     stage = next((stage for stage in stages if stage.name == name), None)
     before = job.folder.record_of(name).get("inputs")
     if stage is None or before is None:
-        yield f"it was trained on other files of '{name}'"
+        yield f"it was trained on different results of '{name}'"
         return
     found = list(differences(job, stages, before, stage.inputs(job)))
-    yield f"'{name}' makes other files: {'; '.join(found) or 'it ran again'}"
+    yield f"'{name}' gives different results: {'; '.join(found) or 'it ran again'}"
 
 
 def _changed(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in {**before, **now}:
         old, new = before.get(name), now.get(name)
         if old != new:
-            yield f"{prefix}{name} was {old}, is {new}"
+            yield f"{prefix}{name} was {old}, is now {new}"

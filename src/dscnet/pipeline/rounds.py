@@ -1,9 +1,9 @@
-"""AuxSegNet's rounds: train, make the labels anew, train again on them.
+"""AuxSegNet's rounds of self-training.
 
-Round 0 is a plain CAM, trained on tags, or maps made elsewhere; with saliency they give the first
-labels. Each further round trains AuxSegNet, from the second on the network of the round before, and
-writes maps, saliency labels and labels for the next, in a folder of its own. A round that is
-finished is not run again; an interrupted one goes on from its last epoch.
+Round 0 trains a plain CAM on tags, or uses external CAMs; with saliency they give the first labels.
+Each further round trains AuxSegNet, from the second on starting from the previous round's weights,
+and writes CAMs, saliency labels and labels for the next one into its own folder. Finished rounds
+are not repeated; an interrupted one continues from its last epoch.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from dscnet.models import AuxSegNet, PlainCam
 from dscnet.models.checkpoint import restore
 from dscnet.objective import AuxSegObjective
 from dscnet.pipeline.cam_maps import write_cams
-from dscnet.pipeline.cam_network import learn, training_settings
+from dscnet.pipeline.cam_network import train_cam_network, training_settings
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import (
     FALLBACK,
-    check_made_elsewhere,
+    check_external_files,
     estimated_score,
     load_work_map,
     score_counts,
     work_photo,
     work_size,
 )
-from dscnet.pipeline.self_training import relabel, trusted_evidence
+from dscnet.pipeline.self_training import trusted_evidence, write_self_training_labels
 from dscnet.pipeline.stage import Inputs, Trained, collect_inputs, network_code
 from dscnet.predictor import Predictor, refuse_failures
 from dscnet.refine.saliency import (
@@ -65,14 +65,14 @@ from dscnet.types import IGNORE_INDEX, DataError
 log = logging.getLogger("dscnet")
 
 SEED_STEP = 1009
-"""Between the seeds of two rounds, so that each sees the photos in an order of its own."""
+"""Difference of the seeds of two rounds, so that each shuffles the photos differently."""
 
-HARDLY_SALIENT = 0.2
-"""Share of a class's first maps below which its name is said."""
+MIN_SALIENT = 0.2
+"""A class is reported if less than this fraction of its first CAMs is salient."""
 
 
 def train_rounds(job: Job) -> None:
-    """Run all rounds; what the last one leaves is the CAM network of the run."""
+    """Run all rounds; the network of the last one is the CAM network of the run."""
     folder, last = job.folder, job.config.auxseg.rounds
     inputs = round_inputs(job)
     mark = fingerprint(inputs)
@@ -83,7 +83,7 @@ def train_rounds(job: Job) -> None:
             continue
         log.info("round %d of %d ...", index, last)
         if not one.folder.start("round", mark, inputs=inputs):
-            _forget_from(folder, index)
+            _delete_rounds_from(folder, index)
             one.folder.start("round", mark, inputs=inputs)
         started = time.monotonic()
         if index == 0:
@@ -96,7 +96,7 @@ def train_rounds(job: Job) -> None:
 
 
 def round_inputs(job: Job) -> Inputs:
-    """What a round is made from: however many follow it, it is the same."""
+    """Inputs of a round, independent of the number of rounds."""
     config = replace_settings(job.config, {"auxseg.rounds": 1})
     return collect_inputs(
         job,
@@ -129,41 +129,42 @@ def trained_rounds(job: Job) -> list[Trained]:
 
 
 def check_rounds(job: Job) -> None:
-    """Refuse settings of the rounds that cannot work.
+    """Reject invalid settings of the rounds.
 
     Raises:
-        ValueError: The message names the settings and what to do.
-        DataError: If CAMs made elsewhere are not there.
+        ValueError: With the setting and the remedy.
+        DataError: If external CAMs are missing.
     """
     config, auxseg = job.config, job.config.auxseg
     if config.keeps_labels and config.refine.steps:
         raise ValueError(
-            "auxseg.last_round_labels: labels of a round are not refined: leave refine.steps empty"
+            "auxseg.last_round_labels: the labels of a round cannot be refined: leave refine.steps"
+            " empty"
         )
     if auxseg.rounds < 1:
         raise ValueError(f"auxseg.rounds must be at least 1, got {auxseg.rounds}")
     dilations = auxseg.dilations
     if dilations is not None and (len(dilations) != 3 or min(dilations) < 1):
-        raise ValueError(f"auxseg.dilations must be three numbers of at least 1, got {dilations}")
+        raise ValueError(f"auxseg.dilations must be three numbers >= 1, got {dilations}")
     for name in ("cam_score", "saliency_score"):
         score = getattr(auxseg, name)
         if score != "auto" and not 0 <= score <= 1:
             raise ValueError(f"auxseg.{name} must be in [0, 1], got {score}")
-    check_made_elsewhere(job, "auxseg.cams", auxseg.cams, ".npz")
-    # No error: a recipe names the classes of the data that it was written for.
+    check_external_files(job, "auxseg.cams", auxseg.cams, ".npz")
+    # Not an error: recipes name classes of the data set they were written for.
     if unknown := [name for name in auxseg.stuff if name not in job.train.classes]:
         log.warning("auxseg.stuff: the data set has no class %s", first_few(unknown))
 
 
-def _forget_from(run: RunFolder, index: int) -> None:
-    """Delete a round of other settings and those that were made of it."""
+def _delete_rounds_from(run: RunFolder, index: int) -> None:
+    """Delete a round with other inputs and all later ones."""
     while (root := run.round(index).root).exists():
         shutil.rmtree(root)
         index += 1
 
 
 def _job_of_round(job: Job, index: int) -> Job:
-    """The job of one round: its folder, its seed, and in round 0 a plain CAM in every variant."""
+    """The job of one round: its folder and seed; round 0 is a plain CAM in every variant."""
     config = replace(job.config, seed=job.config.seed + SEED_STEP * index)
     if index == 0:
         config = replace(
@@ -175,7 +176,7 @@ def _job_of_round(job: Job, index: int) -> Job:
 
 
 def _first_labels(job: Job) -> None:
-    """Round 0: maps of a plain CAM, the first saliency, and what both say together."""
+    """Round 0: CAMs of a plain CAM network, initial saliency, and labels from both."""
     cams = _first_maps(job)
     cam_score = _cam_score(job, cams)
     fresh_folder(job.folder.saliency)
@@ -191,22 +192,24 @@ def _first_labels(job: Job) -> None:
         shown += np.bincount(winner[best > cam_score], minlength=len(shown))
         kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
     for name, whole, part in zip(job.train.classes, shown[1:], kept[1:], strict=True):
-        if part < HARDLY_SALIENT * whole:
+        if part < MIN_SALIENT * whole:
             log.warning(
-                "%s: only %.0f %% of what its first maps show is salient, and the labels leave the"
-                " rest undecided; if such things do not stand out, name it in auxseg.stuff",
+                "%s: only %.0f %% of the pixels in its first CAMs are salient; the rest stays"
+                " undecided. If this class does not stand out in photos, add it to auxseg.stuff",
                 name,
                 100 * part / whole,
             )
 
 
 def _first_maps(job: Job) -> Path:
-    """Folder of the maps of a plain CAM, trained here unless they were made elsewhere."""
+    """Folder of the first CAMs: external ones, or those of a plain CAM trained here."""
     if job.config.auxseg.cams is not None:
         return Path(job.config.auxseg.cams)
     model = _network(job)
     if not job.folder.tag_scores.exists():
-        learn(job, model, build_objective(job.config.method, job.train.num_labels), True)
+        train_cam_network(
+            job, model, build_objective(job.config.method, job.train.num_labels), True
+        )
     restore(model, job.folder.weights)
     write_cams(job, model)
     return job.folder.cams
@@ -217,14 +220,13 @@ def _first_saliency(job: Job, sample: Sample, maps: NDArray[np.floating]) -> NDA
         return saliency_from_cam(maps)
     if sample.saliency_path is None:
         raise DataError(
-            f"{sample.image_path}: has no saliency map; add one, or do without: auxseg.saliency"
-            " from_cam"
+            f"{sample.image_path}: has no saliency map; add one, or use auxseg.saliency from_cam"
         )
     return _read_map(job, sample, sample.saliency_path)
 
 
 def _one_round(job: Job, run: RunFolder, index: int) -> None:
-    """Train on the labels of the round before; make those of the next."""
+    """Train on the labels of the previous round and make those of the next."""
     before = run.round(index - 1)
     model = _network(job)
     assert isinstance(model, AuxSegNet)
@@ -232,16 +234,18 @@ def _one_round(job: Job, run: RunFolder, index: int) -> None:
         if index > 1:
             restore(model, before.weights)
         objective = AuxSegObjective(build_objective(job.config.method, job.train.num_labels))
-        learn(job, model, objective, True, mask_dir=before.labels, saliency_dir=before.saliency)
+        train_cam_network(
+            job, model, objective, True, mask_dir=before.labels, saliency_dir=before.saliency
+        )
     restore(model, job.folder.weights)
     write_cams(job, model)
     _refresh_labels(job, model, run, index)
 
 
 def write_round_masks(job: Job) -> None:
-    """Masks of the validation photos by the segmentation branch of each round.
+    """Write the masks of the validation photos by the segmentation branch of each round.
 
-    The last round's are the run's, unless another network is trained on the labels.
+    Those of the last round are the run's, unless another network is trained on the labels.
     """
     if job.val is None:
         return
@@ -255,14 +259,14 @@ def write_round_masks(job: Job) -> None:
 
 
 def _network(job: Job) -> PlainCam:
-    # With its pretrained weights in every round: how photos are normalised depends on them.
+    # With pretrained weights in every round: the normalisation of photos depends on them.
     L.seed_everything(job.config.seed, workers=True, verbose=False)
     return build_model(job.config, job.train.num_classes)
 
 
 @torch.inference_mode()
 def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> None:
-    """Saliency labels and labels of every training photo, for the next round."""
+    """Write saliency labels and labels of all training photos for the next round."""
     by_branch = job.config.auxseg.self_training_source == "branch"
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
@@ -291,7 +295,7 @@ def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> N
         # The CRF comes after the product with the labels.
         plain = replace(job.config, segment=replace(job.config.segment, crf=False))
         branches = [_branch(plain, run.round(each)) for each in range(1, index + 1)]
-        relabel(job, branches, trusted_evidence(job, of_maps), job.folder.labels)
+        write_self_training_labels(job, branches, trusted_evidence(job, of_maps), job.folder.labels)
 
 
 def _branch(config: Config, folder: RunFolder) -> Predictor:
@@ -301,7 +305,7 @@ def _branch(config: Config, folder: RunFolder) -> Predictor:
 
 
 def _cam_score(job: Job, cams: Path) -> float:
-    """The score above which a CAM shows its class: the setting, or estimated from the CAMs."""
+    """Threshold of objects in CAMs: the setting, or estimated from the CAMs."""
     score = job.config.auxseg.cam_score
     if score != "auto":
         return float(score)
@@ -333,7 +337,7 @@ def _labels_of_maps(
 
 
 def _read_map(job: Job, sample: Sample, path: Path) -> NDArray[np.floating]:
-    """A photo's saliency map at the size of its maps."""
+    """A photo's saliency map at the size of its CAMs."""
     return resize_map(read_saliency(path)[0].numpy(), work_size(job.config, sample.image_path))
 
 
@@ -344,7 +348,7 @@ def _write_saliency(job: Job, sample: Sample, saliency: NDArray[np.floating]) ->
 
 
 def _write_labels(folder: Path, sample: Sample, labels: NDArray[np.uint8]) -> None:
-    """Write a photo's labels at its size."""
+    """Write a photo's labels at the photo's size."""
     own = resize_labels(torch.from_numpy(labels), image_size(sample.image_path))
     write_label(folder / f"{sample.image_id}.png", own.numpy())
 

@@ -1,7 +1,7 @@
 """Runs the stages: train -> cam -> refine -> label -> segment -> evaluate -> report.
 
-Stages talk through the files of a run folder. A stage whose inputs, settings and code are unchanged
-is not run again; an interrupted training goes on from its last epoch.
+Stages exchange data through the files of a run folder. A stage whose inputs, settings and code are
+unchanged is skipped; an interrupted training continues from its last epoch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dscnet.config import Config
 from dscnet.data import available_splits, open_dataset
 from dscnet.metrics import evaluation
 from dscnet.pipeline.check_photos import check_photos
-from dscnet.pipeline.job import Job, located
+from dscnet.pipeline.job import Job, with_absolute_paths
 from dscnet.pipeline.registry import find_stage, list_stages
 from dscnet.pipeline.resources import check_machine
-from dscnet.pipeline.resume import refuse_losses
+from dscnet.pipeline.resume import refuse_overwriting
 from dscnet.pipeline.stage import Stage
 from dscnet.run_folder import RunFolder, fingerprint
 from dscnet.types import DataError, DscnetError
@@ -30,12 +30,12 @@ log = logging.getLogger("dscnet")
 def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job:
     """Open the run's photos; a data set without a validation split has ``val=None``."""
     if not config.data:
-        raise DataError("no data set was named: --data FOLDER")
-    config = located(config)
+        raise DataError("no data set given: use --data FOLDER")
+    config = with_absolute_paths(config)
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
     if splits and config.val_split not in (*splits, Config.val_split):
-        raise DataError(f"val_split: no split '{config.val_split}' among {', '.join(splits)}")
+        raise DataError(f"val_split must be one of {', '.join(splits)}, got '{config.val_split}'")
     val = open_dataset(config.data, config.val_split) if config.val_split in splits else None
     job = Job(config, folder, train, val, progress)
     for stage in list_stages():
@@ -52,34 +52,34 @@ def run(
     stages: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """All stages, from photos and tags to masks, numbers and a report.
+    """Run all stages, from photos and tags to masks, metrics and a report.
 
     Args:
-        config: Settings; ``config.data`` names the data set.
+        config: Settings; ``config.data`` is the data set.
         out: Run folder.
-        resume: Go on in a folder that holds a run.
-        force: Delete what the folder holds and start anew.
-        stages: Names of the stages to run, in their order; None = all.
+        resume: Continue the run in the folder.
+        force: Delete an existing run and start over.
+        stages: Names of the stages to run, in order; None = all.
         progress: Show progress bars.
 
     Returns:
-        What ``metrics.json`` holds; empty if what is there now was not evaluated.
+        Content of ``metrics.json``; empty if the current files have not been evaluated.
 
     Raises:
-        DscnetError: For data or settings that cannot work, before anything is trained.
+        DscnetError: If data or settings are invalid, before anything is trained.
     """
     chosen = list_stages() if stages is None else [find_stage(name) for name in stages]
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
     config = job.config
-    # Before photos, which take longer.
+    # Before checking the photos, which takes longer.
     _check_trainings(job, chosen, force=force)
     if resume and not force:
-        refuse_losses(job, chosen)
+        refuse_overwriting(job, chosen)
     if force or not (resume and folder.fingerprint_of("train")):
         check_photos(job)
         check_machine(job)
-    check_place(job, force=force)
+    check_run_folder(job, force=force)
     folder.create(resume=resume, force=force)
     folder.write_config(config)
     for stage in chosen:
@@ -96,21 +96,21 @@ def run_single(
     force: bool = False,
     progress: bool = True,
 ) -> bool:
-    """One stage alone, in a run folder that may hold what the stages before it made.
+    """Run a single stage, on the results of earlier stages in the run folder.
 
-    With ``force`` it runs even if its files are up to date, and ``train`` deletes the run first.
+    With ``force`` it runs even if it is up to date, and ``train`` deletes the run first.
 
     Returns:
-        Whether it ran; False when its files are up to date.
+        Whether it ran; False if it is up to date.
     """
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
-    check_place(job, force=force)
+    check_run_folder(job, force=force)
     stage = find_stage(name)
     _check_needs(stage, job)
     _check_trainings(job, [stage], force=force)
     if not force:
-        refuse_losses(job, [stage])
+        refuse_overwriting(job, [stage])
     if name == "train":
         check_photos(job)
         check_machine(job)
@@ -122,19 +122,19 @@ def run_single(
 
 
 def _check_trainings(job: Job, stages: Sequence[Stage], *, force: bool) -> None:
-    """Check what the stages will train, as far as that can be told beforehand."""
+    """Check the trainings of the stages that are not up to date."""
     for stage in stages:
         if force or not job.folder.is_done(stage.name, stage.fingerprint(job)):
             stage.check_training(job)
 
 
 def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
-    """Run one stage unless its inputs, settings and code are those it finished with.
+    """Run one stage unless it has finished with the same inputs, settings and code.
 
     Args:
         name: The stage.
         job: The run.
-        again: Run it even so.
+        again: Run it even if it is up to date.
 
     Returns:
         Whether it ran.
@@ -147,10 +147,10 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     if done and not again and all(path.exists() for path in stage.makes(job)):
         log.info("%s: up to date", name)
         return False
-    # Files that were lost come out as they were: what was made of them stays.
+    # Lost files are recreated identically, so later stages stay up to date.
     stale = set() if done else _downstream(name, job.config)
     if "evaluate" in stale:
-        # Numbers of files that are about to be others.
+        # They describe files that are about to change.
         folder.metrics.unlink(missing_ok=True)
         folder.report.unlink(missing_ok=True)
     resumable = folder.start(name, mark, stale=stale, inputs=inputs)
@@ -166,13 +166,13 @@ def _check_needs(stage: Stage, job: Job) -> None:
     for need in stage.needs(job.config):
         if job.folder.fingerprint_of(need) is None:
             raise DscnetError(
-                f"'{stage.name}' needs what '{need}' makes, and {job.folder.root} does not hold it:"
-                f" run `dscnet {need}` first"
+                f"'{stage.name}' needs the results of '{need}', which {job.folder.root} does not"
+                f" contain: run `dscnet {need}` first"
             )
 
 
 def _downstream(name: str, config: Config) -> set[str]:
-    """Stages whose files are out of date once ``name`` has run again."""
+    """Stages that are out of date once ``name`` has run again."""
     stale = {name}
     for stage in list_stages():
         if stale & {*stage.needs(config), *stage.reads}:
@@ -180,15 +180,15 @@ def _downstream(name: str, config: Config) -> set[str]:
     return stale - {name}
 
 
-def check_place(job: Job, *, force: bool) -> None:
-    """Refuse a run folder that is the data set, or that holds photos and would be deleted.
+def check_run_folder(job: Job, *, force: bool) -> None:
+    """Refuse a run folder that is the data set, or that would be deleted with photos in it.
 
     Raises:
-        DscnetError: The message names both.
+        DscnetError: With the folder.
     """
     root = job.folder.root.resolve()
     if root == Path(job.config.data).resolve():
-        raise DscnetError(f"{root} is the data set: name another folder for the run")
+        raise DscnetError(f"{root} is the data set: choose another folder for the run")
     inside = [s.image_path for s in job.train.samples if root in s.image_path.resolve().parents]
     if force and inside:
-        raise DscnetError(f"{root}: --force would delete photos of the data set, {inside[0]}")
+        raise DscnetError(f"{root}: --force would delete photos of the data set, e.g. {inside[0]}")

@@ -1,8 +1,8 @@
-"""From pseudo labels to a segmentation network and its masks, in one or more rounds.
+"""Stage ``segment``: trains the segmentation network on the pseudo labels and writes its masks.
 
-With ``segment.rounds`` above one it trains itself: from the second round on, a network learns from
-labels that the networks before have a say in. ``segmenter/`` holds the last network, the folder
-``self_training/N`` the labels of round N and the networks before the last.
+With ``segment.rounds`` above 1 this is self-training: from the second round on, the network is
+trained on labels by the previous networks and the CAMs. ``segmenter/`` has the last network,
+``self_training/N`` the labels of round N, and its network if it is not the last.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dscnet.models.segmenter import Segmenter
 from dscnet.objective import SegmentationObjective
 from dscnet.pipeline.fitting import Training, check_optimiser, optimise, write_card
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.maps import check_made_elsewhere
+from dscnet.pipeline.maps import check_external_files
 from dscnet.pipeline.stage import (
     Inputs,
     Stage,
@@ -46,8 +46,8 @@ log = logging.getLogger("dscnet")
 
 
 def segment(job: Job, resume: bool) -> None:
-    """Train the segmentation network, and write masks of the validation photos."""
-    # The trainings have records of their own, so that other ways of testing write masks alone.
+    """Train the segmentation network and write the masks of the validation photos."""
+    # Trainings have their own records: new inference settings only rewrite the masks.
     if job.config.has_rounds:
         from dscnet.pipeline.rounds import write_round_masks
 
@@ -59,7 +59,7 @@ def segment(job: Job, resume: bool) -> None:
 
 
 def train_segmenters(job: Job) -> None:
-    """Train the network of each round, and make the labels that the second and later learn from."""
+    """Train the network of each round, on new labels from the second round on."""
     rounds = job.config.segment.rounds
     if job.folder.is_done("segmenter", fingerprint(_round_inputs(job, rounds))):
         return
@@ -70,15 +70,15 @@ def train_segmenters(job: Job) -> None:
             continue
         started = time.monotonic()
         resumable = folder.start("segmenter", mark, inputs=inputs)
-        elsewhere = job.folder if index < rounds else job.folder.self_training(index)
-        if elsewhere.is_done("segmenter", mark):
-            # It was the last of fewer rounds, or is now the last and had others after it.
-            shutil.copytree(elsewhere.segmenter, folder.segmenter, dirs_exist_ok=True)
+        other = job.folder if index < rounds else job.folder.self_training(index)
+        if other.is_done("segmenter", mark):
+            # Trained before, when the number of rounds was different.
+            shutil.copytree(other.segmenter, folder.segmenter, dirs_exist_ok=True)
         else:
             if rounds > 1:
                 log.info("round %d of %d ...", index, rounds)
             if not resumable:
-                # A checkpoint of another round must not be gone on from while labels are made.
+                # Another round's checkpoint must not be resumed if labelling is interrupted.
                 fresh_folder(folder.segmenter)
             _make_labels(job, index, mark)
             _train(job, folder, label_folder(job, index), resumable)
@@ -86,7 +86,7 @@ def train_segmenters(job: Job) -> None:
 
 
 def write_masks(job: Job) -> None:
-    """Write the masks of the validation photos by each round, where there are such photos."""
+    """Write the masks of the validation photos, if any, by the network of each round."""
     if job.val is None:
         return
     for index in range(1, job.config.segment.rounds + 1):
@@ -96,7 +96,7 @@ def write_masks(job: Job) -> None:
 
 
 def _train(job: Job, folder: RunFolder, labels: Path, resume: bool) -> None:
-    """Train a network on labels, or on true masks."""
+    """Train a network on labels, or on ground-truth masks."""
     config = job.config
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_segmenter(config, job.train.num_labels)
@@ -119,7 +119,7 @@ def _train(job: Job, folder: RunFolder, labels: Path, resume: bool) -> None:
 
 
 def _make_labels(job: Job, index: int, mark: str) -> None:
-    """Labels of a round that the networks before it make; they are there before the first."""
+    """Make the labels of a round from the second on by the networks before it."""
     made = job.folder.self_training(index)
     if index == 1 or made.is_done("labels", mark):
         return
@@ -127,27 +127,31 @@ def _make_labels(job: Job, index: int, mark: str) -> None:
     # The CRF comes after the product with the labels.
     plain = replace(job.config, segment=replace(job.config.segment, crf=False))
     before = [_predictor(plain, network_folder(job, each)) for each in range(1, index)]
-    from dscnet.pipeline.self_training import label_evidence, relabel, trusted_evidence
+    from dscnet.pipeline.self_training import (
+        label_evidence,
+        trusted_evidence,
+        write_self_training_labels,
+    )
 
     made.start("labels", mark)
-    elsewhere = job.config.segment.labels
-    evidence = trusted_evidence(job, Path(elsewhere)) if elsewhere else label_evidence(job)
-    relabel(job, before, evidence, made.labels)
+    external = job.config.segment.labels
+    evidence = trusted_evidence(job, Path(external)) if external else label_evidence(job)
+    write_self_training_labels(job, before, evidence, made.labels)
     made.finish("labels", mark, time.monotonic() - started)
 
 
 def network_folder(job: Job, index: int) -> RunFolder:
-    """Where a round's network and masks lie: those of the last are the run's."""
+    """Folder of a round's network and masks; for the last round that of the run."""
     last = index == job.config.segment.rounds
     return job.folder if last else job.folder.self_training(index)
 
 
 def label_folder(job: Job, index: int) -> Path:
-    """Where the labels lie that a round learns from."""
+    """Folder of the labels that a round is trained on."""
     if index > 1:
         return job.folder.self_training(index).labels
-    elsewhere = job.config.segment.labels
-    return Path(elsewhere) if elsewhere else job.folder.labels
+    external = job.config.segment.labels
+    return Path(external) if external else job.folder.labels
 
 
 def _predictor(config: Config, folder: RunFolder) -> Predictor:
@@ -155,9 +159,9 @@ def _predictor(config: Config, folder: RunFolder) -> Predictor:
 
 
 def _round_inputs(job: Job, index: int) -> Inputs:
-    """What a round's network is made from: neither later rounds nor how it is tested.
+    """Inputs of a round's network, independent of later rounds and of inference settings.
 
-    But for the sizes that it is tested at, which make the labels of the next round.
+    From the second round on, the inference scales count, as the labels depend on them.
     """
     test, inference_only = SegmentConfig(), ["crf", "branch_scores"]
     if index == 1:
@@ -179,11 +183,11 @@ def _trained(job: Job) -> Iterator[Trained]:
 
 
 def _needs(config: Config) -> tuple[str, ...]:
-    """The labels, unless they come from elsewhere; AuxSegNet's own branch for itself."""
+    """The pseudo labels, unless others are used; the CAM network if its branch is used."""
     if config.own_branch:
         return ("train",)
-    made_elsewhere = config.segment.labels or config.segment.supervision == "full"
-    return () if made_elsewhere else ("label",)
+    other_labels = config.segment.labels or config.segment.supervision == "full"
+    return () if other_labels else ("label",)
 
 
 def _code(config: Config) -> tuple[str, ...]:
@@ -198,10 +202,12 @@ def _check(job: Job) -> None:
     config, segment = job.config, job.config.segment
     check_optimiser("segment", segment)
     check_scales(segment.test_scales, "segment.test_scales")
-    check_made_elsewhere(job, "segment.labels", segment.labels, ".png")
+    check_external_files(job, "segment.labels", segment.labels, ".png")
     full = segment.supervision == "full"
     if full and not any(s.mask_path for s in job.train.samples):
-        raise DataError("segment.supervision: full learns from true masks, and no photo has one")
+        raise DataError(
+            "segment.supervision: full needs ground-truth masks; no training photo has one"
+        )
     build_segmenter_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     _check_branch(config)
     if not config.own_branch:
@@ -210,18 +216,18 @@ def _check(job: Job) -> None:
         raise ValueError(f"segment.rounds must be at least 1, got {segment.rounds}")
     if segment.rounds > 1 and full:
         raise ValueError(
-            f"segment.rounds: {segment.rounds} makes labels anew, and segment.supervision: full"
-            " learns from true masks: set one of the two"
+            f"segment.rounds: {segment.rounds} is self-training, which segment.supervision: full"
+            " (ground-truth masks) excludes: set only one of the two"
         )
     if segment.rounds > 1 and config.has_rounds:
         raise ValueError(
-            f"segment.rounds: {segment.rounds} is not for model.name: {config.model.name}, whose"
-            " rounds are auxseg.rounds: leave it at 1"
+            f"segment.rounds must be 1 for model.name: {config.model.name}, which has"
+            f" auxseg.rounds, got {segment.rounds}"
         )
 
 
 def _check_branch(config: Config) -> None:
-    """Refuse what only a baseline with a segmentation branch can do, and what that cannot."""
+    """Refuse settings that do not match whether the network has a segmentation branch."""
     branch = config.segment.network == "branch"
     if branch and not config.has_rounds:
         raise ValueError(
@@ -229,25 +235,24 @@ def _check_branch(config: Config) -> None:
         )
     if branch and (config.segment.supervision == "full" or config.segment.labels is not None):
         raise ValueError(
-            "segment.network: branch learns nothing more: leave segment.labels and"
-            " segment.supervision alone, or take segment.network: deeplabv3plus"
+            "segment.network: branch is not trained further: remove segment.labels and"
+            " segment.supervision, or use segment.network: deeplabv3plus"
         )
 
 
 def _on_meta(config: Config) -> nn.Module:
-    """The segmentation network without memory, to see that it can be built."""
+    """Build the segmentation network on the meta device, to check that it can be built."""
     try:
         with torch.device("meta"):
             return build_segmenter(config, 2, pretrained=False)
     except (DscnetError, ValueError) as error:
         raise type(error)(
-            f"{error} (segment.backbone and segment.output_stride; where they are not set, those of"
-            " model count)"
+            f"{error} (segment.backbone and segment.output_stride; by default those of model)"
         ) from error
 
 
 def _check_training(job: Job) -> None:
-    """Refuse hardware that is not there, too few photos, and weights that do not fit."""
+    """Refuse unavailable hardware, too few photos, and weights that do not fit."""
     config, model, segment = job.config, job.config.model, job.config.segment
     if config.own_branch:
         return
@@ -255,8 +260,8 @@ def _check_training(job: Job) -> None:
     photos = min(segment.batch_size, len(job.train.samples))
     if photos < 2 and type(_on_meta(config)) is Segmenter:
         raise ValueError(
-            f"segment: DeepLabV3+ needs at least 2 photos a step, got {photos}: set"
-            " segment.batch_size to 2 or more, on as many training photos"
+            f"segment: DeepLabV3+ needs at least 2 photos per step, got {photos}: use 2 or more"
+            " training photos and a segment.batch_size of 2 or more"
         )
     if weights_are_here(segment.backbone or model.backbone, segment.weights or model.weights):
         build_segmenter(config, 2)

@@ -1,4 +1,4 @@
-"""Labels that networks trained on pseudo labels make anew: self-training."""
+"""Self-training: labels from the networks of earlier rounds and the CAMs."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ Evidence = tuple[torch.Tensor, NDArray[Any]]
 """Probabilities of a photo's labels, ``(C' + 1, H, W)``, background first, and the C' classes."""
 
 
-def relabel(
+def write_self_training_labels(
     job: Job,
     predictors: Sequence[Predictor],
     evidence: Callable[[Sample], Evidence],
     out: Path,
 ) -> None:
-    """Label the training photos by the networks so far and by what their maps say.
+    """Label the training photos by the networks so far and the CAMs.
 
-    The probabilities that each network gives the photo's classes and background, times those of
-    the maps; a dense CRF fits the product to the photo. The networks have seen that a class looks
-    alike in many photos; the maps know the tags of this one. Without them, the networks' errors
-    would feed themselves. [Reading: self-training is usual, this form is ours.]
+    The probabilities of the photo's classes and background by each network are multiplied with
+    those from the CAMs, and refined by a dense CRF. The networks generalise over photos; the CAMs
+    use the tags of this one, and keep the networks from reinforcing their own errors. [Reading:
+    self-training is common, this form is ours.]
 
     Args:
-        job: Photos.
-        predictors: The networks, without a CRF of their own; at least one.
-        evidence: Gives the probabilities of a photo by its maps, and its classes.
+        job: The run.
+        predictors: The networks, without CRF; at least one.
+        evidence: Returns the probabilities of a photo from its CAMs, and its classes.
         out: Folder of the new labels.
     """
     fresh_folder(out)
@@ -58,7 +58,7 @@ def relabel(
         labels = np.array([BACKGROUND, *(classes + 1)])
         for predictor in predictors:
             photo = read_image(sample.image_path, predictor.read_side)
-            # Scaled after each, so that no product of small numbers is lost.
+            # Normalised after each, as products of small numbers would underflow.
             asked = predictor.work_probabilities(photo, size).cpu()
             joint = as_probabilities(asked[labels] * joint)
         if len(classes):
@@ -69,13 +69,13 @@ def relabel(
 
 
 def label_evidence(job: Job) -> Callable[[Sample], Evidence]:
-    """What gives the probabilities that a photo's pseudo label is the largest of.
+    """Function from a photo to the probabilities whose argmax is its pseudo label.
 
-    Those after the last refinement step, else the scores of maps and background, scaled to sum
-    to 1.
+    They are those after the last refinement step, or else the scores of CAMs and background,
+    normalised to sum to 1.
 
     Args:
-        job: Settings, photos, and where their maps lie.
+        job: The run.
     """
     if job.config.refine.steps:
         return partial(_refined_evidence, job)
@@ -95,11 +95,11 @@ def _unrefined_evidence(job: Job, bg_score: float, sample: Sample) -> Evidence:
 
 
 def trusted_evidence(job: Job, folder: Path) -> Callable[[Sample], Evidence]:
-    """What gives the probabilities of labels that are there alone: each is trusted with 0.7.
+    """Function from a photo to probabilities from existing labels, with certainty 0.7.
 
     Args:
-        job: Settings.
-        folder: The labels, ``ID.png``.
+        job: The run.
+        folder: Folder of the labels, ``ID.png``.
     """
     return partial(_trusted_evidence, job, folder)
 

@@ -1,4 +1,4 @@
-"""What a stage is, and the inputs that decide whether it must run again."""
+"""The record ``Stage``, and the inputs that determine whether a stage must run again."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dscnet.pipeline.job import Job, data_marks
 from dscnet.run_folder import RunFolder, fingerprint
 
 Inputs = dict[str, Any]
-"""What something is made from, by name, as ``stages.json`` keeps it."""
+"""Inputs of a stage or training by name, as stored in ``stages.json``."""
 
 
 class Trained(NamedTuple):
-    """A training that a stage goes on from, and keeps when it is finished.
+    """A training whose result a stage keeps, and which it can resume.
 
     Attributes:
-        name: What it is called in messages.
-        folder: Whose ``stages.json`` records it.
-        record: Under which name.
-        inputs: What it is to be made from.
-        weights: There once it is finished.
-        checkpoint: There while it is interrupted.
+        name: Its name in messages.
+        folder: Folder whose ``stages.json`` records it.
+        record: Key of the record.
+        inputs: Its current inputs.
+        weights: File that exists once it has finished.
+        checkpoint: File that exists if it was interrupted.
     """
 
     name: str
@@ -40,21 +40,21 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the pipeline and what decides whether it must run again.
+    """A stage of the pipeline, and what determines whether it must run again.
 
     Attributes:
         name: Verb of the command line and key of ``stages.json``.
-        work: Does it; its second argument says whether an interrupted try may be continued.
-        makes: Files and folders without which it must run again, whatever is recorded.
-        needs: Stages whose files it reads, given the settings.
-        settings: The settings that change what it makes, by name.
-        code: Modules beyond its own imports that these settings use.
-        reads: Stages whose files it reads where there are any.
+        work: Runs it; the second argument says whether an interrupted attempt can be resumed.
+        makes: Files and folders that it writes; if one is missing, the stage runs again.
+        needs: Stages that must have run before, given the settings.
+        settings: Settings that affect its results, by name.
+        code: Modules used with these settings that its own module does not import.
+        reads: Stages whose files it reads if they exist.
         masks: Whether it reads ground-truth masks, given the settings.
         saliency: Whether it reads saliency maps, given the settings.
-        check: Refuses settings and data that cannot work, before anything is trained.
-        check_training: Refuses what would stop its training before the first step.
-        trained: The trainings that it keeps.
+        check: Rejects invalid settings and data, before anything is trained.
+        check_training: Rejects what would make its training fail at the start.
+        trained: Its trainings.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Stage:
     trained: Callable[[Job], Iterable[Trained]] = lambda job: ()
 
     def inputs(self, job: Job) -> Inputs:
-        """What the stage would be made from."""
+        """Current inputs of the stage."""
         config = job.config
         return collect_inputs(
             job,
@@ -96,13 +96,13 @@ def collect_inputs(
     masks: bool = False,
     saliency: bool = False,
 ) -> Inputs:
-    """Photos, settings, code and files of earlier stages that something depends on.
+    """Collect the photos, settings, code and earlier stages that a result depends on.
 
     Args:
         job: The run.
         settings: Values and sections by name.
         stages: Earlier stages whose files are read.
-        code: Modules that do the work; what they import counts too.
+        code: Modules that do the work; their imports are included.
         masks: Whether ground-truth masks are read.
         saliency: Whether saliency maps are read.
     """
@@ -112,25 +112,25 @@ def collect_inputs(
         "stages": {name: job.mark_of(name) for name in stages},
         "code": code_marks(code),
     }
-    # As they are read back from the record: lists for tuples.
+    # As read back from the record, e.g. with lists for tuples.
     as_recorded: Inputs = json.loads(json.dumps(inputs, default=str))
     return as_recorded
 
 
 def extension(config: Config, name: str) -> dict[str, Any]:
-    """Settings of the plugin of that name, where there are any."""
+    """Settings of the plugin of that name; empty if there are none."""
     found = config.extensions.get(name)
     return {} if found is None else {f"extensions.{name}": found}
 
 
 def network_code(config: Config) -> tuple[str, ...]:
-    """The module that holds the CAM network."""
+    """The module of the CAM network."""
     network = config.baseline.network
     return (network.partition(":")[0] if isinstance(network, str) else network.__module__,)
 
 
 def learning_settings(config: Config) -> dict[str, Any]:
-    """Network and augmentation, which every training depends on."""
+    """Settings of network and augmentation, which every training depends on."""
     settings = {"model": config.model, "augment": config.augment, "scale": config.scale}
     settings |= extension(config, config.model.name)
     return {name: value for name, value in flat_settings(settings).items() if name != _NO_EFFECT}
@@ -140,7 +140,7 @@ _NO_EFFECT = "augment.num_workers"
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name, those of sections as ``section.setting``."""
+    """Settings by dotted name, e.g. ``section.setting``."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if is_dataclass(value):

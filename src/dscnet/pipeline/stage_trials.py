@@ -1,4 +1,4 @@
-"""Measures what each stage of a run needs by trying a step of it.
+"""Measures the resources that each stage needs by trial steps.
 
 One or two steps of each stage run on noise, small enough to fit, and are extrapolated: memory and
 time of every stage are linear in the photos per batch and their pixels, as anything quadratic works
@@ -48,11 +48,11 @@ OWN_SIZE_BYTES = 16
 
 @dataclass(frozen=True)
 class StageNeed:
-    """Resources that a stage needs.
+    """Resources needed by a stage.
 
     Attributes:
         stage: Its name.
-        memory: Peak bytes beyond those in use before.
+        memory: Peak bytes beyond those in use at the start.
         seconds: Time of the whole stage.
         remedy: The setting that lowers its memory.
     """
@@ -64,7 +64,7 @@ class StageNeed:
 
 
 def try_stages(job: Job, sizes: Sequence[Size]) -> tuple[StageNeed, ...]:
-    """Try a step of each stage.
+    """Measure a step of each stage.
 
     Args:
         job: Settings and photos; nothing is written, and the random state is restored.

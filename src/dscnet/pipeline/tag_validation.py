@@ -1,4 +1,4 @@
-"""How well a CAM network tells the tags: what may choose weights, as it needs no masks."""
+"""Validation of the CAM network on tags, which may select weights as it needs no masks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dscnet.pipeline.job import Job
 
 
 def tag_criterion(job: Job) -> tuple[str, Callable[[Job, PlainCam], float]]:
-    """What chooses among the epochs, larger is better, and its name; it reads tags, never masks."""
+    """Name and function of the score that selects the best epoch, from tags only."""
     if job.val is not None and tag_matrix(job.val).any():
         return "tag mAP on the validation photos", lambda job, model: tag_map(job, model) or 0.0
     return "negative tag loss on the training photos", negative_tag_loss
 
 
 def tag_map(job: Job, model: PlainCam) -> float | None:
-    """Mean average precision of the tags on the validation photos: it needs no masks."""
+    """Mean average precision of the tags on the validation photos; None without tags."""
     if job.val is None:
         return None
     value = mean_average_precision(tag_scores(job, job.val, model), tag_matrix(job.val))
@@ -33,19 +33,19 @@ def tag_map(job: Job, model: PlainCam) -> float | None:
 
 
 def negative_tag_loss(job: Job, model: PlainCam) -> float:
-    """Minus the tag loss on the training photos, seen whole and unvaried."""
+    """Negative tag loss on the whole training photos, without augmentation."""
     return -float(tag_loss(tag_scores(job, job.train, model), tag_matrix(job.train)))
 
 
 @torch.no_grad()
 def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
-    """Scores of the tags of photos seen at scale 1, ``(N, C)``."""
+    """Tag scores of photos at scale 1, ``(N, C)``."""
     device = device_of(job.config.train.accelerator)
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     scale = build_scale(job.config)
     scores = []
-    # Groups start at random: the same ones whether or not the training was resumed.
+    # K-means starts at random: the result must not depend on whether training was resumed.
     torch.manual_seed(job.config.seed)
     for sample in photos.samples:
         photo = read_image(sample.image_path, scale.read_side([1.0]))
@@ -56,6 +56,6 @@ def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
             for rows, columns in windows(size, scale.tiles, scale.tile_overlap)
         ]
         of_windows = [model.tag_logits(model(w), (w.shape[-2], w.shape[-1])) for w in seen]
-        # A photo shows what one of its windows shows.
+        # A class is in a photo if it is in any of its windows.
         scores.append(torch.stack(of_windows).amax(0).cpu())
     return torch.cat(scores)

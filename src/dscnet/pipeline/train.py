@@ -1,4 +1,4 @@
-"""Stage ``train``: the CAM network on photos and tags, in rounds where the baseline has them."""
+"""Stage ``train``: trains the CAM network on photos and tags, in rounds for AuxSegNet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dscnet.build import (
     weights_are_here,
 )
 from dscnet.config import Config
-from dscnet.pipeline.cam_network import learn, training_settings
+from dscnet.pipeline.cam_network import train_cam_network, training_settings
 from dscnet.pipeline.fitting import check_optimiser
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.stage import Stage, Trained, network_code
@@ -32,7 +32,7 @@ def train(job: Job, resume: bool) -> None:
     L.seed_everything(job.config.seed, workers=True, verbose=False)
     model = build_model(job.config, job.train.num_classes)
     objective = build_objective(job.config.method, job.train.num_labels)
-    learn(job, model, objective, resume)
+    train_cam_network(job, model, objective, resume)
 
 
 def _code(config: Config) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def _check(job: Job) -> None:
 
 
 def _check_training(job: Job) -> None:
-    """Refuse hardware that is not there, and weights that do not exist or do not fit."""
+    """Refuse unavailable hardware, and weights that are missing or do not fit."""
     model = job.config.model
     check_hardware("train", job.config.train)
     if weights_are_here(model.backbone, model.weights):

@@ -1,4 +1,4 @@
-"""Saliency maps of photos by a ready-made network, where a data set comes without them."""
+"""Saliency maps by a pretrained network, for data sets without them."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from dscnet.types import DscnetError
 log = logging.getLogger("dscnet")
 
 _SEVERAL_MAPS = {
-    "u2net_cloth_seg": "gives a map for each of three kinds of clothes",
-    "sam": "gives a mask for each point or box that it is told",
+    "u2net_cloth_seg": "returns a map for each of three kinds of clothes",
+    "sam": "returns a mask for each point or box that it is given",
 }
-"""Networks of rembg that answer another question."""
+"""Networks of rembg that do not predict saliency."""
 
 
 def make_saliency(photos: str | Path, out: str | Path, *, model: str = "u2net") -> list[str]:
-    """Write ``OUT/ID.png``, 8-bit grey, for every photo of a folder, by a network of rembg.
+    """Write saliency maps ``OUT/ID.png``, 8-bit grey, by a network of rembg.
 
-    Such networks learned from pixel masks of salient objects: what is trained on their maps is
-    supervised by more than tags. A photo that cannot be read does not stop the others.
+    Such networks are trained on pixel masks of salient objects, so training on their maps uses more
+    supervision than tags. Photos that cannot be read are skipped.
 
     Args:
         photos: Folder of photos, or a single one.
-        out: Folder for the maps; ``saliency/`` of a data set is where training looks. It may lie
-            among the photos.
-        model: Name of a network that rembg knows; it fetches the weights once.
+        out: Folder for the maps; training reads ``saliency/`` of the data set. It may be inside
+            ``photos``.
+        model: rembg's name of the network; its weights are downloaded once.
 
     Returns:
-        What went wrong, a line a photo.
+        One error message per failed photo.
 
     Raises:
-        DataError: If there is no photo, or a map would replace one.
+        DataError: If there are no photos, or a map would overwrite one.
         DscnetError: If rembg is missing or cannot provide the network, or the network is known to
-            give several maps a photo.
+            return several maps per photo.
     """
-    # Maps of an earlier call are none of the photos.
+    # Maps of an earlier call are not photos.
     photo_set = open_photos(photos, apart_from=(Path(out),))
     samples = photo_set.samples
     targets = {sample.image_id: Path(out) / f"{sample.image_id}.png" for sample in samples}
     refuse_overwriting_photos(samples, targets.values())
     if model in _SEVERAL_MAPS:
         raise DscnetError(
-            f"--model {model} {_SEVERAL_MAPS[model]}, not one map of what stands out: choose"
-            " another, such as u2net or isnet-general-use"
+            f"--model {model} {_SEVERAL_MAPS[model]}, not one saliency map: choose another, such"
+            " as u2net or isnet-general-use"
         )
     try:
         import rembg
-    # It ends the program where it finds no runtime for its networks.
+    # rembg exits the program if it finds no runtime for its networks.
     except (ImportError, SystemExit) as error:
         raise DscnetError(
             "saliency maps need rembg: pip install 'dscnet[saliency]';"
-            " or put maps made elsewhere, 8-bit grey PNGs named as the photos, into the folder"
-            " saliency/ of the data set"
+            " or put existing maps, 8-bit grey PNGs named as the photos, into saliency/ of the"
+            " data set"
         ) from error
     try:
         session = rembg.new_session(model)
@@ -73,9 +73,8 @@ def make_saliency(photos: str | Path, out: str | Path, *, model: str = "u2net") 
             found = rembg.remove(photo, session=session, only_mask=True).convert("L")
             if found.size != photo.size:
                 raise DscnetError(
-                    f"{sample.image_path}: is {photo.width} x {photo.height} pixels, and network"
-                    f" '{model}' made {found.width} x {found.height} of it, not one map of its"
-                    " size; name another --model"
+                    f"{sample.image_path}: network '{model}' gave {found.width} x {found.height}"
+                    f" pixels for a photo of {photo.width} x {photo.height}; choose another --model"
                 )
             write_saliency(targets[sample.image_id], np.asarray(found) / 255)
         except DscnetError as error:

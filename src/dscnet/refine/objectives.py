@@ -1,4 +1,4 @@
-"""What the networks learn whose affinities refine labels: pairs of cells, from labels of cells."""
+"""Training objectives of AffinityNet and IRNet: affinities of pairs of cells."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dscnet.types import Batch, LossTerms, ModelOutput
 
 
 class AffinityObjective(nn.Module):
-    """AffinityNet: the distance of features tells whether a pair shares a label.
+    """AffinityNet: the distance of features predicts whether a pair shares a label.
 
     Args:
-        radius: Cells nearer than this are pairs.
+        radius: Pairs are cells closer than this.
     """
 
     def __init__(self, radius: int = 5) -> None:
@@ -23,12 +23,12 @@ class AffinityObjective(nn.Module):
         self.radius = radius
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
-        """Terms of ``affinity_loss``; the batch's masks hold the labels of the features' cells."""
+        """Terms of ``affinity_loss``; masks have one label per cell of the feature map."""
         if output.features is None or batch.mask is None:
             raise ValueError("AffinityObjective needs features and a batch with masks")
         if output.features.shape[-2:] != batch.mask.shape[-2:]:
             raise ValueError(
-                f"a mask must be {tuple(output.features.shape[-2:])}, a label a cell, got"
+                f"masks must be {tuple(output.features.shape[-2:])}, as the feature map, got"
                 f" {tuple(batch.mask.shape[-2:])}"
             )
         affinity = pair_affinity(at_least_float32(output.features), radius=self.radius)
@@ -36,10 +36,10 @@ class AffinityObjective(nn.Module):
 
 
 class BoundaryObjective(nn.Module):
-    """IRNet: there is a boundary between two cells of different labels, and none between equals.
+    """IRNet: boundaries lie between cells with different labels.
 
     Args:
-        radius: Cells nearer than this are pairs.
+        radius: Pairs are cells closer than this.
     """
 
     def __init__(self, radius: int = 10) -> None:
@@ -47,7 +47,7 @@ class BoundaryObjective(nn.Module):
         self.radius = radius
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 1.0) -> LossTerms:
-        """Terms of ``affinity_loss``; masks are at the photo's size and are reduced here."""
+        """Terms of ``affinity_loss``; masks have the size of the photo and are downsampled."""
         if output.boundary_logits is None or batch.mask is None:
             raise ValueError("BoundaryObjective needs boundary_logits and a batch with masks")
         boundary = at_least_float32(output.boundary_logits[:, 0]).sigmoid()
@@ -57,6 +57,6 @@ class BoundaryObjective(nn.Module):
 
 
 def reduce_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels ``(B, H, W)`` of the pixels next to the centres of ``size`` cells."""
-    # float32 holds labels up to 255 exactly; there is no interpolation of integers.
+    """Downsample labels ``(B, H, W)`` by nearest neighbour."""
+    # Integers cannot be interpolated; float32 represents labels exactly.
     return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()

@@ -1,4 +1,4 @@
-"""Label probabilities that refinement starts from, and the labels that it ends with."""
+"""Initial label probabilities of refinement, and labels from refined probabilities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dscnet.types import BACKGROUND
 def label_scores(
     cam: NDArray[np.floating], *, bg_score: float = 0.0, bg_power: float | None = None
 ) -> Tensor:
-    """Scores of background and classes, as they are.
+    """Scores of background and classes, not normalised.
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bg_score: Score of the background, in [0, 1]. Not read with a power.
-        bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        bg_score: Constant score of the background, in [0, 1]; unused with ``bg_power``.
+        bg_power: The background is ``1 - max score`` to this power; None = ``bg_score``.
 
     Returns:
         ``(C' + 1, H, W)`` float32, background first.
@@ -44,9 +44,9 @@ def label_scores(
 
 
 def as_probabilities(scores: Tensor) -> Tensor:
-    """Scores ``(L', H, W)``, background first, scaled to sum to 1 over the labels.
+    """Normalise scores ``(L', H, W)``, background first, to sum to 1 over the labels.
 
-    Where no score is left, a background score of 0 included, all is background.
+    Pixels whose scores are all 0 become background.
     """
     total = scores.sum(0)
     background = scores[:1].where(total > 0, 1.0)
@@ -60,18 +60,18 @@ def label_probabilities(
     bg_power: float | None = None,
     certainty: float | None = 0.7,
 ) -> Tensor:
-    """Probabilities of background and classes that refinement starts from.
+    """Initial probabilities of background and classes for refinement.
 
-    IRNet (Ahn, Cho, Kwak, CVPR 2019) and later code trust the labels at a fixed background score
-    with 0.7; AffinityNet takes the scores themselves with ``(1 - max score)^bg_power`` as
+    IRNet (Ahn, Cho, Kwak, CVPR 2019) and later code give the labels at a fixed background threshold
+    a probability of 0.7; AffinityNet uses the scores, with ``(1 - max score)^bg_power`` as
     background (``certainty=None``).
 
     Args:
-        cam: Maps of the present classes, ``(C', H, W)`` in [0, 1].
-        bg_score: Score of the background, in [0, 1]. Not read with a power.
-        bg_power: Exponent of ``1 - max score`` as the background; None = the constant score.
-        certainty: Probability of the strongest label, in (0.5, 1]; the others share the rest.
-            None = the scores, scaled to sum to 1.
+        cam: CAMs of the present classes, ``(C', H, W)`` in [0, 1].
+        bg_score: Constant score of the background, in [0, 1]; unused with ``bg_power``.
+        bg_power: The background is ``1 - max score`` to this power; None = ``bg_score``.
+        certainty: Probability of the strongest label, in (0.5, 1]; the others share the rest
+            equally. None = normalised scores.
 
     Returns:
         ``(C' + 1, H, W)`` float32, background first, sums to 1.
@@ -80,7 +80,7 @@ def label_probabilities(
         ValueError: If ``bg_score``, ``bg_power`` or ``certainty`` is out of range.
     """
     if certainty is not None and not 0.5 < certainty <= 1:
-        raise ValueError(f"certainty must be above 0.5 and at most 1, got {certainty}")
+        raise ValueError(f"certainty must be in (0.5, 1], got {certainty}")
     scores = label_scores(cam, bg_score=bg_score, bg_power=bg_power)
     if certainty is None:
         return as_probabilities(scores)
@@ -93,13 +93,13 @@ def label_probabilities(
 def trusted_labels(
     labels: NDArray[np.integer], present: NDArray[np.integer], *, certainty: float = 0.7
 ) -> Tensor:
-    """Probabilities that say what labels say, with some doubt.
+    """Probabilities from hard labels with a fixed certainty.
 
     Args:
         labels: ``(H, W)``.
-        present: The labels that can be, ``(L',)``.
-        certainty: Probability of a pixel's label, the others share the rest; a pixel whose label
-            is not present (255) has them all alike.
+        present: Possible labels, ``(L',)``.
+        certainty: Probability of a pixel's label; the others share the rest equally. Pixels with
+            another label (255) are uniform.
 
     Returns:
         ``(L', H, W)`` float32, sums to 1.
@@ -117,16 +117,15 @@ def probable_label(
     classes: Sequence[int] | NDArray[np.integer],
     size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """The most probable label of each pixel; background, which has what is left, wins ties.
+    """The most probable label of each pixel; background has the rest and wins ties.
 
     Args:
         foreground: Probabilities of the present classes, ``(C', H, W)``.
-        classes: Index of each, 0-based.
-        size: Probabilities are resized to this height and width, as :func:`label_at` does; None =
-            their own.
+        classes: Their indices, 0-based.
+        size: Height and width to resize to, as :func:`label_at` does; None = unchanged.
 
     Returns:
-        ``(H, W)`` uint8: 0 background, c + 1 for class c. Without classes all is background.
+        ``(H, W)`` uint8: 0 background, c + 1 for class c. All background without classes.
     """
     background: NDArray[Any] = 1 - foreground.sum(axis=0)
     if size is not None and size != foreground.shape[1:]:

@@ -1,6 +1,6 @@
-"""Refinement steps by name, and how they follow one another.
+"""Registry of the refinement steps, and the loop that applies them.
 
-A step is a :class:`RefinementStep`, at the end of the file that holds it.
+Each step is a file that ends in its :class:`RefinementStep`, ``STEP``.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RefinementStep:
-    """A refinement step and what it depends on. ``job`` is the run: settings, folder, photos.
+    """A refinement step and its dependencies. ``job`` is the run: settings, folder, photos.
 
     Attributes:
         name: Its name in ``refine.steps``.
-        open: Called with the job, once a run; returns what gives the :data:`Step` of a photo.
-        needs: Stages whose files it reads beside the CAMs, given the settings.
-        settings: Settings beyond ``refine`` that change what it makes, by name.
-        check: Called with the job before anything is trained; refuses settings and files that it
-            cannot work with.
-        check_photos: Called with the job where the photos are checked one by one.
-        trained: Called with the job; the trainings that it keeps, as a stage's.
-        from_scores: Whether it starts from scores as they are where it is the first step, instead
-            of from labels trusted in part.
-        own_background: Whether it decides what is background itself.
+        open: Called with the job once per run; returns a function from a photo to its
+            :data:`Step`.
+        needs: Stages whose files it reads besides the CAMs, given the settings.
+        settings: Settings beyond ``refine`` that affect its results, by name.
+        check: Called with the job before anything is trained; rejects invalid settings and files.
+        check_photos: Called with the job when photos are validated one by one.
+        trained: Called with the job; returns its trainings, as for a stage.
+        from_scores: Whether it takes CAM scores if it is the first step, instead of labels with a
+            fixed certainty.
+        own_background: Whether it determines the background itself.
         saliency: Whether it reads saliency maps.
     """
 
@@ -57,7 +57,7 @@ _HOMES = {
     "affinity": "dscnet.pipeline.refinement.affinity",
     "irn": "dscnet.pipeline.refinement.irn",
 }
-"""Modules whose ``STEP`` is the step of that name; each is imported when it is asked for."""
+"""Modules of the built-in steps, which define ``STEP``; imported on first use."""
 
 _REGISTERED: dict[str, RefinementStep] = {}
 
@@ -79,10 +79,10 @@ def register_step(step: RefinementStep) -> None:
 
 
 def find_steps(names: Iterable[str]) -> list[RefinementStep]:
-    """The steps by name, in the order asked for.
+    """Find steps by name, in the given order.
 
     Raises:
-        ValueError: If a name is unknown or comes twice.
+        ValueError: If a name is unknown or occurs twice.
     """
     chosen = list(names)
     if set(chosen) - {*list_steps()}:
@@ -94,23 +94,23 @@ def find_steps(names: Iterable[str]) -> list[RefinementStep]:
 
 
 def code_of_steps(names: Iterable[str]) -> tuple[str, ...]:
-    """Modules that hold the steps."""
+    """Modules of the steps."""
     return tuple(_HOMES.get(step.name, step.open.__module__) for step in find_steps(names))
 
 
 def refine_labels(
     probabilities: Tensor, photo: Tensor, steps: Mapping[str, Step]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Run the steps one after the other on one photo.
+    """Apply the steps in order to one photo.
 
     Args:
         probabilities: ``(L', H, W)``.
         photo: ``(3, H, W)`` uint8.
-        steps: By name, in their order.
+        steps: By name, in order.
 
     Yields:
-        Each step's name and the probabilities after it, ``(L', H, W)``; as they were for a photo
-        that can only be background.
+        Name of each step and the probabilities after it, ``(L', H, W)``; unchanged for photos
+        without classes.
     """
     for name, step in steps.items():
         if len(probabilities) > 1:

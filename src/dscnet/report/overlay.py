@@ -1,4 +1,4 @@
-"""Pictures for people: masks in colour, masks over photos, score maps over photos."""
+"""Visualisation: coloured masks, overlays of masks and score maps on photos."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from dscnet.types import BACKGROUND
 
 Picture = NDArray[np.uint8]
 
-# Dark to bright, so that the order survives grey print and colour blindness.
+# Dark to bright, so that it works in greyscale and for colour-blind readers.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
 _HEAT_WEIGHT = 0.65
-_GAP, _HEADING = 6, 18  # of a sheet, pixels
-_STRIPE = 2**18  # pixels that are mixed at once, in double precision
+_GAP, _HEADING = 6, 18  # pixels, for sheets
+_STRIPE = 2**18  # pixels blended at once, in double precision
 
 
 def colour_mask(labels: NDArray[np.uint8]) -> Picture:
-    """Paint labels in the colours of the VOC palette.
+    """Colour labels by the VOC palette.
 
     Args:
         labels: ``(H, W)`` uint8.
 
     Returns:
-        ``(H, W, 3)`` uint8 RGB; background black, 255 cream.
+        ``(H, W, 3)`` uint8 RGB; background is black, 255 off-white.
     """
     return _colours()[labels]
 
 
 def overlay(photo: Picture, labels: NDArray[np.uint8], alpha: float = 0.5) -> Picture:
-    """Lay coloured labels over a photo; background pixels show the photo alone.
+    """Overlay coloured labels on a photo; background pixels are unchanged.
 
     Args:
         photo: ``(H, W, 3)`` uint8 RGB.
@@ -55,7 +55,7 @@ def overlay(photo: Picture, labels: NDArray[np.uint8], alpha: float = 0.5) -> Pi
 
 
 def heat(photo: Picture, scores: NDArray[np.floating]) -> Picture:
-    """Lay a score map over a photo, dark where nothing responds and bright where the score is 1.
+    """Overlay a score map on a photo, from dark (0) to bright (1).
 
     Args:
         photo: ``(H, W, 3)`` uint8 RGB.
@@ -72,20 +72,22 @@ def heat(photo: Picture, scores: NDArray[np.floating]) -> Picture:
 
 
 def sheet(rows: Sequence[Sequence[Picture]], headings: Sequence[str]) -> Picture:
-    """Lay pictures out as a table on white, each at its own size.
+    """Arrange pictures in a table on white, each at its own size.
 
     Args:
-        rows: As many pictures a row as there are headings, ``(H, W, 3)`` uint8 RGB.
-        headings: Above the columns.
+        rows: One picture per heading in each row, ``(H, W, 3)`` uint8 RGB.
+        headings: Column headings.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        ValueError: If there is no row, or one has another number of pictures.
+        ValueError: If there are no rows, or a row has another number of pictures.
     """
     if not rows or any(len(row) != len(headings) for row in rows):
-        raise ValueError(f"rows must be of {len(headings)} pictures, got {[len(r) for r in rows]}")
+        raise ValueError(
+            f"rows must have {len(headings)} pictures each, got {[len(r) for r in rows]}"
+        )
     width = max(picture.shape[1] for row in rows for picture in row) + _GAP
     heights = [max(picture.shape[0] for picture in row) + _GAP for row in rows]
     canvas = Image.new("RGB", (_GAP + width * len(headings), _HEADING + sum(heights)), "white")
@@ -103,7 +105,7 @@ def sheet(rows: Sequence[Sequence[Picture]], headings: Sequence[str]) -> Picture
 def _in_stripes(
     paint: Callable[[Picture, NDArray[Any]], Picture], photo: Picture, values: NDArray[Any]
 ) -> Picture:
-    """Paint some rows at a time: large photos in double precision take too much memory."""
+    """Process some rows at a time: large photos in double precision take too much memory."""
     painted = np.empty(photo.shape, dtype=np.uint8)
     step = max(1, _STRIPE // photo.shape[1])
     for top in range(0, len(photo), step):
@@ -130,7 +132,7 @@ def _blend(photo: Picture, colours: NDArray[np.generic], weight: float) -> Pictu
 
 def _same_size(photo: Picture, name: str, shape: tuple[int, ...]) -> None:
     if photo.shape != (*shape, 3):
-        raise ValueError(f"{name} must be of the photo's size {photo.shape[:2]}, got {shape}")
+        raise ValueError(f"{name} must have the size of the photo, {photo.shape[:2]}, got {shape}")
 
 
 @cache

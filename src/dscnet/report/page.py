@@ -1,4 +1,4 @@
-"""One self-contained HTML page that shows what a run reached and what its masks look like."""
+"""Self-contained HTML report of a run: metrics, example masks, losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dscnet.report.overlay import heat, overlay
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 STAGES = {"cam": "CAM", "pseudo_label": "Pseudo label", "segmenter": "Segmentation network"}
-"""Sections of the metrics that have an IoU, and what people call them."""
+"""Sections of the metrics with IoU, and their titles."""
 
 PICTURES = {
     "cam": "CAM",
@@ -33,34 +33,33 @@ PICTURES = {
     "prediction": "Prediction",
     "truth": "Ground truth",
 }
-"""Pictures of a row beside the photo, and what people call them."""
+"""Pictures in a row next to the photo, and their titles."""
 
 EXTRA = ("unrefined_label", "self_training_label")
-"""Those that are only made where refinement or self-training is asked for."""
+"""Pictures that exist only with refinement or self-training."""
 
 MAX_SIDE = 320
-"""Longer side of the embedded pictures, pixels."""
+"""Maximum longer side of embedded pictures, pixels."""
 
 MAX_POINTS = 200
-"""Points of a curve; longer ones are drawn as means of equal stretches."""
+"""Maximum points of a curve; longer curves are averaged over equal intervals."""
 
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A photo and what each stage made of it; None where a stage made nothing.
+    """A photo and the results of each stage; None = no result.
 
     Attributes:
-        image_id: Its id.
-        tags: Its tags, for people.
+        image_id: Image id.
+        tags: Its tags, as text.
         photo: ``(H, W, 3)`` uint8 RGB.
-        cam: Score of the strongest class of each pixel, ``(H, W)`` in [0, 1].
-        refined: The same of the refined CAM.
-        unrefined_label: ``(H, W)`` uint8 labels before refinement by photo and features.
+        cam: Maximum class score of each pixel, ``(H, W)`` in [0, 1].
+        refined: The same for the refined CAM.
+        unrefined_label: ``(H, W)`` uint8 labels before the refinement steps.
         pseudo_label: ``(H, W)`` uint8 labels.
-        self_training_label: ``(H, W)`` uint8 labels that the last network learned from, where
-            self-training made them.
+        self_training_label: ``(H, W)`` uint8 labels of the last round of self-training.
         prediction: ``(H, W)`` uint8 labels of the segmentation network.
-        truth: ``(H, W)`` uint8 true labels.
+        truth: ``(H, W)`` uint8 ground truth.
     """
 
     image_id: str
@@ -86,21 +85,20 @@ def write_report(
     settings: str,
     notes: Sequence[str],
 ) -> None:
-    """Write the page; it loads nothing from anywhere else.
+    """Write the report; it loads no external resources.
 
     Args:
         path: File to write; replaced if it exists.
         title: Heading.
-        metrics: As ``evaluation.read_metrics`` gives them; numbers that are None are called not
-            measured.
-        rows: Photos to show, a row each.
-        classes: Names, without the background.
+        metrics: As from ``evaluation.read_metrics``; None is shown as "not measured".
+        rows: Photos to show, one per row.
+        classes: Foreground class names.
         curves: ``(step, value)`` points of each loss term.
         settings: The settings as text.
-        notes: What a reader must know beside the numbers.
+        notes: Notes for the reader.
 
     Raises:
-        ValueError: If a picture of a row is not of its photo's size.
+        ValueError: If a picture and its photo differ in size.
     """
     sections = {stage: metrics.get(stage) for stage in STAGES}
     rounds = metrics.get("rounds") or []
@@ -129,14 +127,14 @@ def write_report(
 
 
 def line_chart(points: Sequence[tuple[float, float]], *, label: str) -> Markup:
-    """Draw a curve as inline SVG, its axes marked with the smallest and largest values.
+    """Draw a curve as inline SVG with minimum and maximum marked on the axes.
 
     Args:
         points: ``(x, y)``, finite, ascending in x; at least one.
-        label: What is drawn, for screen readers.
+        label: Name of the curve, for screen readers.
 
     Returns:
-        An ``<svg>`` element whose colours come from the page.
+        An ``<svg>`` element, styled by the page.
     """
     width, height, left, right, top, bottom = 300, 150, 52, 10, 10, 30
     xs, ys = zip(*points, strict=True)
@@ -165,11 +163,11 @@ def line_chart(points: Sequence[tuple[float, float]], *, label: str) -> Markup:
 def downsample(
     points: Sequence[tuple[float, float]], max_points: int = MAX_POINTS
 ) -> list[tuple[float, float]]:
-    """Means of equal stretches of a long curve, at most ``max_points``; a short one as it is."""
+    """Average a curve over equal intervals if it has more than ``max_points`` points."""
     if len(points) <= max_points:
         return list(points)
-    stretches = np.array_split(np.asarray(points, dtype=np.float64), max_points)
-    return [(float(x), float(y)) for x, y in (stretch.mean(axis=0) for stretch in stretches)]
+    intervals = np.array_split(np.asarray(points, dtype=np.float64), max_points)
+    return [(float(x), float(y)) for x, y in (part.mean(axis=0) for part in intervals)]
 
 
 def _environment() -> Environment:
@@ -193,28 +191,28 @@ def _number(value: float) -> str:
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Any:
-    """A function from [low, high] to [start, end]; to the middle where low is high."""
+    """Linear function from [low, high] to [start, end]; to the middle if low equals high."""
     if high == low:
         return lambda value: (start + end) / 2
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def _chart(name: str, points: Sequence[tuple[float, float]]) -> tuple[Markup | None, str]:
-    """A curve and what to say below it."""
+    """A chart and its caption."""
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     if not finite:
-        return None, "no finite value"
-    thinned = downsample(finite)
-    words = [f"last {_number(thinned[-1][1])}"]
-    if len(thinned) < len(finite):
-        words.append(f"each point the mean of {len(finite) / len(thinned):.0f} values")
+        return None, "no finite values"
+    averaged = downsample(finite)
+    caption = [f"last {_number(averaged[-1][1])}"]
+    if len(averaged) < len(finite):
+        caption.append(f"each point is the mean of {len(finite) / len(averaged):.0f} values")
     if len(finite) < len(points):
-        words.append(f"{len(points) - len(finite)} values not finite")
-    return line_chart(thinned, label=name), ", ".join(words)
+        caption.append(f"{len(points) - len(finite)} values not finite")
+    return line_chart(averaged, label=name), ", ".join(caption)
 
 
 def _class_rows(sections: Mapping[str, Any]) -> list[tuple[str, str, list[float | None]]]:
-    """Colour, name and the IoU at each stage of every class that a section knows."""
+    """Colour, name and IoU at each stage, for each class in the metrics."""
     ious = [section["iou"] if section else {} for section in sections.values()]
     return [
         (_colour(label), name, [iou.get(name) for iou in ious])
@@ -223,12 +221,12 @@ def _class_rows(sections: Mapping[str, Any]) -> list[tuple[str, str, list[float 
 
 
 def _class_names(sections: Mapping[str, Any]) -> list[str]:
-    """Names by label, background first, as the first measured section lists them."""
+    """Class names by label, background first, from the first section with metrics."""
     return next((list(section["iou"]) for section in sections.values() if section), [])
 
 
 def _legend(classes: Sequence[str], rows: Sequence[ReportRow]) -> list[tuple[str, str]]:
-    """Colour and name of each label that a picture shows; background is the photo itself."""
+    """Colour and name of each label in the pictures, except background."""
     masks = [
         mask
         for row in rows
@@ -246,7 +244,7 @@ def _colour(label: int) -> str:
 
 
 def _picture(row: ReportRow, name: str) -> str | None:
-    """A picture of a row as a data URI; None where there is none."""
+    """A picture of a row as a data URI; None if there is none."""
     values = getattr(row, name)
     if values is None:
         return None

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dscnet.config.settings import replace_settings, shown
+from dscnet.config.settings import replace_settings, without_local_paths
 from dscnet.data import open_dataset
 from dscnet.experiments.comparison import lookup
-from dscnet.experiments.grid import refuse_to_train_over, run_all
+from dscnet.experiments.grid import refuse_other_training, run_all
 from dscnet.run_folder import RunFolder, environment, read_record, write_text
 from dscnet.tables import figures
 from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
@@ -59,7 +59,7 @@ def make_table(request: Request) -> int:
     mine = [cell for cell in mine if cell.earlier is None or in_folder(cell)]
     for cell in mine:
         refuse_other_settings(cell)
-        refuse_to_train_over(cell.run, stages(request))
+        refuse_other_training(cell.run, stages(request))
     failed: list[str] = []
     for row in run_all([cell.run for cell in mine], stages=stages(request), jobs=request.jobs):
         if "error" in row:
@@ -239,7 +239,7 @@ def _write(request: Request, cells: Sequence[Cell], failed: Sequence[str]) -> No
         "seeds": list(request.seeds),
         "environment": {key: v for key, v in environment(0).items() if key != "seed"},
         "recipes": request.recipes,
-        "settings": {base: shown(config) for base, config in request.configs.items()},
+        "settings": {base: without_local_paths(config) for base, config in request.configs.items()},
         "variants": request.spec.variants,
         "paper": paper_table(request.name).source,
         "rows": rows,

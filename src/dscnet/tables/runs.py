@@ -15,14 +15,14 @@ from dscnet.config.settings import (
     dotted_settings,
     from_dict,
     replace_settings,
-    shown,
     to_dict,
+    without_local_paths,
 )
 from dscnet.config.stages import STAGES
 from dscnet.experiments.comparison import lookup
 from dscnet.experiments.grid import GridRun, of_seed
 from dscnet.metrics.evaluation import read_metrics
-from dscnet.pipeline.job import located
+from dscnet.pipeline.job import with_absolute_paths
 from dscnet.run_folder import RunFolder
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
@@ -138,7 +138,7 @@ def identity(config: Config, seed: int) -> str:
         config: Settings before ``{seed}`` is filled in.
         seed: The seed of the run.
     """
-    elsewhere = from_dict(Config, shown(replace(config, seed=seed)))
+    elsewhere = from_dict(Config, without_local_paths(replace(config, seed=seed)))
     return json.dumps(_with_data(elsewhere), sort_keys=True)
 
 
@@ -207,7 +207,7 @@ def comparable(config: Config) -> dict[str, Any]:
 
 def _with_data(config: Config) -> dict[str, Any]:
     """The settings that affect results, and the name of the data set."""
-    return comparable(located(config)) | {"data": Path(config.data).name}
+    return comparable(with_absolute_paths(config)) | {"data": Path(config.data).name}
 
 
 def _differing(cell: Cell) -> list[str]:

@@ -70,9 +70,7 @@ def register_format(format: Format) -> None:
     """
     names = [known.name for known in (*_registered, *FORMATS)]
     if format.name in names:
-        raise ValueError(
-            f"format: the name must not be taken, got {format.name!r} (taken: {', '.join(names)})"
-        )
+        raise ValueError(f"name must be new, got {format.name!r}; taken: {', '.join(names)}")
     _registered.append(format)
 
 
@@ -89,8 +87,8 @@ def find_format(path: Path) -> Format:
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path}: no such file or folder; check the path")
     load_plugins()
-    # Plugins first: `images/`, or any sub-folder with photos in it, is enough for a built-in format
-    # to claim a folder, so a more specific one would never be asked.
+    # Plugins first: `images/`, or any subfolder with photos, is enough for a built-in format to
+    # claim a folder, so more specific ones would never be reached.
     formats = (*_registered, *FORMATS)
     for format in formats:
         if format.is_file == path.is_file() and format.recognises(path):
@@ -102,11 +100,11 @@ def find_layout(path: Path) -> Layout:
     """Recognise a data set's format and read its layout.
 
     Args:
-        path: A folder, a COCO instances file, a YAML file that names the parts, or whatever a
+        path: A folder, a COCO instances file, a YAML file that names the parts, or anything that a
             registered format reads.
 
     Raises:
-        DataError: If no format fits, or the one that does finds a part missing or wrong.
+        DataError: If no format fits, or a part is missing or invalid.
         ValueError: If a plugin cannot be imported.
     """
     format = find_format(path)
@@ -118,7 +116,7 @@ def find_layout(path: Path) -> Layout:
 
 
 def split_home(path: Path) -> str:
-    """Say where the lists of a data set's splits belong, for messages.
+    """Where the split lists of a data set belong, for messages.
 
     Raises:
         DataError: If no format fits.

@@ -1,4 +1,4 @@
-"""One sub-folder of photos per class."""
+"""Input format: one subfolder of photos per class."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def _read(root: Path) -> Layout:
 
 
 def _refuse_described(root: Path) -> None:
-    """Refuse sub-folders of photos as classes if a file beside them says what they are."""
+    """Reject class folders next to a file that describes the data set."""
     yamls = [*files_ending(root, ".yaml"), *files_ending(root, ".yml")]
     if beside := next(filter(None, [*yamls, find_tag_file(root)]), None):
         raise DataError(
-            f"{root}: its sub-folders hold photos, and {beside.name} lies beside them: give"
-            f" {beside} if it names the parts of the data set, or put the photos into images/ if it"
-            " holds their tags; move it away if each sub-folder is a class"
+            f"{root}: its subfolders contain photos, and {beside.name} lies next to them: give"
+            f" {beside} if it describes the data set, or put the photos into images/ if it contains"
+            " their tags; move it away if each subfolder is a class"
         )
 
 
@@ -85,12 +85,14 @@ def _class_notes(found: Mapping[Path, Mapping[str, Path]]) -> list[str]:
     file_names = Counter(path.name for photos in found.values() for path in photos.values())
     if shared := sorted(name for name, count in file_names.items() if count > 1):
         notes.append(
-            f"{len(shared)} file names are in more than one class folder and count as separate "
-            f"photos of one tag each ({first_few(shared)}); for photos with several tags use "
+            f"{len(shared)} file names occur in more than one class folder and count as separate "
+            f"photos with one tag each ({first_few(shared)}); for photos with several tags use "
             "images/ and tags.csv"
         )
     if empty := [folder.name for folder in found if not found[folder] and folder.name != "splits"]:
-        notes.append(f"{len(empty)} folders hold no photo and are no class: {first_few(empty)}")
+        notes.append(
+            f"{len(empty)} folders contain no photo and are not classes: {first_few(empty)}"
+        )
     return notes
 
 
@@ -100,21 +102,21 @@ def _notes_beside(root: Path) -> list[str]:
     beside = sorted(path for path in root.iterdir() if path.is_dir() and is_system(path.name))
     if system := [path.name for path in beside if _picture_stems(path)]:
         notes.append(
-            f"{len(system)} hidden folders and folders of systems hold photos and are no class:"
-            f" {first_few(system)}; rename each that is one"
+            f"{len(system)} hidden or system folders contain photos and are not classes:"
+            f" {first_few(system)}; rename those that are"
         )
     if loose := sorted(path.name for path in root.iterdir() if is_photo(path)):
         notes.append(
-            f"{len(loose)} photos beside the class folders are not read ({first_few(loose)}); "
-            "move each into the folder of its class, or into background/ if it shows none"
+            f"{len(loose)} photos next to the class folders are ignored ({first_few(loose)}); "
+            "move each into the folder of its class, or into background/ if it has none"
         )
     return notes
 
 
 def _advice(root: Path) -> str:
-    """Name a sub-folder that is a data set of this format."""
+    """Point to a subfolder that is a data set of this format."""
     inner = next(filter(_recognises, _class_folders(root)), None)
-    return f"give {inner}, whose sub-folders hold photos" if inner else ""
+    return f"give {inner}, whose subfolders contain photos" if inner else ""
 
 
 def _class_folders(root: Path) -> list[Path]:
@@ -130,7 +132,7 @@ FORMAT = Format(
     "class-folders",
     _recognises,
     _read,
-    looked_for="one sub-folder of photos per class",
-    given_as="one sub-folder per class",
+    looked_for="one subfolder of photos per class",
+    given_as="one subfolder per class",
     advice=_advice,
 )

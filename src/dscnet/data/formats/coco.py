@@ -1,4 +1,4 @@
-"""An instances file of COCO beside its photos."""
+"""Input format: a COCO instances file next to its photos."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _read(path: Path) -> Layout:
     if not photos:
         raise DataError(
             f"{path}: none of its {len(content.photos)} photos is in {homes[0]} or {homes[1]}; "
-            "put them there"
+            "move them there"
         )
     return Layout(
         name=path.stem,

@@ -1,4 +1,4 @@
-"""Photos in ``images/``, their tags in one file beside it."""
+"""Input format: photos in ``images/``, and a tag file next to it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _read(root: Path) -> Layout:
     tag_file = find_tag_file(root)
     if tag_file is None:
         raise DataError(
-            f"{root}: has images/ but no tags.csv, tags.json or tags.jsonl beside it; write "
-            "tags.csv with the header 'image_id,labels' and one line a photo"
+            f"{root}: has images/ but no tags.csv, tags.json or tags.jsonl next to it; write "
+            "tags.csv with the header 'image_id,labels' and one line per photo"
         )
     return Layout(
         name=root.resolve().name,

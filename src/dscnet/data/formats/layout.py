@@ -1,4 +1,4 @@
-"""What all input formats share: the records ``Layout`` and ``Format``, ids, folders of files."""
+"""Shared by all input formats: the records ``Layout`` and ``Format``, ids, folders of files."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dscnet.types import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAP_FOLDERS = ("masks", "saliency", "SegmentationClass", "SegmentationClassAug")
-"""Folders beside the photos that hold masks or saliency maps, recognised by name."""
+"""Names of folders next to photos that contain masks or saliency maps."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a data set lie; tags are read on demand.
+    """Locations of the parts of a data set; tags are read on demand.
 
     Attributes:
         name: Name of the data set.
         photos: Photo by image id.
         read_tags: Returns all tag entries; takes class names that may contain spaces.
-        classes: Foreground class names, or None to take them from the tags.
-        usual_classes: Class names to use when ``classes`` is None and every tag is among them.
-        masks: Ground-truth mask by image id; may lack photos.
-        saliency: Saliency map by image id; may lack photos.
+        classes: Foreground class names, or None to derive them from the tags.
+        usual_classes: Class names to use if ``classes`` is None and every tag is among them.
+        masks: Available ground-truth masks by image id.
+        saliency: Available saliency maps by image id.
         splits: List file by split name; empty if the data set is not split.
-        photo_folders: Folders whose photos are all read, except those in sub-folders.
-        map_folders: Folders of masks and saliency maps; they may be missing.
-        notes: Messages for the user.
+        photo_folders: Folders whose photos are read, without subfolders.
+        map_folders: Folders of masks and saliency maps; need not exist.
+        notes: Notes for the user.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Layout:
 
 
 def splits_folder(path: Path) -> str:
-    """Where most formats keep the lists of splits: ``splits/`` in the data set's folder."""
+    """Usual folder of the split lists: ``splits/`` in the folder of the data set."""
     return str((path if path.is_dir() else path.parent) / "splits")
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way a data set can lie on disk.
+    """A layout of data sets on disk.
 
     Attributes:
         name: Unique name.
@@ -61,11 +61,11 @@ class Format:
             not modify anything.
         read: Turns the path into a ``Layout``; raises ``DataError`` if parts are missing or wrong.
         looked_for: What ``recognises`` looks for, named in the message when no format fits.
-        given_as: A shorter name for the same, for the message about an unusable file; empty =
+        given_as: A shorter name for the same, for the message about an invalid file; empty =
             ``looked_for``.
         is_file: Whether the data set is given as a file; otherwise as a folder.
-        advice: What to do with a folder that no format fits; an empty string says nothing.
-        split_home: Where the lists of splits belong, for messages.
+        advice: Advice for a folder that no format fits; may be empty.
+        split_home: Where split lists belong, for messages.
     """
 
     name: str
@@ -101,7 +101,7 @@ def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def photos_in(folder: Path) -> dict[str, Path]:
-    """Photos of a folder by id, the file's name without ending; sub-folders are not searched.
+    """Photos of a folder by id (file name without ending), without subfolders.
 
     Raises:
         DataError: If there is no such folder, or two photos share an id.
@@ -136,12 +136,12 @@ def find_tag_file(*folders: Path) -> Path | None:
     paths = [folder / f"tags{suffix}" for folder in folders for suffix in TAG_SUFFIXES]
     found = [path for path in paths if path.is_file()]
     if len(found) > 1:
-        raise DataError(f"{found[0]} and {found[1]} both hold tags; keep one of them")
+        raise DataError(f"{found[0]} and {found[1]} both contain tags; keep one of them")
     return found[0] if found else None
 
 
 def match_id(name: str, photos: Collection[str]) -> str | None:
-    """Find the image id for a name with or without file ending or folder; None if absent.
+    """Find the image id for a name, with or without file ending or folder; None if absent.
 
     ``cat/a.jpg`` is the photo ``cat__a``.
     """
@@ -153,7 +153,7 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
 
 def same_id(name: str, known: Collection[str]) -> str | None:
-    """Find a name among known ones, however its accents are encoded; None if absent."""
+    """Find a name among known ones in any Unicode normal form; None if absent."""
     return next((form for form in written_forms(name) if form in known), None)
 
 
@@ -165,7 +165,7 @@ def listed_ids(path: Path, known: Collection[str]) -> list[str]:
         known: Existing ids.
 
     Returns:
-        Each id once, in the list's order; a name that matches no known id is left as written.
+        Unique ids in list order; unknown names are returned unchanged.
 
     Raises:
         DataError: If the list is missing, unreadable or empty.
@@ -177,5 +177,5 @@ def listed_ids(path: Path, known: Collection[str]) -> list[str]:
 
 
 def join_id(*parts: str) -> str:
-    """Join parts of a path into an id that can be a file name: ``("a", "b")`` gives ``a__b``."""
+    """Join parts of a path into an id that is a valid file name: ``("a", "b")`` gives ``a__b``."""
     return "__".join(parts)

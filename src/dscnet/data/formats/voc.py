@@ -1,4 +1,4 @@
-"""The folders of PASCAL VOC: ``JPEGImages/``, ``Annotations/``, ``ImageSets/`` and masks."""
+"""Input format: PASCAL VOC, ``JPEGImages/``, ``Annotations/``, ``ImageSets/`` and masks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _read(root: Path) -> Layout:
         raise DataError(
             f"{root}: no tags. Looked for tags.csv, tags.json and tags.jsonl in ImageSets/ and in "
             "the folder itself, and for Annotations/*.xml; write ImageSets/tags.csv with the "
-            "header 'image_id,labels' and one line a photo"
+            "header 'image_id,labels' and one line per photo"
         )
     return Layout(
         name=root.resolve().name,
@@ -56,7 +56,7 @@ def _read(root: Path) -> Layout:
         read_tags=read_tags,
         classes=classes_of(root),
         usual_classes=VOC_CLASSES if tag_file is None else (),
-        # SBD's masks fill the gaps of VOC's own.
+        # SBD's masks are used where VOC has none.
         masks=pngs_in(root / "SegmentationClassAug") | pngs_in(root / "SegmentationClass"),
         saliency=pngs_in(root / "saliency"),
         splits=voc_split_files(root / "ImageSets"),
@@ -68,7 +68,7 @@ def _read(root: Path) -> Layout:
 
 
 def voc_split_files(image_sets: Path) -> dict[str, Path]:
-    """List file by split name: of ``Segmentation/``, or of ``Main/`` if it holds none.
+    """Split lists by name, from ``Segmentation/``, or from ``Main/`` if it has none.
 
     VOC's lists of one class, with 1, 0 or -1 after each id, are not splits.
 

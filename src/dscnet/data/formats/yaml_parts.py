@@ -1,4 +1,4 @@
-"""YAML files that name the parts of a data set."""
+"""Input format: a YAML file that names the parts of a data set."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Refinement steps that read more of a run than CAMs and photos, a file each."""
+"""Refinement steps that use more of a run than CAMs and photos, one file per step."""

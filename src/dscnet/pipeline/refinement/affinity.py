@@ -1,4 +1,4 @@
-"""Step ``affinity``: a random walk along affinities that AffinityNet has learned."""
+"""Step ``affinity``: a random walk with affinities learned by AffinityNet."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dscnet.models.backbones import pad_to_multiple
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import load_pair
 from dscnet.pipeline.refinement.learning import (
-    Learned,
     PairNet,
+    TrainedStep,
     check_crop,
-    check_learned,
+    check_walk_settings,
     photo_views,
 )
 from dscnet.refine.affinity_labels import merge_scores, power_marginals
@@ -35,22 +35,22 @@ from dscnet.refine.steps import Step
 def scored_photos(
     photo_set: PhotoSet, transform: TrainTransform, *, scores: Path, stride: int
 ) -> PhotoDataset:
-    """Photos with AffinityNet's labels of their cells, merged again for each crop.
+    """Photos with AffinityNet's cell labels, merged for each crop.
 
-    The scores, kept at the size that CAMs are refined at, are augmented with the photo and averaged
-    over the cells; labels are made of these means.
+    The scores, stored at the size at which CAMs are refined, are augmented with the photo and
+    average-pooled to cells before labels are made from them.
 
-    Deviation: photos are scaled as the CAM network's are; published ones keep their size.
+    Deviation: photos are scaled as for the CAM network; in the published code they keep their size.
 
     Args:
         photo_set: The photos.
-        transform: Their augmentation.
+        transform: Augmentation.
         scores: Folder of ``ID.npz`` with ``low`` and ``high``, as :func:`_write_scores` makes them.
-        stride: Pixels per cell.
+        stride: Stride of the cells, pixels.
     """
 
     def read(sample: Sample) -> Tensor:
-        """Both scores of background and classes, ``(2 (C' + 1), h, w)``."""
+        """Low and high scores of background and classes, ``(2 (C' + 1), h, w)``."""
         maps, _ = read_cam(scores / f"{sample.image_id}.npz")
         both = [torch.from_numpy(maps[name]) for name in ("low", "high")]
         return torch.cat([torch.cat([1 - part.sum(0, keepdim=True), part]) for part in both])
@@ -72,7 +72,7 @@ def _objective(config: Config) -> nn.Module:
 
 
 def _write_scores(job: Job, target: Path) -> None:
-    """AffinityNet's refined maps at both powers, without background; those there are stay."""
+    """Write the refined CAMs at both powers, without background; existing files are kept."""
     device = device_of(job.config.affinity.accelerator)
     for sample in job.train.samples:
         path = target / f"{sample.image_id}.npz"
@@ -122,12 +122,12 @@ def _affinity_step(config: Config, net: PairNet) -> Step:
 
 def _check(job: Job) -> None:
     config, affinity = job.config, job.config.affinity
-    check_learned("affinity", affinity, "powers", affinity.powers)
+    check_walk_settings("affinity", affinity, "powers", affinity.powers)
     check_crop(config, "affinity.radius", affinity.radius, affinity.output_stride)
     build_affinity_transform(config, mean=(0.5,) * 3, std=(0.5,) * 3)
     build_affinity_net(config, pretrained=False)
 
 
-STEP = Learned(
+STEP = TrainedStep(
     "affinity", __name__, _build, _objective, _write_scores, _dataset, _affinity_step
 ).refinement_step(_check)

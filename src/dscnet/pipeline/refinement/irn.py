@@ -1,4 +1,4 @@
-"""Step ``irn``: IRNet's random walk, which the class boundaries that it has learned hold back."""
+"""Step ``irn``: IRNet's random walk, confined by learned class boundaries."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dscnet.models.irn import STRIDE
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import load_pair
 from dscnet.pipeline.refinement.learning import (
-    Learned,
     PairNet,
+    TrainedStep,
     check_crop,
-    check_learned,
+    check_walk_settings,
     photo_views,
 )
 from dscnet.refine.affinity_labels import merge_labels, score_labels
@@ -40,7 +40,7 @@ def _objective(config: Config) -> nn.Module:
 
 
 def _write_labels(job: Job, target: Path) -> None:
-    """IRNet's labels of the pixels that both background scores agree on; those there are stay."""
+    """Write IRNet's labels from both background thresholds; existing files are kept."""
     low, high = job.config.irn.bg_scores
     device = device_of(job.config.irn.accelerator)
     for sample in job.train.samples:
@@ -61,7 +61,7 @@ def _dataset(job: Job, net: PairNet, labels: Path) -> PhotoDataset:
 
 
 def _boundary_step(config: Config, net: PairNet) -> Step:
-    """IRNet's step: it spreads the classes alone, and the background is set anew."""
+    """IRNet's step: propagates only the classes, then sets the background by a threshold."""
     settings = config.irn
     views_of = photo_views(net)
     net.to(device_of(settings.accelerator)).eval()
@@ -92,7 +92,7 @@ def _boundary_step(config: Config, net: PairNet) -> Step:
 
 def _check(job: Job) -> None:
     irn = job.config.irn
-    check_learned("irn", irn, "bg_scores", irn.bg_scores)
+    check_walk_settings("irn", irn, "bg_scores", irn.bg_scores)
     check_crop(job.config, "irn.radius", irn.radius, STRIDE)
     pair_offsets(irn.walk_radius)
     if irn.bg_scores[1] > 1 or not 0 < irn.threshold <= 1:
@@ -102,6 +102,6 @@ def _check(job: Job) -> None:
         )
 
 
-STEP = Learned(
+STEP = TrainedStep(
     "irn", __name__, _build, _objective, _write_labels, _dataset, _boundary_step
 ).refinement_step(_check, own_background=True)

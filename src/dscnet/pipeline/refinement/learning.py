@@ -1,7 +1,7 @@
-"""What refinement steps share that train a network first.
+"""Shared code of refinement steps that train a network.
 
-Each leaves a folder ``affinity/STEP`` in the run: the labels it learned from, its checkpoint and
-losses, its weights, and the time its training took.
+The folder ``affinity/STEP`` of a run contains the labels it was trained on, its checkpoint, losses
+and weights, and the training time.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ PairNet = AffinityNet | BoundaryNet
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A refinement step that trains a network; its settings have the step's name.
+class TrainedStep:
+    """A refinement step that trains a network; its section of the settings has the same name.
 
     Attributes:
-        name: Of the step.
-        code: The module that holds it.
-        build: The network; its argument says whether with pretrained weights.
-        objective: What it is trained by.
-        write_labels: Writes what it learns from into a folder; what is there stays.
+        name: Name of the step.
+        code: Module of the step.
+        build: Builds the network; the second argument says whether to load pretrained weights.
+        objective: Builds the training objective.
+        write_labels: Writes the training labels into a folder; existing files are kept.
         dataset: Photos with these labels, given the network and the folder.
         step: The refinement by the trained network.
     """
@@ -66,11 +66,11 @@ class Learned:
         return settings
 
     def needs(self, config: Config) -> tuple[str, ...]:
-        """The trained CAM network, where it starts from its backbone."""
+        """Stage ``train`` if it starts from the backbone of the CAM network."""
         return ("train",) if self.settings_of(config).start == "cam" else ()
 
     def settings(self, config: Config) -> Mapping[str, Any]:
-        """Everything that its training depends on."""
+        """Settings that its training depends on."""
         return {self.name: self.settings_of(config), **learning_settings(config)}
 
     def trained(self, job: Job) -> list[Trained]:
@@ -101,7 +101,7 @@ class Learned:
         )
 
     def open(self, job: Job) -> Callable[[Sample], Step]:
-        """Train the network unless it is there, and give its step."""
+        """Train the network unless it has been trained, and return its step."""
         L.seed_everything(job.config.seed, workers=True, verbose=False)
         net = self.build(job.config, self.settings_of(job.config).start == "weights")
         (plan,) = self.trained(job)
@@ -118,7 +118,7 @@ class Learned:
         return lambda sample: step
 
     def _train(self, job: Job, net: PairNet, folder: Path) -> None:
-        """Train into its folder; an interrupted training goes on from its last epoch."""
+        """Train into its folder; an interrupted training continues from its last epoch."""
         settings = self.settings_of(job.config)
         self.write_labels(job, folder / "labels")
         dataset = self.dataset(job, net, folder / "labels")
@@ -129,7 +129,7 @@ class Learned:
             net.backbone.load_state_dict(trained.backbone.state_dict())
         objective, losses = self.objective(job.config), folder / "metrics.csv"
         training = Training(net, objective, dataset, settings, folder, losses)
-        # A folder of other settings was deleted before.
+        # A folder with other inputs has been deleted.
         optimise(job, training, resume=True)
         seconds = round(time.monotonic() - started, 1)
         write_text(folder / "training.json", json.dumps({"training_seconds": seconds}) + "\n")
@@ -137,7 +137,7 @@ class Learned:
 
 
 def at_scale_one(step: Step, scale: PhotoScale) -> Step:
-    """The same step on photos as large as its network was trained on."""
+    """Apply a step at the input size of training, and resize its result."""
 
     def resized(scores: Tensor, photos: Tensor) -> Tensor:
         size = (photos.shape[-2], photos.shape[-1])
@@ -152,7 +152,7 @@ def at_scale_one(step: Step, scale: PhotoScale) -> Step:
 
 
 def photo_views(net: PairNet) -> Callable[[Tensor], Tensor]:
-    """From uint8 photos to the backbone's input."""
+    """Function from uint8 photos to the input of the backbone."""
     transform = build_eval_transform(net.backbone.mean, net.backbone.std)
 
     def images(photos: Tensor) -> Tensor:
@@ -161,10 +161,10 @@ def photo_views(net: PairNet) -> Callable[[Tensor], Tensor]:
     return images
 
 
-def check_learned(
+def check_walk_settings(
     step: str, settings: AffinityConfig | IrnConfig, name: str, pair: list[float]
 ) -> None:
-    """Refuse numbers that training or walk cannot work with."""
+    """Reject invalid settings of training or random walk."""
     if len(pair) != 2 or not 0 < pair[0] < pair[1]:
         raise ValueError(f"{step}.{name} must be two ascending numbers above 0, got {pair}")
     if settings.beta <= 0 or settings.log_steps < 0:
@@ -175,11 +175,11 @@ def check_learned(
 
 
 def check_crop(config: Config, name: str, radius: int, stride: int) -> None:
-    """Refuse crops that hold no pair of cells."""
+    """Refuse crops too small for a pair of cells."""
     pair_offsets(radius)
     least = 2 * (radius - 1) * stride
     if config.augment.crop_size <= least:
         raise ValueError(
-            f"augment.crop_size must be above {least}, or {name} lower: no pair of cells within"
-            f" {radius} at stride {stride} fits into {config.augment.crop_size} pixels"
+            f"augment.crop_size must be above {least}, or {name} lower: {config.augment.crop_size}"
+            f" pixels are too small for pairs within radius {radius} at stride {stride}"
         )

@@ -1,4 +1,4 @@
-"""Step ``masks``: labels follow the masks that a class-agnostic segmenter made."""
+"""Step ``masks``: merges masks of a class-agnostic segmenter into the labels."""
 
 from __future__ import annotations
 
@@ -26,25 +26,23 @@ log = logging.getLogger("dscnet")
 
 
 def check_mask_settings(job: Job) -> None:
-    """Refuse a step ``masks`` without masks; photos that lack them are told and stay as they are.
+    """Refuse a step ``masks`` without masks; log photos without masks, which are not refined.
 
     Raises:
-        ValueError: If the settings do not allow the step.
+        ValueError: If a setting of the step is missing or out of range.
         DataError: If no tagged training photo has masks.
     """
     refine = job.config.refine
     if refine.masks is None:
         raise ValueError("refine.steps: step 'masks' needs refine.masks, a folder or a JSON file")
     if not 0 < refine.mask_overlap <= 1:
-        raise ValueError(
-            f"refine.mask_overlap must be above 0 and at most 1, got {refine.mask_overlap}"
-        )
+        raise ValueError(f"refine.mask_overlap must be in (0, 1], got {refine.mask_overlap}")
     masks = ExternalMasks(refine.masks)
     tagged = [sample.image_id for sample in job.train.samples if sample.tags]
     missing = [image_id for image_id in tagged if image_id not in masks]
     if missing and len(missing) == len(tagged):
         raise DataError(
-            f"{refine.masks}: holds masks of none of the {len(tagged)} tagged training photos;"
+            f"{refine.masks}: has no masks of any of the {len(tagged)} tagged training photos;"
             f" expected, for '{missing[0]}' and the others, PNGs in a folder ID/, an index map"
             " ID.png, or COCO run lengths: ID.json or one JSON file that names the photos"
         )
@@ -59,10 +57,10 @@ def check_mask_settings(job: Job) -> None:
 
 
 def open_masks(job: Job) -> ExternalMasks:
-    """The masks made elsewhere, none of another size than its photo.
+    """Open the external masks and check that they have the size of their photos.
 
     Raises:
-        DataError: If there are none, or the masks of a tagged photo cannot be used.
+        DataError: If there are none, or those of a tagged photo are invalid.
     """
     assert job.config.refine.masks is not None
     masks = ExternalMasks(job.config.refine.masks)
@@ -94,7 +92,7 @@ def _open(job: Job) -> Callable[[Sample], Step]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """Names and marks of the files of masks."""
+    """Names and fingerprints of the mask files."""
     if config.refine.masks is None:
         return {}
     root = Path(config.refine.masks)

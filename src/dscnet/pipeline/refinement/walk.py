@@ -1,4 +1,4 @@
-"""Step ``walk``: a random walk along the similarity of the trained CAM network's features."""
+"""Step ``walk``: a random walk by the similarity of features of the trained CAM network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dscnet.refine.steps import RefinementStep, Step
 
 
 def walk_features(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The trained backbone's features of photos."""
+    """Function from photos to features of the trained backbone."""
     config = job.config
     model = build_model(config, job.train.num_classes, pretrained=False)
     restore(model, job.folder.weights)
