@@ -254,7 +254,7 @@ def test_folders_that_are_missing_or_empty(tmp_path):
         evaluate_folders(pred, tmp_path / "no_such", CLASSES)
     with pytest.raises(DataError, match="empty: contains no ground truth"):
         evaluate_folders(pred, tmp_path / "empty", CLASSES)
-    with pytest.raises(DataError, match="empty: contains no prediction to measure"):
+    with pytest.raises(DataError, match="empty: contains no prediction;"):
         evaluate_folders(tmp_path / "empty", pred, CLASSES, ids=[])
     with pytest.raises(ValueError, match="ids must name at least one photo, got none"):
         evaluate_folders(pred, pred, CLASSES, ids=[])

@@ -540,6 +540,6 @@ def test_the_graph_takes_the_options():
 def test_defaults_are_those_of_the_settings():
     usual, parameters = MethodConfig(), inspect.signature(DualStreamContext).parameters
     shared = {name for name in parameters if hasattr(usual, name)}
-    assert len(shared) >= 10
+    assert shared >= {"head", "num_groups", "pool_sharpness", "temperature"}
     for name in shared:
         assert parameters[name].default == getattr(usual, name), name

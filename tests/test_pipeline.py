@@ -458,8 +458,8 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"segment.epochs": -1}, "segment.epochs must be at least 1, got -1"),
         ({"segment.output_stride": 32}, r"output_stride must be one of \(8, 16\), got 32"),
         ({"segment.backbone": "no_such_net"}, "no_such_net"),
-        ({"segment.labels": "no/such"}, "segment.labels: .*no/such is no folder"),
-        ({"label.cams": "no/such"}, "label.cams: .*no/such is no folder"),
+        ({"segment.labels": "no/such"}, "segment.labels: .*no/such is not a folder"),
+        ({"label.cams": "no/such"}, "label.cams: .*no/such is not a folder"),
         ({"label.ignore_band": [0.9, 0.1]}, "label.ignore_band must be two ascending scores"),
         ({"label.ignore_band": [0.1]}, "label.ignore_band must be two ascending scores"),
         ({"cam.scales": []}, "cam.scales must be one or more positive numbers"),
@@ -467,7 +467,7 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
         ({"scale.side": 0}, "scale.side must be at least 1, got 0"),
         ({"model.classifier_gain": -1.0}, "model.classifier_gain must be at least 0, got -1.0"),
         ({"cam.batch_size": 0}, "cam.batch_size must be at least 1, got 0"),
-        ({"val_split": "vall"}, "val_split: no split 'vall' among train, val"),
+        ({"val_split": "vall"}, "val_split must be one of train, val, got 'vall'"),
         (
             {"label.bg_score": "agreement", "model.name": "cam", "method.variant": "M2"},
             "choose model seam",
@@ -512,7 +512,7 @@ def test_photos_are_not_deleted_with_a_run(scenes, tmp_path):
 
 
 def test_a_stage_without_what_it_needs_writes_nothing(scenes, tmp_path):
-    with pytest.raises(DscnetError, match="'label' needs what 'cam' makes"):
+    with pytest.raises(DscnetError, match="'label' needs the results of 'cam'"):
         run_single("label", small_config(scenes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -563,7 +563,9 @@ def test_a_run_goes_on_with_a_copy_of_its_photos(copy, scenes, tmp_path):
 def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):
     config = small_config(scenes)
     config.label.bg_score = "magic"
-    with pytest.raises(DscnetError, match="no criterion 'magic'; give a number, auto, otsu"):
+    with pytest.raises(
+        DscnetError, match="label.bg_score must be a number, auto or one of otsu, .* got 'magic'"
+    ):
         run(config, tmp_path / "run", progress=False)
 
 
@@ -590,7 +592,9 @@ def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):
     for path in (copy / "cams").glob("*.npz"):
         maps, classes = read_cam(path)
         write_cam(path, {"cam": maps["cam"]}, classes)
-    with pytest.raises(DataError, match="criterion 'agreement' finds no background score"):
+    with pytest.raises(
+        DataError, match="criterion 'agreement' cannot estimate a background threshold"
+    ):
         run_single("label", config, copy)
     # Whoever has left the choice to us is given another.
     config.label.bg_score = "auto"

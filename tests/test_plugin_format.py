@@ -117,7 +117,7 @@ def test_messages_name_what_was_looked_for(tmp_path):
     (tmp_path / "a.zip").touch()
     folder = (
         f"{tmp_path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv,"
-        " .json or .jsonl, and for one sub-folder of photos per class; or give a YAML file that"
+        " .json or .jsonl, and for one subfolder of photos per class; or give a YAML file that"
         f" names the parts ({YAML_KEYS})"
     )
     file = (
@@ -137,7 +137,7 @@ def test_messages_name_what_was_looked_for(tmp_path):
 def test_a_folder_whose_sub_folder_is_a_data_set_is_told_so(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "train" / "cat" / "1.jpg").touch()
-    advice = f"; give {tmp_path / 'train'}, whose sub-folders hold photos; or give a YAML file"
+    advice = f"; give {tmp_path / 'train'}, whose subfolders contain photos; or give a YAML file"
     assert advice in said(tmp_path)
 
 
