@@ -110,7 +110,7 @@ def test_a_training_with_other_settings_is_not_overwritten(scenes, tmp_path):
     again.data = str(copied)
     assert list(run_grid(again, tmp_path, one, [0], stages=STAGES)) == [after]
     Image.new("RGB", (64, 64)).save(open_dataset(copied, "train").samples[0].image_path)
-    with pytest.raises(DscnetError, match="one-s0 holds a finished .* the train photos, or"):
+    with pytest.raises(DscnetError, match="one-s0 contains a finished .* the train photos, their"):
         list(run_grid(again, tmp_path, one, [0], stages=STAGES))
     # What is there may be measured all the same.
     assert [r["variant"] for r in run_grid(again, tmp_path, one, [0], stages=STAGES[1:])] == ["one"]
