@@ -571,7 +571,7 @@ def test_photos_are_not_deleted_with_a_run(scenes, tmp_path):
 
 
 def test_a_stage_without_what_it_needs_writes_nothing(scenes, tmp_path):
-    with pytest.raises(DscnetError, match="'label' needs what 'cam' makes"):
+    with pytest.raises(DscnetError, match="'label' needs the results of 'cam'"):
         run_single("label", settings(scenes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
