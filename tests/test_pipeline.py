@@ -563,9 +563,7 @@ def test_a_run_goes_on_with_a_copy_of_its_photos(copy, scenes, tmp_path):
 def test_a_criterion_that_does_not_exist_is_refused(scenes, tmp_path):
     config = small_config(scenes)
     config.label.bg_score = "magic"
-    with pytest.raises(
-        DscnetError, match="label.bg_score must be a number, auto or one of otsu, .* got 'magic'"
-    ):
+    with pytest.raises(DscnetError, match="must be a number, auto or one of otsu, .* got 'magic'"):
         run(config, tmp_path / "run", progress=False)
 
 
@@ -592,9 +590,7 @@ def test_a_criterion_that_the_maps_do_not_allow_is_named(copy, scenes):
     for path in (copy / "cams").glob("*.npz"):
         maps, classes = read_cam(path)
         write_cam(path, {"cam": maps["cam"]}, classes)
-    with pytest.raises(
-        DataError, match="criterion 'agreement' cannot estimate a background threshold"
-    ):
+    with pytest.raises(DataError, match="criterion 'agreement' cannot estimate a background"):
         run_single("label", config, copy)
     # Whoever has left the choice to us is given another.
     config.label.bg_score = "auto"
