@@ -122,7 +122,7 @@ def test_messages_name_what_was_looked_for(tmp_path):
     )
     file = (
         f"{tmp_path / 'a.zip'}: not a data set; give a VOC folder, images/ with a tag file, one"
-        " sub-folder per class, a COCO instances file (.json) or a YAML file"
+        " subfolder per class, a COCO instances file (.json) or a YAML file"
     )
     assert said(tmp_path) == folder
     assert said(tmp_path / "a.zip") == file
