@@ -112,3 +112,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 50 * 1024
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_rounding_is_relative_to_the_largest_score(size):
+    """A label within a millionth of the largest score may still win, one farther below may not."""
+    scores = size * torch.tensor([1.0, 1 - 6e-7, 1 - 3e-6]).view(3, 1, 1)
+    assert enlarge._possible(scores).flatten().tolist() == [True, True, False]
