@@ -235,3 +235,14 @@ def test_photos_are_scaled_by_pillow(generator):
     assert np.array_equal(scaled[2], np.asarray(expected))
     with pytest.raises(ValueError, match="scales must be"):
         scaled_photos(photo, (0.0,))
+
+
+def test_views_are_also_seen_mirrored_unless_told_otherwise(generator):
+    def ramp(image, tags):
+        return {"cam": image[:, :1] * torch.arange(image.shape[3])}
+
+    image, tags = torch.rand(1, 3, 4, 5, generator=generator), torch.ones(1, 1)
+    both = ramp(image, tags)["cam"] + ramp(image.flip(3), tags)["cam"].flip(3)
+    torch.testing.assert_close(sum_views(ramp, [image], tags, (4, 5))["cam"], both)
+    once = sum_views(ramp, [image], tags, (4, 5), flip=False)["cam"]
+    torch.testing.assert_close(once, ramp(image, tags)["cam"])

@@ -233,3 +233,32 @@ def test_the_package_is_given_the_same_energies_and_kernels(monkeypatch, generat
     assert bilateral == ("bilateral", {"sxy": 80.0, "srgb": 13.0, "compat": 7.0})
     np.testing.assert_array_equal(pixels, photo[0].permute(1, 2, 0).numpy())
     assert result.flatten().tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_it_computes_in_single_precision(dtype):
+    probabilities, photo = noise(3, 5, 6)
+    probabilities = probabilities.to(dtype)
+    result = dense_crf(probabilities, photo)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, dense_crf(probabilities.float(), photo))
+
+
+def test_the_constants_are_irnets():
+    probabilities, photo = noise(3, 6, 7)
+    published = {
+        "iterations": 10,
+        "gaussian_std": 3.0,
+        "gaussian_weight": 3.0,
+        "bilateral_std": 50.0,
+        "color_std": 5.0,
+        "bilateral_weight": 10.0,
+    }
+    # Colours and places near each other, so that every constant matters.
+    photo = photo // 20
+    expected = dense_crf(probabilities, photo, backend="exact", **published)
+    assert torch.equal(dense_crf(probabilities, photo, backend="exact"), expected)
+    for name, value in published.items():
+        changed = published | {name: type(value)(value / 2)}
+        other = dense_crf(probabilities, photo, backend="exact", **changed)
+        assert not torch.equal(other, expected), name

@@ -68,3 +68,8 @@ def test_what_is_not_half_precision_arrives_as_it_is():
     (first, second), named = given(ids, "text", mask=ids > 1, count=3)
     assert first is ids and second == "text"
     assert named["mask"].dtype == torch.bool and named["count"] == 3
+
+
+def test_vectors_lie_along_the_last_dimension(generator):
+    vectors = torch.randn(2, 3, 4, generator=generator)
+    torch.testing.assert_close(unit(vectors).norm(dim=-1), torch.ones(2, 3))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import time
 
 import pytest
@@ -131,3 +132,15 @@ def test_a_photo_takes_seconds_and_a_large_one_little_memory(generator):
         log_steps=1,
     )
     assert large.shape == (2, 1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("walk", "published"),
+    [
+        (affinity_walk, {"stride": 8, "radius": 5, "beta": 8.0, "log_steps": 6}),
+        (boundary_walk, {"radius": 5, "beta": 10.0, "log_steps": 8}),
+    ],
+)
+def test_the_constants_are_the_published_ones(walk, published):
+    parameters = inspect.signature(walk).parameters
+    assert {name: parameters[name].default for name in published} == published

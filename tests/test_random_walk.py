@@ -24,7 +24,7 @@ def dense_transition(features, radius, power):
     return matrix / matrix.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize(("radius", "power"), [(1, 2.0), (2, 1.0), (3, 8.0)])
+@pytest.mark.parametrize(("radius", "power"), [(1, 2.0), (2, 1.0), (3, 8.0), (5, 2.0)])
 def test_the_sparse_matrix_is_the_dense_one(radius, power, generator):
     features = torch.rand(4, 5, 6, generator=generator)
     indices, weights = transition(features, radius=radius, power=power)
@@ -95,3 +95,11 @@ def test_the_constants_are_affinitynets(generator):
     features = torch.rand(1, 6, 15, 15, generator=generator)
     published = random_walk(probabilities, features, radius=5, power=8.0, steps=64)
     assert torch.equal(random_walk(probabilities, features), published)
+
+
+def test_within_a_radius_of_one_no_cell_has_neighbours(generator):
+    probabilities = torch.rand(1, 3, 8, 8, generator=generator)
+    walked = random_walk(probabilities, torch.rand(1, 4, 4, 4, generator=generator), radius=1)
+    reduced = F.avg_pool2d(probabilities, 2)
+    expected = F.interpolate(reduced, (8, 8), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(walked, expected)

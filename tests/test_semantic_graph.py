@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
+from dscnet.config import MethodConfig
 from dscnet.context import SemanticGraph
 from dscnet.context.semantic_graph import adjacency
 
@@ -140,3 +143,9 @@ def test_wrong_arguments():
         SemanticGraph(4, 3, temperature=0)
     with pytest.raises(ValueError, match=r"valid must be \(1, 2\)"):
         SemanticGraph(4, 3)(torch.zeros(1, 2, 4), torch.ones(1, 3, dtype=torch.bool))
+
+
+def test_defaults_are_those_of_the_settings():
+    usual, parameters = MethodConfig(), inspect.signature(SemanticGraph).parameters
+    for name in ("node_dim", "temperature", "residual", "learned_prototypes"):
+        assert parameters[name].default == getattr(usual, name), name

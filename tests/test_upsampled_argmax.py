@@ -102,3 +102,10 @@ def test_memory_does_not_grow_with_the_labels_at_full_size():
     """A million pixels of 100 labels would take 400 MB."""
     scores = torch.randn(100, 50, 50)
     assert peak_bytes(lambda: label_at(scores, (1000, 1000))) < 50 * 2**20
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_rounding_is_relative_to_the_largest_score(size):
+    """A label within a millionth of the largest score may still win, one farther below may not."""
+    scores = size * torch.tensor([1.0, 1 - 6e-7, 1 - 3e-6]).view(3, 1, 1)
+    assert enlarge._possible(scores).flatten().tolist() == [True, True, False]
