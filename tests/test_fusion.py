@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dscnet.config import MethodConfig
+from dscnet.config.legacy import REMOVED
 from dscnet.context import (
     ContextOutput,
     DualStreamContext,
@@ -223,6 +224,15 @@ def test_shares_are_from_0_to_1(share, generator):
     for change in (output.smooth, output.weigh):
         with pytest.raises(ValueError, match="share must be in"):
             change(torch.rand(2, 4, 4, 4), share)
+
+
+def test_smoothing_is_in_full_precision_under_autocast(generator):
+    context = make_context(fuse=True)
+    output = context(*make_inputs(generator))
+    maps = torch.rand(2, 4, 4, 4, generator=generator)
+    expected = output.smooth(maps, 0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(output.smooth(maps, 0.5), expected)
 
 
 def test_embeddings_against_loops(generator):
@@ -543,3 +553,7 @@ def test_defaults_are_those_of_the_settings():
     assert shared >= {"head", "num_groups", "pool_sharpness", "temperature"}
     for name in shared:
         assert parameters[name].default == getattr(usual, name), name
+    fixed = {name: REMOVED[f"method.{name}"] for name in parameters if f"method.{name}" in REMOVED}
+    assert len(fixed) >= 8
+    for name, former in fixed.items():
+        assert parameters[name].default == former.value, name

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dscnet.config import MethodConfig
+from dscnet.config.legacy import REMOVED
 from dscnet.context import SemanticGraph
 from dscnet.context.semantic_graph import adjacency
 
@@ -146,6 +147,7 @@ def test_wrong_arguments():
 
 
 def test_defaults_are_those_of_the_settings():
-    usual, parameters = MethodConfig(), inspect.signature(SemanticGraph).parameters
-    for name in ("node_dim", "temperature", "residual", "learned_prototypes"):
-        assert parameters[name].default == getattr(usual, name), name
+    parameters = inspect.signature(SemanticGraph).parameters
+    assert parameters["temperature"].default == MethodConfig().temperature
+    for name in ("node_dim", "residual", "learned_prototypes"):
+        assert parameters[name].default == REMOVED[f"method.{name}"].value, name
