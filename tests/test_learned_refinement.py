@@ -290,7 +290,7 @@ def test_a_trained_network_is_not_trained_over(finished, scenes, cams, tmp_path)
 def test_only_the_refinement_steps_asked_for_count():
     config = replace_settings(Config(), {"label.cams": "cams"})
     config.affinity.start = config.irn.start = "weights"
-    assert STAGE.settings(config) == {}
+    assert STAGE.settings(config) == {"refine.steps": []}
     config.refine.steps = ["pamr"]
     names = {"refine", "scale", "label.bg_score", "label.cams"}
     assert set(STAGE.settings(config)) == names

@@ -80,3 +80,13 @@ def test_a_batch_without_masks_is_refused():
 
 def batch_without():
     return Batch(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1), ["x"])
+
+
+def test_radii_are_the_published_ones():
+    assert (AffinityObjective().radius, BoundaryObjective().radius) == (5, 10)
+
+
+def test_masks_of_another_size_are_named_with_both_sizes():
+    output = ModelOutput(features=torch.zeros(1, 2, 4, 5))
+    with pytest.raises(ValueError, match=r"masks must be \(4, 5\).*got \(6, 7\)"):
+        AffinityObjective()(output, batch(torch.zeros(1, 6, 7).long()))

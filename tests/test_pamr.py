@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dscnet.refine import pamr as module
 from dscnet.refine.pamr import pamr
@@ -110,3 +111,12 @@ def test_the_constants_are_the_published_ones(generator):
 def test_nothing_is_trained_through_it(generator):
     probabilities = torch.rand(1, 2, 8, 8, generator=generator, requires_grad=True)
     assert not pamr(probabilities, torch.rand(1, 3, 8, 8, generator=generator)).requires_grad
+
+
+def test_labels_are_enlarged_without_aligned_corners():
+    """Without iterations what remains is the reduction to cells and the way back."""
+    probabilities = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    photos = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    cells = F.avg_pool2d(probabilities, 4)
+    expected = F.interpolate(cells, (8, 8), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(pamr(probabilities, photos, stride=4, iterations=0), expected)

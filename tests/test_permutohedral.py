@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from dscnet.refine.crf import exact_kernel
-from dscnet.refine.permutohedral import LatticeKernel, _elevation, _enclosing_simplices
+from dscnet.refine.permutohedral import (
+    LatticeKernel,
+    _elevation,
+    _enclosing_simplices,
+    _neighbours,
+)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
@@ -72,3 +77,9 @@ def test_one_pixel_is_itself():
 def test_features_that_span_too_much_are_refused():
     with pytest.raises(ValueError, match="increase the standard"):
         LatticeKernel(torch.tensor([[0.0] * 5, [1e6] * 5]))
+
+
+def test_the_last_vertex_is_a_neighbour_too():
+    ((rows, weights),) = _neighbours(torch.tensor([0, 3]), [3])
+    assert rows.tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert weights.tolist() == [[1.0, 0.5, 0.0], [1.0, 0.0, 0.5]]

@@ -141,3 +141,30 @@ def test_interrupted_work_of_other_settings_is_not_lost(copy, config):
     for checkpoint in (copy / "checkpoints").glob("last.ckpt"):
         checkpoint.unlink()
     run(other, copy, stages=["train"], resume=True, progress=False)
+
+
+@pytest.mark.parametrize("lost", ["cams", "labels", "masks", "threshold.json", "metrics.json"])
+def test_lost_files_come_back_as_they_were(copy, config, lost):
+    before = times(copy)
+    path = copy / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run(config, copy, resume=True, progress=False)
+    assert set(times(copy)) == set(before)
+    for trained in ("checkpoints", "segmenter"):
+        weights = str(copy / trained / "weights.safetensors")
+        assert times(copy)[weights] == before[weights], "nothing was trained again"
+
+
+def test_lost_weights_are_trained_again(copy, config):
+    lost = copy / "segmenter" / "weights.safetensors"
+    expected = lost.read_bytes()
+    lost.unlink()
+    run(config, copy, resume=True, progress=False)
+    assert lost.read_bytes() == expected
+
+
+def test_refinement_steps_asked_for_are_the_difference(copy, config):
+    other = replace_settings(config, {"refine.steps": ["pamr"]})
+    with pytest.raises(DscnetError, match=r"refine\.steps was \[\], is now \['pamr'\]") as raised:
+        run(other, copy, resume=True, progress=False)
+    assert "certainty" not in str(raised.value), "it was not read before"

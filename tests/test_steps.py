@@ -121,3 +121,13 @@ def test_steps_on_a_gpu_equal_those_on_a_cpu(name):
     start = label_probabilities(np.random.default_rng(0).random((3, 60, 80)), bg_score=0.4)[None]
     on_gpu = UNLEARNED[name](start.cuda(), photo.cuda()).cpu()
     torch.testing.assert_close(on_gpu, UNLEARNED[name](start, photo), atol=1e-3, rtol=0)
+
+
+def test_unknown_names_are_looked_for_among_plugins(monkeypatch):
+    asked = []
+    monkeypatch.setattr(steps, "load_plugins", lambda: asked.append(True))
+    find_steps(["crf"])
+    assert asked == [], "known steps need no plugin"
+    with pytest.raises(ValueError, match="none twice"):
+        find_steps(["magic"])
+    assert asked == [True]

@@ -106,7 +106,7 @@ def _needs(config: Config) -> tuple[str, ...]:
 def _settings(config: Config) -> dict[str, Any]:
     steps = _steps(config)
     if not steps:
-        return {}
+        return {"refine.steps": []}
     settings: dict[str, Any] = {"refine": config.refine, "scale": config.scale}
     settings |= {"label.bg_score": config.label.bg_score, "label.cams": config.label.cams}
     for step in steps:

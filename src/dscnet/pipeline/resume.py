@@ -77,7 +77,7 @@ def differences(
         before: Recorded inputs.
         now: Current inputs.
     """
-    yield from _changed("", before.get("settings", {}), now["settings"])
+    yield from _changed(before.get("settings", {}), now["settings"])
     for name, mark in now["photos"].items():
         if before.get("photos", {}).get(name) != mark:
             yield f"the {name} photos, their tags or their masks have changed"
@@ -100,8 +100,9 @@ def _of_stage(job: Job, stages: Sequence[Stage], name: str) -> Iterator[str]:
     yield f"'{name}' gives different results: {'; '.join(found) or 'it ran again'}"
 
 
-def _changed(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in {**before, **now}:
-        old, new = before.get(name), now.get(name)
-        if old != new:
-            yield f"{prefix}{name} was {old}, is now {new}"
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    # Settings that only one of them reads follow from another one, such as the refinement steps.
+    shared = [name for name in differing if name in before and name in now]
+    for name in shared or differing:
+        yield f"{name} was {before.get(name)}, is now {now.get(name)}"

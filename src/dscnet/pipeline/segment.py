@@ -61,17 +61,17 @@ def segment(job: Job, resume: bool) -> None:
 def train_segmenters(job: Job) -> None:
     """Train the network of each round, on new labels from the second round on."""
     rounds = job.config.segment.rounds
-    if job.folder.is_done("segmenter", fingerprint(_round_inputs(job, rounds))):
+    if _is_trained(job.folder, fingerprint(_round_inputs(job, rounds))):
         return
     for index in range(1, rounds + 1):
         folder, inputs = network_folder(job, index), _round_inputs(job, index)
         mark = fingerprint(inputs)
-        if folder.is_done("segmenter", mark):
+        if _is_trained(folder, mark):
             continue
         started = time.monotonic()
         resumable = folder.start("segmenter", mark, inputs=inputs)
         other = job.folder if index < rounds else job.folder.self_training(index)
-        if other.is_done("segmenter", mark):
+        if _is_trained(other, mark):
             # Trained before, when the number of rounds was different.
             shutil.copytree(other.segmenter, folder.segmenter, dirs_exist_ok=True)
         else:
@@ -83,6 +83,10 @@ def train_segmenters(job: Job) -> None:
             _make_labels(job, index, mark)
             _train(job, folder, label_folder(job, index), resumable)
         folder.finish("segmenter", mark, time.monotonic() - started, inputs=inputs)
+
+
+def _is_trained(folder: RunFolder, mark: str) -> bool:
+    return folder.is_done("segmenter", mark) and folder.segmenter_weights.exists()
 
 
 def write_masks(job: Job) -> None:
@@ -182,6 +186,11 @@ def _trained(job: Job) -> Iterator[Trained]:
         yield Trained(name, folder, "segmenter", inputs, folder.segmenter_weights, checkpoint)
 
 
+def _makes(job: Job) -> tuple[Path, ...]:
+    masks = () if job.val is None else (job.folder.masks,)
+    return masks if job.config.own_branch else (job.folder.segmenter_weights, *masks)
+
+
 def _needs(config: Config) -> tuple[str, ...]:
     """The pseudo labels, unless others are used; the CAM network if its branch is used."""
     if config.own_branch:
@@ -270,7 +279,7 @@ def _check_training(job: Job) -> None:
 STAGE = Stage(
     "segment",
     segment,
-    makes=lambda job: () if job.config.own_branch else (job.folder.segmenter_weights,),
+    makes=_makes,
     needs=_needs,
     settings=lambda config: {**learning_settings(config), "segment": config.segment},
     code=_code,
