@@ -154,3 +154,10 @@ def test_wrong_labels(pred, gt, message):
 def test_matrices_of_other_labels_do_not_merge():
     with pytest.raises(ValueError, match="3 labels, got 4"):
         ConfusionMatrix(3).merge(ConfusionMatrix(4))
+
+
+def test_pixels_are_whole_numbers_from_the_start():
+    matrix = ConfusionMatrix(2)
+    assert matrix.counts.dtype == np.int64
+    matrix.update(np.zeros((1, 2), np.uint8), np.zeros((1, 2), np.uint8))
+    assert matrix.counts.dtype == np.int64

@@ -167,3 +167,11 @@ def test_written_maps_are_read_again(tmp_path) -> None:
     saliency = np.array([[0, 51, 255]]) / 255
     write_saliency(tmp_path / "a.png", saliency)
     np.testing.assert_allclose(read_saliency(tmp_path / "a.png")[0].numpy(), saliency, atol=1e-6)
+
+
+def test_the_fit_computes_in_single_precision() -> None:
+    mean = np.array([[0.0, 0.25, 1.0]], dtype=np.float16)
+    photo = np.full((1, 3, 3), 9, dtype=np.uint8)
+    fitted = fit_to_photo(mean, photo)
+    assert np.isfinite(fitted).all()
+    np.testing.assert_array_equal(fitted, fit_to_photo(mean.astype(np.float32), photo))

@@ -317,3 +317,10 @@ def test_pixels_are_counted_once_by_saliency():
     salient, rest = counts.salient
     assert {int(index): int(salient[index]) for index in salient.nonzero()[0]} == {30: 1, 90: 1}
     assert {int(index): int(rest[index]) for index in rest.nonzero()[0]} == {10: 1, 30: 1}
+
+
+def test_the_highest_score_is_never_the_stable_one():
+    """One score throughout: above it nothing changes any more, and the middle of that counts."""
+    counts = ScoreCounts()
+    counts.add(np.full((1, 4, 5), 0.015), [0])
+    assert suggest(counts, "stability") == 0.5

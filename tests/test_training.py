@@ -339,3 +339,31 @@ def test_the_log_is_one_text_on_every_system_and_makes_its_folders(tmp_path):
     written.on_train_epoch_end(Trainer(), None)
     assert written.path.read_bytes() == b"step,total\n0,0.5\n1,0.25\n"
     assert [path.name for path in written.path.parent.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize(("clip", "clipped"), [(0.0, None), (2.5, 2.5)])
+def test_what_lightning_is_told(monkeypatch, tmp_path, clip, clipped):
+    class Stop(Exception):
+        pass
+
+    def trainer(**options):
+        told.update(options)
+        raise Stop
+
+    told = {}
+    monkeypatch.setattr("lightning.Trainer", trainer)
+    module = TrainingModule(Net(), objective, total_steps=1)
+    settings = {"epochs": 7, "folder": tmp_path, "log_path": tmp_path / "metrics.csv"}
+    with pytest.raises(Stop):
+        fit(module, [], clip=clip, precision="16", accelerator="cpu", **settings)
+    expected = {
+        "max_epochs": 7,
+        "accelerator": "cpu",
+        "devices": 1,
+        "precision": "16",
+        "gradient_clip_val": clipped,
+        "deterministic": "warn",
+        "default_root_dir": tmp_path,
+        "logger": False,
+    }
+    assert {name: told[name] for name in expected} == expected
