@@ -282,3 +282,9 @@ def test_tags_of_any_type_are_the_same(kind: torch.dtype) -> None:
     ):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(min_pool_loss(maps[1], tags.to(kind)), min_pool_loss(maps[1], tags))
+
+
+def test_a_map_just_below_zero_is_nothing() -> None:
+    """Its maximum plus the constant is 0: only the rectified maximum keeps the division finite."""
+    cam = torch.full((1, 1, 2, 2), -EPS)
+    assert torch.equal(normalise(cam), torch.zeros_like(cam))
