@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from dscnet.cli import main
 from dscnet.config import Config
 from dscnet.config.settings import replace_settings
 from dscnet.pipeline import code_marks
@@ -168,3 +170,14 @@ def test_refinement_steps_asked_for_are_the_difference(copy, config):
     with pytest.raises(DscnetError, match=r"refine\.steps was \[\], is now \['pamr'\]") as raised:
         run(other, copy, resume=True, progress=False)
     assert "certainty" not in str(raised.value), "it was not read before"
+
+
+def test_the_commands_of_a_refusal_work_as_they_stand(copy, config, capsys):
+    """A setting of an earlier stage: that stage runs first, with the setting."""
+    change = ["--label.bg_score", "0.3"]
+    assert main(["run", "--resume", "--out", str(copy), *change]) == 1
+    commands = re.findall(r"`dscnet ([^`]+)`", capsys.readouterr().err)
+    assert [command.split()[0] for command in commands] == ["label", "segment"]
+    for command in commands:
+        assert main([*command.split(), *change]) == 0
+    assert main(["run", "--resume", "--out", str(copy), *change]) == 0

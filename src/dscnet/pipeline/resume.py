@@ -57,13 +57,25 @@ def _refusal(
     shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if found[SHOWN:] else "")
     state = "finished" if record.get("fingerprint") or not record else "interrupted"
     root = job.folder.root
-    again = "deletes the run and trains again" if stage.name == "train" else "trains again"
     later = " The verbs of later stages use it as it is." if state == "finished" else ""
     return (
         f"{root} contains a {state} training of {training.name}, which would be overwritten:"
-        f" {shown}. Choose another --out, or undo the changes;"
-        f" `dscnet {stage.name} --out {root} --force` {again}.{later}"
+        f" {shown}. Choose another --out, or undo the changes. To train again, run with the new"
+        f" settings {_commands(job, stages, stage)}.{later}"
     )
+
+
+def _commands(job: Job, stages: Sequence[Stage], stage: Stage) -> str:
+    """The verbs that bring a stage up to date, in their order; the last one trains."""
+    root = job.folder.root
+    if stage.name == "train":
+        return f"`dscnet train --out {root} --force`, which deletes the run first"
+    before = [
+        f"`dscnet {one.name} --out {root}`"
+        for one in stages[: stages.index(stage)]
+        if job.folder.fingerprint_of(one.name) != job.planned.get(one.name)
+    ]
+    return ", then ".join([*before, f"`dscnet {stage.name} --out {root} --force`"])
 
 
 def differences(
