@@ -318,6 +318,7 @@ def main() -> int:
         import segmentation_models_pytorch  # noqa: F401
 
         revision = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
+        revision += ["--exclude=*"]  # the commit, whatever tags there are
         results |= {
             "command": " ".join(["python", "benchmarks/mutants.py", *sys.argv[1:]]),
             "seed": options.seed,
