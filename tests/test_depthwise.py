@@ -2,78 +2,65 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch.nn import functional
 
-from dscnet.models.backbones import create_backbone
-from dscnet.models.depthwise import DilatedDepthwise, is_dilated_depthwise, use_fast_depthwise
+from dscnet.models import depthwise
+from dscnet.models.depthwise import depthwise_conv2d, from_phases, to_phases
 
 
-def conv(kernel=(3, 5), dilation=(2, 3), padding=(2, 6), channels=4) -> nn.Conv2d:
+def layer(channels, kernel, size, dtype=torch.float64):
     torch.manual_seed(0)
-    return nn.Conv2d(
-        channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=False
+    image = torch.randn(2, channels, *size, dtype=dtype).contiguous(
+        memory_format=torch.channels_last
     )
+    weight = torch.randn(channels, 1, *kernel, dtype=dtype)
+    return image.requires_grad_(), weight.requires_grad_()
 
 
-@pytest.mark.parametrize(
-    ("kernel", "dilation", "padding"),
-    [((3, 5), (2, 3), (2, 6)), ((5, 5), (2, 2), (4, 4)), ((3, 3), (1, 4), (1, 4))],
-)
-@pytest.mark.parametrize("size", [(17, 16), (4, 3), (1, 1)])
-def test_output_and_gradients_are_those_of_torch(kernel, dilation, padding, size, monkeypatch):
-    plain = conv(kernel, dilation, padding).double()
-    fast = nn.Sequential(conv(kernel, dilation, padding).double())
-    use_fast_depthwise(fast)
-    calls = []
-    by_phases = DilatedDepthwise.by_phases
-    monkeypatch.setattr(DilatedDepthwise, "by_phases", lambda *a: calls.append(1) or by_phases(*a))
-    image = torch.randn(2, 4, *size, dtype=torch.float64)
-    results = []
-    for module in (plain, fast):
-        own = image.clone().requires_grad_()
-        output = module(own)
-        # Or the slow path would be compared with itself.
-        assert bool(calls) == (module is fast)
-        (output**2).sum().backward()
-        results.append((output, own.grad, next(module.parameters()).grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (7, 7), (6, 6), (1, 4), (5, 2)])
+@pytest.mark.parametrize("size", [(9, 12), (4, 4), (2, 3)])
+@pytest.mark.parametrize("padded", [True, False])
+def test_gradients_are_those_of_torch(kernel, size, stride, padded):
+    padding = (kernel[0] // 2, kernel[1] // 2) if padded else (0, 0)
+    if any(s + 2 * p < k for s, p, k in zip(size, padding, kernel, strict=True)):
+        return
+    image, weight = layer(4, kernel, size)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    theirs = functional.conv2d(image, weight, bias, stride, padding, groups=4)
+    ours = depthwise_conv2d(image, weight, bias, stride, padding)
+    gradient = torch.randn_like(theirs)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, (image, weight, bias), gradient),
+        torch.autograd.grad(theirs, (image, weight, bias), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
 
 
-def test_frozen_weights_and_frozen_images():
-    fast = nn.Sequential(conv())
-    use_fast_depthwise(fast)
-    fast[0].weight.requires_grad_(False)
-    image = torch.randn(1, 4, 12, 12, requires_grad=True)
-    fast(image).sum().backward()
-    assert image.grad is not None
-    assert fast[0].weight.grad is None
-    fast[0].weight.requires_grad_(True)
-    fast(image.detach()).sum().backward()
-    assert fast[0].weight.grad is not None
+def test_the_backend_is_never_asked_for_more_than_three_columns(monkeypatch):
+    """Wider weight gradients have no fast path: findings/depthwise_weight_gradient.sh."""
+    asked = []
+    own = depthwise._gradients
+
+    def noted(gradient, image, weight, *rest):
+        asked.append((weight.shape[3], image.shape[2] - weight.shape[2] + 2 * rest[1][0]))
+        return own(gradient, image, weight, *rest)
+
+    monkeypatch.setattr(depthwise, "_gradients", noted)
+    for size in ((7, 7), (4, 4)):
+        image, weight = layer(16, (5, 5), size, torch.float32)
+        depthwise_conv2d(image, weight, None, (1, 1), (2, 2)).sum().backward()
+    assert asked
+    assert max(columns for columns, _ in asked) == 3
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        nn.Conv2d(4, 4, 3, dilation=2),
-        nn.Conv2d(4, 4, 3, groups=4),
-        nn.Conv2d(4, 4, 3, groups=4, dilation=2, stride=2),
-        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=True),
-        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=False, padding="same"),
-        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=False, padding=5),
-        nn.Conv2d(4, 4, 3, groups=4, dilation=2, bias=False),
-        nn.Conv2d(4, 4, 4, groups=4, dilation=2, bias=False, padding=3),
-        nn.ReLU(),
-    ],
-)
-def test_other_modules_stay(other):
-    assert not is_dilated_depthwise(other)
-
-
-def test_a_backbone_has_them_and_its_names_stay():
-    backbone = create_backbone(output_stride=16, weights="none")
-    replaced = [name for name, m in backbone.named_modules() if isinstance(m, DilatedDepthwise)]
-    assert replaced
-    assert {f"{name}.weight" for name in replaced} <= backbone.state_dict().keys()
-    assert not any(is_dilated_depthwise(module) for module in backbone.modules())
+def test_phases_are_reassembled_and_zero_outside():
+    image = torch.arange(2 * 3 * 5 * 7.0).reshape(2, 3, 5, 7) + 1
+    phases = to_phases(image, (2, 3))
+    assert phases.shape == (2 * 2 * 3, 3, 3, 3)
+    # The phase of the odd rows and of the columns 2, 5, 8 of the first photo.
+    odd = functional.pad(image[0, :, 1::2, 2::3], (0, 1, 0, 1))
+    torch.testing.assert_close(phases[5], odd)
+    torch.testing.assert_close(from_phases(phases, (2, 3), (5, 7)), image)

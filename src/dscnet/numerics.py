@@ -78,6 +78,44 @@ def resize(
     )
 
 
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge coarse maps ``(B, C, h, w)`` bilinearly with aligned corners, like :func:`resize`.
+
+    On CPUs as two matrix products, whose gradients take a third of the time of PyTorch's
+    interpolation for maps of about 14 x 14; not for large ones.
+
+    Args:
+        maps: The maps.
+        size: Height and width.
+
+    Returns:
+        ``(B, C, *size)``.
+    """
+    if maps.device.type != "cpu" or maps.shape[-2:] == size:
+        return resize(maps, size)
+    height, width = (
+        interpolation_matrix(source, target, maps)
+        for source, target in zip(maps.shape[-2:], size, strict=True)
+    )
+    return height @ (maps @ width.T)
+
+
+def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """Linear interpolation with aligned corners of ``source`` points at ``target`` points.
+
+    Args:
+        source: Number of given points.
+        target: Number of interpolated points.
+        like: A tensor on the device of the result; its precision is the least of the result.
+
+    Returns:
+        ``(target, source)``, at least float32.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    basis = torch.eye(source, dtype=dtype, device=like.device)[None]
+    return functional.interpolate(basis, target, mode="linear", align_corners=True)[0].mT
+
+
 def _promote(value: object) -> object:
     if isinstance(value, Tensor) and value.is_floating_point():
         return at_least_float32(value)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dscnet.numerics import at_least_float32, resize
+from dscnet.numerics import at_least_float32, resize, upsample
 
 EPS = 1e-5
 """SEAM's cut-off in :func:`normalise`."""
@@ -56,7 +56,7 @@ def min_pool_loss(cam_refined: Tensor, tags: Tensor, size: tuple[int, int] | Non
     """
     labels, weights = _present(cam_refined, tags)
     maps = _take(cam_refined, labels[:, 1:])
-    maps = maps if size is None else resize(maps, size)
+    maps = maps if size is None else upsample(maps, size)
     strongest = (maps * weights[:, 1:]).max(1).values.flatten(1).relu()
     count = strongest.shape[1] // 4
     weakest = strongest.topk(count, dim=1, largest=False, sorted=False).values
@@ -141,7 +141,7 @@ def _shift(cam: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _normalised_at(maps: Tensor, size: tuple[int, int], reduced: tuple[int, int]) -> Tensor:
     """CAMs normalised at ``size``, then downsampled; dividing last divides fewer pixels."""
-    shifted, span = _shift(resize(maps, size), EPS)
+    shifted, span = _shift(upsample(maps, size), EPS)
     return resize(shifted, reduced) / span
 
 

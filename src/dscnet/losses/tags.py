@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dscnet.numerics import interpolation_matrix
+
 
 def tag_loss(tag_logits: Tensor, tags: Tensor) -> Tensor:
     """Multi-label soft margin loss: binary cross-entropy, mean over classes and photos.
@@ -38,8 +40,8 @@ def pooled_logits(cam_logits: Tensor, size: tuple[int, int]) -> Tensor:
         ``(B, C)``, at least float32.
     """
     height, width = cam_logits.shape[-2:]
-    rows = _interpolation_weights(height, size[0], cam_logits)
-    columns = _interpolation_weights(width, size[1], cam_logits)
+    rows = interpolation_matrix(height, size[0], cam_logits).mean(0)
+    columns = interpolation_matrix(width, size[1], cam_logits).mean(0)
     return (cam_logits[:, 1:] * (rows[:, None] * columns)).sum((2, 3))
 
 
@@ -74,13 +76,6 @@ def _average_precision(scores: Tensor, has_class: Tensor) -> float:
     at_least = len(ranked) - torch.searchsorted(ranked, hits)
     hits_at_least = len(hits) - torch.searchsorted(hits, hits)
     return float((hits_at_least.double() / at_least).mean())
-
-
-def _interpolation_weights(source: int, target: int, like: Tensor) -> Tensor:
-    """Weight of each of ``source`` points in the mean of ``target`` interpolated points."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    basis = torch.eye(source, dtype=dtype, device=like.device)[None]
-    return functional.interpolate(basis, target, mode="linear", align_corners=True)[0].mean(1)
 
 
 def _check_same_shape(name: str, values: Tensor, tags: Tensor) -> None:

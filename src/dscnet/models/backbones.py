@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dscnet.models import resnet38
-from dscnet.models.depthwise import use_fast_depthwise
+from dscnet.models.convolutions import use_fast_convolutions
 from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.weights import flat_name, load_pretrained, tagged_name
 from dscnet.types import DscnetError
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         multiple: int = 1,
     ) -> None:
         super().__init__()
-        use_fast_depthwise(net)
+        use_fast_convolutions(net)
         self.net = net.to(memory_format=torch.channels_last)
         self.name, self.mean, self.std = name, mean, std
         info = _feature_info(net)

@@ -14,7 +14,7 @@ from dscnet.models.backbones import (
     normalisation,
     scores_at_any_size,
 )
-from dscnet.models.depthwise import use_fast_depthwise
+from dscnet.models.convolutions import use_fast_convolutions
 from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.weights import load_pretrained
@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         # Backbone only: the wide dilations of the decoder would leave phases of single pixels.
-        use_fast_depthwise(net.encoder)
+        use_fast_convolutions(net.encoder.model)
         self.net = net.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.output_stride: int = net.encoder.output_stride
