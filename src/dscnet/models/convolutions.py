@@ -89,13 +89,11 @@ class FastConv2d(nn.Conv2d):
     def _depthwise(
         self, image: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair
     ) -> Tensor:
-        stride, dilation = _pair(self.stride), _pair(self.dilation)
-        if dilation == (1, 1):
-            return depthwise_conv2d(image, weight, bias, stride, padding)
-        if self.keeps_size:
+        dilation = _pair(self.dilation)
+        if self.keeps_size and 1 < max(dilation) < max(self.kernel_size):
             size = (image.shape[2], image.shape[3])
             return from_phases(self.undilated(to_phases(image, dilation)), dilation, size)
-        return functional.conv2d(image, weight, bias, stride, padding, dilation, self.groups)
+        return depthwise_conv2d(image, weight, bias, _pair(self.stride), padding, dilation)
 
     def _pad_same(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Pair]:
         """Pad the kernel, which is much smaller than the image.
@@ -149,13 +147,15 @@ def has_fast_gradients(image: Tensor) -> bool:
     )
 
 
-def use_fast_convolutions(net: nn.Module) -> None:
-    """Replace the convolutions of a backbone with frozen batch normalisation, in place.
+def use_fast_convolutions(net: nn.Module, *, fold: bool = True) -> None:
+    """Replace the convolutions and ReLU6 activations of a network, in place.
 
     Args:
-        net: A timm network, whose batch normalisation is always used in evaluation mode.
+        net: The network.
+        fold: Whether its batch normalisation is always used in evaluation mode, so that it can be
+            folded into the convolutions.
     """
-    norms = _norms_after(net)
+    norms = _norms_after(net) if fold else {}
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if _can_be_replaced(child):

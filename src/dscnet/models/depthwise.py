@@ -3,16 +3,17 @@
 PyTorch's CPU backend lacks two fast paths, which took half of a training step of EfficientNet-lite0
 at output stride 16:
 
-- gradients of a dilated convolution. Pixels only interact within a phase (equal coordinates modulo
-  the dilation), so the phases are treated as a batch of smaller images under the same kernel
-  without dilation;
 - the weight gradient of kernels wider than three columns, six times as slow as narrower ones. It is
-  computed for at most three columns at a time.
+  computed for at most three columns at a time;
+- gradients of a dilated convolution. Pixels only interact within a phase (equal coordinates modulo
+  the dilation), so the phases can be treated as a batch of smaller images under the same kernel
+  without dilation. Where that leaves phases of a few pixels, the weight gradient is computed for
+  one tap of the kernel at a time.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,12 @@ FAST_COLUMNS = 3
 
 
 def depthwise_conv2d(
-    image: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
 ) -> Tensor:
     """Convolve each channel with its own kernel, like ``torch.nn.functional.conv2d``.
 
@@ -36,56 +42,66 @@ def depthwise_conv2d(
         bias: ``(C,)``, or None.
         stride: Vertical and horizontal.
         padding: Zeros above and below, left and right.
+        dilation: Vertical and horizontal.
 
     Returns:
         ``(B, C, h, w)``, differentiable once.
     """
-    output: Tensor = _Depthwise.apply(image, weight, bias, stride, padding)
+    output: Tensor = _Depthwise.apply(image, weight, bias, Geometry(stride, padding, dilation))
     return output
+
+
+class Geometry(NamedTuple):
+    """Options of a convolution, vertical and horizontal."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair = (1, 1)
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+        ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
         ctx.save_for_backward(image, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return functional.conv2d(image, weight, bias, stride, padding, groups=len(weight))
+        ctx.geometry = geometry
+        return functional.conv2d(image, weight, bias, *geometry, len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         image, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        of_image, of_weight, of_bias, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last)
+        known = (gradient, image, weight, ctx.geometry)
         return (
-            _image_gradient(gradient, image, weight, ctx.stride, ctx.padding)
-            if wanted[0]
-            else None,
-            _weight_gradient(gradient, image, weight, ctx.stride, ctx.padding)
-            if wanted[1]
-            else None,
-            gradient.sum((0, 2, 3)) if wanted[2] else None,
-            None,
+            _image_gradient(*known) if of_image else None,
+            _weight_gradient(*known) if of_weight else None,
+            gradient.sum((0, 2, 3)) if of_bias else None,
             None,
         )
 
 
-def _image_gradient(
-    gradient: Tensor, image: Tensor, weight: Tensor, stride: Pair, padding: Pair
-) -> Tensor:
-    if gradient.shape == image.shape:
+def _image_gradient(gradient: Tensor, image: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if gradient.shape == image.shape and geometry.stride == (1, 1):
         # A size-preserving convolution with the kernel turned by 180 degrees: the forward path.
-        return functional.conv2d(gradient, weight.flip(2, 3), None, 1, padding, 1, len(weight))
-    return _gradients(gradient, image, weight, stride, padding, (True, False))[0]
+        return functional.conv2d(gradient, weight.flip(2, 3), None, *geometry, len(weight))
+    return _gradients(gradient, image, weight, geometry, (True, False))[0]
 
 
-def _weight_gradient(
-    gradient: Tensor, image: Tensor, weight: Tensor, stride: Pair, padding: Pair
-) -> Tensor:
-    down, across = padding
+def _weight_gradient(gradient: Tensor, image: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if max(geometry.dilation) > 1:
+        rows, columns = (range(side) for side in weight.shape[2:])
+        taps = [
+            _tap_gradient(gradient, image, weight, geometry, row, column)
+            for row in rows
+            for column in columns
+        ]
+        return torch.cat(taps, 2).view_as(weight)
+    (down, across), stride = geometry.padding, geometry.stride
     if weight.shape[2] > image.shape[2]:
+        # A kernel taller than the image has no fast path either.
         image, down = functional.pad(image, (0, 0, down, down)), 0
     first = max(0, weight.shape[3] - FAST_COLUMNS) // 2
     last = first + FAST_COLUMNS
@@ -93,37 +109,61 @@ def _weight_gradient(
     left = across - first
     read = (gradient.shape[3] - 1) * stride[1] + middle.shape[3]
     if left >= 0 and 0 <= image.shape[3] + 2 * left - read < stride[1]:
-        sides, columns = (down, left), image
+        sides, columns_read = (down, left), image
     else:
-        sides, columns = (down, 0), functional.pad(image, (left, read - left - image.shape[3]))
-    parts = [_gradients(gradient, columns, middle, stride, sides, (False, True))[1]]
-    for column in (*reversed(range(first)), *range(last, weight.shape[3])):
-        part = _column_gradient(gradient, image, weight, stride, (down, across), column)
-        parts = [part, *parts] if column < first else [*parts, part]
-    return torch.cat(parts, 3)
+        right = read - left - image.shape[3]
+        sides, columns_read = (down, 0), functional.pad(image, (left, right))
+    of_middle = _gradients(gradient, columns_read, middle, Geometry(stride, sides), (False, True))
+    outer = [
+        _tap_gradient(gradient, image, weight, Geometry(stride, (down, across)), None, column)
+        for column in (*range(first), *range(last, weight.shape[3]))
+    ]
+    return torch.cat([*outer[:first], of_middle[1], *outer[first:]], 3)
 
 
-def _column_gradient(
-    gradient: Tensor, image: Tensor, weight: Tensor, stride: Pair, padding: Pair, column: int
+def _tap_gradient(
+    gradient: Tensor,
+    image: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    row: int | None,
+    column: int,
 ) -> Tensor:
-    """Gradient of one column of the kernel, ``(C, 1, kh, 1)``, from where it meets the image."""
-    offset, step = column - padding[1], stride[1]
-    begin = -(min(offset, 0) // step)
-    end = min(gradient.shape[3], (image.shape[3] - 1 - offset) // step + 1)
-    part = weight[..., column : column + 1]
-    if begin >= end:
+    """Gradient of one tap of the kernel, or of all of a column, where they meet the image.
+
+    Returns:
+        ``(C, 1, 1 or kh, 1)``.
+    """
+    met, part = slice(None), weight[..., column : column + 1]
+    rows, columns = (met, met), _meeting(gradient, image, geometry, 1, column)
+    stride, padding = (geometry.stride[0], 1), (geometry.padding[0], 0)
+    if row is not None:
+        rows, part = _meeting(gradient, image, geometry, 0, row), part[:, :, row : row + 1]
+        stride, padding = (1, 1), (0, 0)
+    output = gradient[:, :, rows[0], columns[0]]
+    if output.numel() == 0:
         return torch.zeros_like(part)
-    met = image[..., begin * step + offset : (end - 1) * step + offset + 1 : step]
-    sides = (stride[0], 1), (padding[0], 0)
-    return _gradients(gradient[..., begin:end], met, part, *sides, (False, True))[1]
+    read = image[:, :, rows[1], columns[1]]
+    return _gradients(output, read, part, Geometry(stride, padding), (False, True))[1]
+
+
+def _meeting(
+    gradient: Tensor, image: Tensor, geometry: Geometry, axis: int, tap: int
+) -> tuple[slice, slice]:
+    """Positions of the output that a tap reads the image for, and those that it reads."""
+    step, length = geometry.stride[axis], image.shape[2 + axis]
+    offset = tap * geometry.dilation[axis] - geometry.padding[axis]
+    begin = -(min(offset, 0) // step)
+    end = max(begin, min(gradient.shape[2 + axis], (length - 1 - offset) // step + 1))
+    first = begin * step + offset
+    return slice(begin, end), slice(first, max(first, (end - 1) * step + offset + 1), step)
 
 
 def _gradients(
     gradient: Tensor,
     image: Tensor,
     weight: Tensor,
-    stride: Pair,
-    padding: Pair,
+    geometry: Geometry,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """PyTorch's gradients for the image and the weight; the one that is not wanted is None."""
@@ -132,9 +172,7 @@ def _gradients(
         image,
         weight,
         None,
-        stride,
-        padding,
-        (1, 1),
+        *geometry,
         False,
         (0, 0),
         len(weight),

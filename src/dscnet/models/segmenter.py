@@ -50,8 +50,8 @@ class Segmenter(nn.Module):
         multiple: int | None = None,
     ) -> None:
         super().__init__()
-        # Backbone only: the wide dilations of the decoder would leave phases of single pixels.
         use_fast_convolutions(net.encoder.model)
+        use_fast_convolutions(net.decoder, fold=False)
         self.net = net.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.output_stride: int = net.encoder.output_stride
