@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dscnet.arguments import RESUMED, after_interrupt, build_parser, nearest_option, photo_size
@@ -116,6 +118,22 @@ def test_a_size_is_height_and_width(text):
     assert build_parser().parse_args(
         ["export", "--model", "x", "--out", "y", "--size", text]
     ).export.size == (384, 512)
+
+
+@pytest.mark.parametrize(
+    ("verb", "effect"),
+    [
+        ("run", "delete an existing run folder first"),
+        ("train", "delete an existing run folder first"),
+        ("segment", "run even if up to date"),
+        ("label", "run even if up to date"),
+    ],
+)
+def test_the_help_says_what_force_does(capsys, verb, effect):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([verb, "--help"])
+    force = re.search(r"^ +--force\s+(.+)$", capsys.readouterr().out, re.MULTILINE)
+    assert force is not None and force[1] == effect
 
 
 def test_the_type_of_a_size_can_be_read_in_the_help(capsys):

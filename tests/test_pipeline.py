@@ -435,6 +435,7 @@ def test_files_of_weights_are_looked_at_before_photos(scenes, tmp_path, monkeypa
     ("change", "message"),
     [
         ({"refine.steps": ["magic"]}, "steps must be among pamr, crf, walk, masks, affinity, irn"),
+        ({"refine.steps": ["magic"]}, "name its module in DSCNET_PLUGINS"),
         ({"refine.steps": ["crf"], "label.ignore_band": [0.2, 0.6]}, "label.ignore_band"),
         ({"refine.certainty": 0.2}, "certainty must be in"),
         ({"label.bg_score": 2.0}, "bg_score must be in"),

@@ -137,7 +137,7 @@ def test_interrupted_work_of_other_settings_is_not_lost(copy, config):
     records["train"]["started"] = mark
     (copy / "stages.json").write_text(json.dumps(records))
     other = replace_settings(config, {"train.lr": 0.5})
-    with pytest.raises(DscnetError, match=r"interrupted training of the CAM.*train\.lr was"):
+    with pytest.raises(DscnetError, match=r"contains an interrupted training of the CAM.*lr was"):
         run(other, copy, resume=True, progress=False)
     # A training that left no checkpoint has nothing to lose.
     for checkpoint in (copy / "checkpoints").glob("last.ckpt"):

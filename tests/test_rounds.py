@@ -25,7 +25,7 @@ from dscnet.models.checkpoint import restore
 from dscnet.pipeline.maps import load_map, score_counts
 from dscnet.pipeline.registry import find_stage
 from dscnet.pipeline.resources import cam_bytes
-from dscnet.pipeline.runner import open_run, run
+from dscnet.pipeline.runner import open_run, run, run_single
 from dscnet.pipeline.self_training import trusted_evidence, write_self_training_labels
 from dscnet.predictor import Predictor
 from dscnet.refine.saliency import fill_undecided, fit_to_photo, fuse_saliency
@@ -361,6 +361,19 @@ def test_an_unchanged_run_does_nothing_and_a_changed_setting_is_refused(
         run(changed, copy, stages=["train"], resume=True, progress=False)
     assert kept.stat().st_mtime_ns == before
     assert (copy / "rounds" / "2").exists()
+
+
+def test_the_last_network_is_not_overwritten_after_the_rounds_were_deleted(
+    finished, scenes, tmp_path
+):
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    shutil.rmtree(copy / "rounds")
+    kept = copy / "checkpoints" / "weights.safetensors"
+    before = kept.stat().st_mtime_ns
+    with pytest.raises(DscnetError, match=r"finished training of the CAM.*train\.lr was 0\.002"):
+        run(settings(scenes, {"train.lr": 0.1}), copy, resume=True, progress=False)
+    assert kept.stat().st_mtime_ns == before
+    assert not run_single("train", settings(scenes), copy, resume=True, progress=False)
 
 
 def test_prediction_needs_no_tags_and_no_segmenter(finished, scenes, tmp_path):

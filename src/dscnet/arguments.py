@@ -29,6 +29,9 @@ STAGE_VERBS = {
 RESUMED = ("demo", "run", *STAGE_VERBS)
 """Verbs with ``--resume``."""
 
+DELETE = "delete an existing run folder first"
+"""What ``--force`` does, except for stages after ``train``."""
+
 REPEATED = ("data", "sweep", "tables")
 """Verbs that skip finished work when the same command is repeated."""
 
@@ -173,7 +176,7 @@ def build_parser() -> Parser:
     demo = add("demo", "run the whole pipeline on generated scenes: minutes on a CPU")
     demo.add_argument("--out", type=str, default="runs/demo", help="run folder")
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
-    demo.add_argument("--force", action="store_true", help="delete an existing run folder first")
+    demo.add_argument("--force", action="store_true", help=DELETE)
     demo.add_argument("--seed", type=int, default=0, help="seed of the scenes and the training")
     check = add("check", "validate a data set before training")
     check.add_argument(
@@ -185,7 +188,7 @@ def build_parser() -> Parser:
     _text(check, "--split", "check only this split")
     _add_run_arguments(add("run", f"run all stages: {', '.join(STAGES)}"))
     for name, text in STAGE_VERBS.items():
-        _add_run_arguments(add(name, text))
+        _add_run_arguments(add(name, text), DELETE if name == "train" else "run even if up to date")
     _add_sweep_arguments(add("sweep", "run variants of a recipe with several seeds each"))
     _add_tables_arguments(add("tables", "reproduce a table or figure of the paper"))
     _add_evaluate_arguments(
@@ -316,10 +319,10 @@ def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
     _text(submit, "--check", "check this archive instead of writing one")
 
 
-def _add_run_arguments(parser: Parser) -> None:
+def _add_run_arguments(parser: Parser, force: str = DELETE) -> None:
     _add_settings(parser, "run folder", " [--resume | --force]")
     parser.add_argument("--resume", action="store_true", help="continue an existing run")
-    parser.add_argument("--force", action="store_true", help="delete an existing run folder first")
+    parser.add_argument("--force", action="store_true", help=force)
 
 
 def _add_tables_arguments(parser: Parser) -> None:

@@ -55,11 +55,12 @@ def _refusal(
         else ["it was trained by an earlier version of dscnet, which did not record its inputs"]
     )
     shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if found[SHOWN:] else "")
-    state = "finished" if record.get("fingerprint") or not record else "interrupted"
+    finished = bool(record.get("fingerprint")) or not record
+    state = "a finished" if finished else "an interrupted"
     root = job.folder.root
-    later = " The verbs of later stages use it as it is." if state == "finished" else ""
+    later = " The verbs of later stages use it as it is." if finished else ""
     return (
-        f"{root} contains a {state} training of {training.name}, which would be overwritten:"
+        f"{root} contains {state} training of {training.name}, which would be overwritten:"
         f" {shown}. Choose another --out, or undo the changes. To train again, run with the new"
         f" settings {_commands(job, stages, stage)}.{later}"
     )

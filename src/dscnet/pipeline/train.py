@@ -71,7 +71,9 @@ def _trained(job: Job) -> Iterator[Trained]:
         from dscnet.pipeline.rounds import trained_rounds
 
         yield from trained_rounds(job)
-        return
+        if job.folder.round(0).root.parent.exists():
+            return
+        # With the folders of the rounds deleted, the run's own files are all that is left of them.
     folder = job.folder
     checkpoint = folder.checkpoints / "last.ckpt"
     yield Trained("the CAM network", folder, "train", STAGE.inputs(job), folder.weights, checkpoint)

@@ -89,7 +89,10 @@ def find_steps(names: Iterable[str]) -> list[RefinementStep]:
         load_plugins()
     if set(chosen) - {*list_steps()} or len(set(chosen)) < len(chosen):
         known = ", ".join(list_steps())
-        raise ValueError(f"steps must be among {known}, none twice, got {chosen}")
+        raise ValueError(
+            f"steps must be among {known}, none twice, got {chosen} (a step of another package:"
+            " install that package, or name its module in DSCNET_PLUGINS)"
+        )
     return [_REGISTERED.get(name) or import_module(_HOMES[name]).STEP for name in chosen]
 
 
