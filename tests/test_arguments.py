@@ -125,8 +125,8 @@ def test_a_size_is_height_and_width(text):
     [
         ("run", "delete an existing run folder first"),
         ("train", "delete an existing run folder first"),
-        ("segment", "run even if up to date"),
-        ("label", "run even if up to date"),
+        ("segment", "run, and train, even if up to date"),
+        ("label", "run, and train, even if up to date"),
     ],
 )
 def test_the_help_says_what_force_does(capsys, verb, effect):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dscnet.config import Config
 from dscnet.config.settings import replace_settings
 from dscnet.pipeline import code_marks
 from dscnet.pipeline.runner import run, run_single
+from dscnet.run_folder import RunFolder
 from dscnet.types import DscnetError
 from helpers import small_config
 from test_pipeline import finished  # noqa: F401
@@ -179,5 +181,29 @@ def test_the_commands_of_a_refusal_work_as_they_stand(copy, config, capsys):
     commands = re.findall(r"`dscnet ([^`]+)`", capsys.readouterr().err)
     assert [command.split()[0] for command in commands] == ["label", "segment"]
     for command in commands:
-        assert main([*command.split(), *change]) == 0
+        assert main(shlex.split(command)) == 0
+    assert RunFolder(copy).read_config().label.bg_score == 0.3
     assert main(["run", "--resume", "--out", str(copy), *change]) == 0
+
+
+def test_force_trains_again_and_nothing_else_rewrites_the_environment(copy):
+    weights, environment = RunFolder(copy).segmenter_weights, copy / "environment.json"
+    environment.write_text("{}")
+    before = weights.stat().st_mtime_ns
+    for verb in (["run", "--resume"], ["segment"], ["label"]):
+        assert main([*verb, "--out", str(copy)]) == 0
+    assert environment.read_text() == "{}"
+    assert weights.stat().st_mtime_ns == before
+    assert main(["segment", "--out", str(copy), "--force"]) == 0
+    assert weights.stat().st_mtime_ns > before
+    assert "versions" in environment.read_text()
+
+
+def test_an_older_revision_stays_in_the_record_of_its_training(copy, monkeypatch):
+    monkeypatch.setattr("dscnet.run_folder.git_revision", lambda: "newer")
+    trained = RunFolder(copy).record_of("train")["git_revision"]
+    assert trained != "newer"
+    assert main(["evaluate", "--out", str(copy)]) == 0
+    assert main(["report", "--out", str(copy), "--force"]) == 0
+    assert RunFolder(copy).record_of("report")["git_revision"] == "newer"
+    assert RunFolder(copy).record_of("train")["git_revision"] == trained

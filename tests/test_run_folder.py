@@ -12,7 +12,8 @@ from PIL import Image
 
 from dscnet import run_folder
 from dscnet.config import Config
-from dscnet.run_folder import RunFolder, environment, file_mark, fingerprint
+from dscnet.files.marks import file_mark
+from dscnet.run_folder import RunFolder, environment, fingerprint, git_revision
 from dscnet.types import DscnetError
 
 
@@ -146,4 +147,6 @@ def test_the_revision_is_a_hash_whatever_tags_there_are(tmp_path, monkeypatch):
     ):
         subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
     monkeypatch.setattr(run_folder, "PACKAGE", tmp_path)
+    git_revision.cache_clear()
     assert re.fullmatch(r"[0-9a-f]{12}", environment(0)["git_revision"])
+    git_revision.cache_clear()

@@ -188,7 +188,9 @@ def build_parser() -> Parser:
     _text(check, "--split", "check only this split")
     _add_run_arguments(add("run", f"run all stages: {', '.join(STAGES)}"))
     for name, text in STAGE_VERBS.items():
-        _add_run_arguments(add(name, text), DELETE if name == "train" else "run even if up to date")
+        _add_run_arguments(
+            add(name, text), DELETE if name == "train" else "run, and train, even if up to date"
+        )
     _add_sweep_arguments(add("sweep", "run variants of a recipe with several seeds each"))
     _add_tables_arguments(add("tables", "reproduce a table or figure of the paper"))
     _add_evaluate_arguments(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ from dscnet.types import DscnetError
 log = logging.getLogger("dscnet")
 
 PACKAGE = Path(__file__).parent
-_END = 4096  # bytes
-_UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".npy", ".npz")
 
 
 @dataclass(frozen=True)
@@ -278,9 +276,19 @@ class RunFolder:
     ) -> None:
         """Record that the stage has finished."""
         records = self._records()
-        done = {"fingerprint": fingerprint, "seconds": round(seconds, 1), "inputs": inputs}
-        records[stage] = done
+        records[stage] = {
+            "fingerprint": fingerprint,
+            "seconds": round(seconds, 1),
+            "git_revision": git_revision(),
+            "inputs": inputs,
+        }
         write_text(self.stages, json.dumps(records, indent=2) + "\n")
+
+    def forget(self, stage: str) -> None:
+        """Delete the record of a stage, so that it runs again from the start."""
+        records = self._records()
+        if records.pop(stage, None) is not None:
+            write_text(self.stages, json.dumps(records, indent=2) + "\n")
 
     def seconds(self) -> dict[str, float]:
         """Wall time of each finished stage, seconds."""
@@ -300,21 +308,6 @@ def fingerprint(*parts: Any) -> str:
     """Hash of values that ``json`` can write."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
-
-
-def file_mark(path: Path) -> list[Any]:
-    """Fingerprint of a file's content, the same for copies.
-
-    Size and hash of both ends: if the content of a compressed file changes, so does its end, and
-    the EXIF orientation is at the start. For uncompressed files the modification time is added.
-    """
-    with path.open("rb") as file:
-        ends = file.read(_END)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _END))
-        ends += file.read()
-    mark = [size, hashlib.sha256(ends).hexdigest()[:16]]
-    return [*mark, path.stat().st_mtime_ns] if path.suffix.lower() in _UNCOMPRESSED else mark
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -337,7 +330,7 @@ def environment(seed: int) -> dict[str, Any]:
         "processor": processor(),
         "cpu_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "versions": {name: _version(name) for name in names},
     }
 
@@ -386,7 +379,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _git_revision() -> str | None:
+@cache
+def git_revision() -> str | None:
+    """Revision of the package's repository, if it is in one."""
     # The hash of the commit, ignoring tags.
     options = ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
     command = ["git", "-C", str(PACKAGE), "describe", *options]

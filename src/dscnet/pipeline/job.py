@@ -10,8 +10,9 @@ from typing import Any
 
 from dscnet.config import Config
 from dscnet.data import PhotoSet
+from dscnet.files.marks import file_mark
 from dscnet.models.weights import names_file
-from dscnet.run_folder import RunFolder, file_mark, fingerprint
+from dscnet.run_folder import RunFolder, fingerprint
 
 
 @dataclass

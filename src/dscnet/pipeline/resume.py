@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dscnet.config.settings import dotted_settings, to_dict
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.stage import Inputs, Stage, Trained
 from dscnet.run_folder import fingerprint
@@ -61,22 +64,31 @@ def _refusal(
     later = " The verbs of later stages use it as it is." if finished else ""
     return (
         f"{root} contains {state} training of {training.name}, which would be overwritten:"
-        f" {shown}. Choose another --out, or undo the changes. To train again, run with the new"
-        f" settings {_commands(job, stages, stage)}.{later}"
+        f" {shown}. Choose another --out, or undo the changes. To train again, run"
+        f" {_commands(job, stages, stage)}.{later}"
     )
 
 
 def _commands(job: Job, stages: Sequence[Stage], stage: Stage) -> str:
-    """The verbs that bring a stage up to date, in their order; the last one trains."""
-    root = job.folder.root
+    """The commands that bring a stage up to date, in their order; the last one trains."""
+    options = shlex.join(["--out", str(job.folder.root), *_changed_options(job)])
     if stage.name == "train":
-        return f"`dscnet train --out {root} --force`, which deletes the run first"
+        return f"`dscnet train {options} --force`, which deletes the run first"
     before = [
-        f"`dscnet {one.name} --out {root}`"
+        f"`dscnet {one.name} {options}`"
         for one in stages[: stages.index(stage)]
         if job.folder.fingerprint_of(one.name) != job.planned.get(one.name)
     ]
-    return ", then ".join([*before, f"`dscnet {stage.name} --out {root} --force`"])
+    return ", then ".join([*before, f"`dscnet {stage.name} {options} --force`"])
+
+
+def _changed_options(job: Job) -> Iterator[str]:
+    """The settings that differ from those stored in the run folder, as options."""
+    stored = dotted_settings(to_dict(job.folder.read_config()))
+    for name, value in dotted_settings(to_dict(job.config)).items():
+        if value != stored.get(name):
+            yield f"--{name}"
+            yield value if isinstance(value, str) else json.dumps(value)
 
 
 def differences(

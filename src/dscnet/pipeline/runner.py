@@ -71,7 +71,6 @@ def run(
     chosen = list_stages() if stages is None else [find_stage(name) for name in stages]
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
-    config = job.config
     # Before checking the photos, which takes longer.
     _check_trainings(job, chosen, force=force)
     if resume and not force:
@@ -81,7 +80,6 @@ def run(
         check_machine(job)
     check_run_folder(job, force=force)
     folder.create(resume=resume, force=force)
-    folder.write_config(config)
     for stage in chosen:
         run_stage(stage.name, job)
     return evaluation.read_metrics(folder.metrics) if folder.fingerprint_of("evaluate") else {}
@@ -98,7 +96,8 @@ def run_single(
 ) -> bool:
     """Run a single stage, on the results of earlier stages in the run folder.
 
-    With ``force`` it runs even if it is up to date, and ``train`` deletes the run first.
+    With ``force`` it runs even if it is up to date, its trainings too, and ``train`` deletes the
+    run first.
 
     Returns:
         Whether it ran; False if it is up to date.
@@ -117,7 +116,9 @@ def run_single(
         folder.create(resume=resume, force=force)
     else:
         folder.create(resume=True)
-    folder.write_config(job.config)
+        if force:
+            for training in stage.trained(job):
+                training.folder.forget(training.record)
     return run_stage(name, job, again=force)
 
 
@@ -153,6 +154,7 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
         # They describe files that are about to change.
         folder.metrics.unlink(missing_ok=True)
         folder.report.unlink(missing_ok=True)
+    folder.write_config(job.config)
     resumable = folder.start(name, mark, stale=stale, inputs=inputs)
     started = time.monotonic()
     log.info("%s ...", name)

@@ -14,12 +14,12 @@ from dscnet.config import Config
 from dscnet.data import Sample, image_size
 from dscnet.data.tag_files import first_few
 from dscnet.data.transforms import resize_labels
+from dscnet.files.marks import file_mark
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import work_size
 from dscnet.refine.mask_files import ExternalMasks
 from dscnet.refine.mask_proposals import Mask, merge_masks
 from dscnet.refine.steps import RefinementStep, Step
-from dscnet.run_folder import file_mark
 from dscnet.types import DataError
 
 log = logging.getLogger("dscnet")
