@@ -8,7 +8,7 @@ at output stride 16:
 - gradients of a dilated convolution. Pixels only interact within a phase (equal coordinates modulo
   the dilation), so the phases can be treated as a batch of smaller images under the same kernel
   without dilation. Where that leaves phases of a few pixels, the weight gradient is computed for
-  one tap of the kernel at a time.
+  one element of the kernel at a time.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def _image_gradient(gradient: Tensor, image: Tensor, weight: Tensor, geometry: G
 def _weight_gradient(gradient: Tensor, image: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if max(geometry.dilation) > 1:
         rows, columns = (range(side) for side in weight.shape[2:])
-        taps = [
-            _tap_gradient(gradient, image, weight, geometry, row, column)
+        elements = [
+            _element_gradient(gradient, image, weight, geometry, row, column)
             for row in rows
             for column in columns
         ]
-        return torch.cat(taps, 2).view_as(weight)
+        return torch.cat(elements, 2).view_as(weight)
     (down, across), stride = geometry.padding, geometry.stride
     if weight.shape[2] > image.shape[2]:
         # A kernel taller than the image has no fast path either.
@@ -115,13 +115,13 @@ def _weight_gradient(gradient: Tensor, image: Tensor, weight: Tensor, geometry: 
         sides, columns_read = (down, 0), functional.pad(image, (left, right))
     of_middle = _gradients(gradient, columns_read, middle, Geometry(stride, sides), (False, True))
     outer = [
-        _tap_gradient(gradient, image, weight, Geometry(stride, (down, across)), None, column)
+        _element_gradient(gradient, image, weight, Geometry(stride, (down, across)), None, column)
         for column in (*range(first), *range(last, weight.shape[3]))
     ]
     return torch.cat([*outer[:first], of_middle[1], *outer[first:]], 3)
 
 
-def _tap_gradient(
+def _element_gradient(
     gradient: Tensor,
     image: Tensor,
     weight: Tensor,
@@ -129,7 +129,7 @@ def _tap_gradient(
     row: int | None,
     column: int,
 ) -> Tensor:
-    """Gradient of one tap of the kernel, or of all of a column, where they meet the image.
+    """Gradient of one element of the kernel, or of all of a column, where they meet the image.
 
     Returns:
         ``(C, 1, 1 or kh, 1)``.
@@ -148,11 +148,11 @@ def _tap_gradient(
 
 
 def _meeting(
-    gradient: Tensor, image: Tensor, geometry: Geometry, axis: int, tap: int
+    gradient: Tensor, image: Tensor, geometry: Geometry, axis: int, element: int
 ) -> tuple[slice, slice]:
-    """Positions of the output that a tap reads the image for, and those that it reads."""
+    """Positions of the output that an element of the kernel reads the image for, and those that it reads."""
     step, length = geometry.stride[axis], image.shape[2 + axis]
-    offset = tap * geometry.dilation[axis] - geometry.padding[axis]
+    offset = element * geometry.dilation[axis] - geometry.padding[axis]
     begin = -(min(offset, 0) // step)
     end = max(begin, min(gradient.shape[2 + axis], (length - 1 - offset) // step + 1))
     first = begin * step + offset
@@ -164,9 +164,9 @@ def _gradients(
     image: Tensor,
     weight: Tensor,
     geometry: Geometry,
-    wanted: tuple[bool, bool],
+    needed: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
-    """PyTorch's gradients for the image and the weight; the one that is not wanted is None."""
+    """PyTorch's gradients for the image and the weight; the one not needed is None."""
     result = torch.ops.aten.convolution_backward(
         gradient,
         image,
@@ -176,7 +176,7 @@ def _gradients(
         False,
         (0, 0),
         len(weight),
-        (*wanted, False),
+        (*needed, False),
     )
     return result[0], result[1]
 
