@@ -150,7 +150,7 @@ def _element_gradient(
 def _meeting(
     gradient: Tensor, image: Tensor, geometry: Geometry, axis: int, element: int
 ) -> tuple[slice, slice]:
-    """Positions of the output that an element of the kernel reads the image for, and those that it reads."""
+    """Where an element of the kernel meets the image: positions in the output and the image."""
     step, length = geometry.stride[axis], image.shape[2 + axis]
     offset = element * geometry.dilation[axis] - geometry.padding[axis]
     begin = -(min(offset, 0) // step)

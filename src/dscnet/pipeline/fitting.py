@@ -14,6 +14,7 @@ from torch import nn
 from dscnet.build import device_of, optimiser_settings
 from dscnet.config import OptimiserConfig
 from dscnet.data import PhotoDataset, make_loader
+from dscnet.pipeline.allocator import freed_memory_kept
 from dscnet.pipeline.job import Job
 from dscnet.run_folder import write_text
 from dscnet.training import TrainingModule, fit
@@ -63,21 +64,22 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
         seed=config.seed,
         **optimiser_settings(settings),
     )
-    fit(
-        module,
-        loader,
-        epochs=math.ceil(total_steps / len(loader)),
-        folder=training.folder,
-        log_path=training.losses,
-        clip=settings.clip,
-        precision=settings.precision,
-        accelerator=settings.accelerator,
-        # Free on CPUs, expensive on GPUs.
-        deterministic=settings.deterministic or device_of(settings.accelerator).type == "cpu",
-        resume=resume,
-        callbacks=list(training.callbacks),
-        progress=job.progress,
-    )
+    with freed_memory_kept():
+        fit(
+            module,
+            loader,
+            epochs=math.ceil(total_steps / len(loader)),
+            folder=training.folder,
+            log_path=training.losses,
+            clip=settings.clip,
+            precision=settings.precision,
+            accelerator=settings.accelerator,
+            # Free on CPUs, expensive on GPUs.
+            deterministic=settings.deterministic or device_of(settings.accelerator).type == "cpu",
+            resume=resume,
+            callbacks=list(training.callbacks),
+            progress=job.progress,
+        )
 
 
 def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
