@@ -203,6 +203,23 @@ def test_batches_do_not_depend_on_the_number_of_workers(photos):
         assert same(epoch_of(dataset, epoch), epoch_of(dataset, epoch, num_workers=2))
 
 
+def test_photos_are_transformed_by_one_thread(photos):
+    seen = []
+
+    def transform(image, mask):
+        seen.append(torch.get_num_threads())
+        return torch.zeros(3, 8, 8), None
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        epoch_of(PhotoDataset(photos, transform))
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_batches_do_not_depend_on_cache_or_global_seed(photos):
     cached = epoch_of(train(photos))
     with torch.random.fork_rng(devices=[]):

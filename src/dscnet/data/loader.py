@@ -126,6 +126,18 @@ class PhotoDataset(Dataset[Item]):
         tags[list(sample.tags or ())] = 1
         return Item(image, tags, sample.image_id, mask, saliency)
 
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Item]:
+        """Read and transform the photos of a batch, called by ``DataLoader``.
+
+        By one thread: a crop is so small that starting a second one takes longer than the work.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [self[key] for key in keys]
+        finally:
+            torch.set_num_threads(threads)
+
     def _augment(self, image: Tensor, mask: Tensor | None, maps: Tensor | None) -> Planes:
         if maps is None:
             return (*self.transform(image, mask), None)
