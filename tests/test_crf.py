@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dscnet.refine import crf
 from dscnet.refine.crf import dense_crf
 
 HAS_PACKAGE = importlib.util.find_spec("pydensecrf") is not None
@@ -262,3 +263,30 @@ def test_the_constants_are_irnets():
         changed = published | {name: type(value)(value / 2)}
         other = dense_crf(probabilities, photo, backend="exact", **changed)
         assert not torch.equal(other, expected), name
+
+
+def test_labels_that_are_nowhere_probable_are_left_out():
+    probabilities, photo = noise(5, 8, 9)
+    probabilities[:, 1], probabilities[:, 3] = 1e-4, 0.009
+    probabilities[0, 3, 2, 2] = 0.011
+    probabilities /= probabilities.sum(1, keepdim=True)
+    kept = [0, 2, 3, 4]
+    result = dense_crf(probabilities, photo, ignored=0.01, **SEAM)
+    assert result[:, 1].abs().max() == 0
+    torch.testing.assert_close(result[:, kept], dense_crf(probabilities[:, kept], photo, **SEAM))
+    # Labels are left out, but never all.
+    most = dense_crf(probabilities, photo, ignored=2.0, **SEAM)
+    torch.testing.assert_close(most.sum(1), torch.ones(1, 8, 9))
+
+
+def test_the_kernel_of_positions_is_built_once_for_photos_of_a_size(monkeypatch):
+    crf._kernel_of_positions.cache_clear()
+    built = []
+    own = crf.LatticeKernel
+    monkeypatch.setattr(crf, "LatticeKernel", lambda f: built.append(f.shape[1]) or own(f))
+    probabilities, photo = noise(2, 6, 7)
+    first = dense_crf(probabilities, photo)
+    assert torch.equal(dense_crf(probabilities, photo), first)
+    dense_crf(*noise(2, 7, 6))
+    assert sorted(built) == [2, 2, 5, 5, 5]
+    crf._kernel_of_positions.cache_clear()

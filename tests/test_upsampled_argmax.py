@@ -109,3 +109,12 @@ def test_rounding_is_relative_to_the_largest_score(size):
     """A label within a millionth of the largest score may still win, one farther below may not."""
     scores = size * torch.tensor([1.0, 1 - 6e-7, 1 - 3e-6]).view(3, 1, 1)
     assert enlarge._possible(scores).flatten().tolist() == [True, True, False]
+
+
+def test_scores_of_the_size_of_the_labels_need_no_resizing(monkeypatch):
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("dscnet.labels.upsampled_argmax._possible", refuse)
+    scores = torch.tensor([[[0.0, 1.0, 2.0]], [[1.0, 1.0, 0.0]], [[1.0, 0.5, 2.0]]])
+    assert label_at(scores, (1, 3)).tolist() == [[1, 0, 0]]

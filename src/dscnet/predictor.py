@@ -18,11 +18,13 @@ from dscnet.config import Config
 from dscnet.data import (
     TAG_SUFFIXES,
     PhotoSet,
+    Sample,
     open_photos,
     refuse_overwriting_photos,
     write_failure,
 )
 from dscnet.data.io import image_size, read_image
+from dscnet.data.parallel import in_parallel
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.files.label_images import write_label
@@ -45,6 +47,7 @@ TEST_CRF: dict[str, Any] = {
     "bilateral_std": 83.0,
     "color_std": 5.0,
     "bilateral_weight": 3.0,
+    "ignored": 0.01,
 }
 """Parameters of the dense CRF at test time, from AuxSegNet's published code."""
 
@@ -183,10 +186,9 @@ class Predictor:
             seen = self.scale.view_size(size, scale)
             smooth = self.scale.side is not None
             view = resize(photo, seen, align_corners=False, antialias=smooth)
-            for mirrored in (False, True) if self.flip else (False,):
-                scores = self._scores(view.flip(-1) if mirrored else view)
-                scores = scores.flip(-1) if mirrored else scores
-                total = total + resize(scores, work, align_corners=False)
+            scores = self._scores(torch.cat([view, view.flip(-1)]) if self.flip else view)
+            scores = scores[:1] + scores[1:].flip(-1) if self.flip else scores
+            total = total + resize(scores, work, align_corners=False)
         probabilities = (total / (len(self.scales) * (1 + self.flip))).softmax(1)
         if self.crf:
             pixels = resize_photo(image[None].to(self.device), work)
@@ -194,7 +196,7 @@ class Predictor:
         return probabilities[0]
 
     def _scores(self, view: Tensor) -> Tensor:
-        """The network's scores ``(1, L, H, W)``, computed window by window with tiling."""
+        """The network's scores ``(B, L, H, W)``, computed window by window with tiling."""
         size = (view.shape[-2], view.shape[-1])
         parts = windows(size, self.scale.tiles, self.scale.tile_overlap)
         if len(parts) == 1:
@@ -221,20 +223,27 @@ class Predictor:
             One error message per skipped photo.
         """
         masks.mkdir(parents=True, exist_ok=True)
-        failures = []
-        for sample in photos.samples:
+
+        def write_one(sample: Sample) -> str | None:
             try:
-                size = image_size(sample.image_path)
-                image = read_image(sample.image_path, self.read_side)
-                labels = label_at(self.work_probabilities(image, size), size)
+                labels = self._label(sample)
                 write_label(masks / f"{sample.image_id}.png", labels)
                 if overlays is not None:
                     _write_overlay(overlays / f"{sample.image_id}.jpg", sample.image_path, labels)
             except DscnetError as error:
-                failures.append(str(error))
+                return str(error)
             except OSError as error:
-                failures.append(write_failure(sample, error))
-        return failures
+                return write_failure(sample, error)
+            return None
+
+        outcomes = in_parallel(write_one, photos.samples, self.device)
+        return [message for message in outcomes if message is not None]
+
+    def _label(self, sample: Sample) -> NDArray[np.uint8]:
+        """Labels of a photo at its own size, ``(H, W)``."""
+        size = image_size(sample.image_path)
+        image = read_image(sample.image_path, self.read_side)
+        return label_at(self.work_probabilities(image, size), size)
 
 
 def refuse_failures(failures: Sequence[str]) -> None:

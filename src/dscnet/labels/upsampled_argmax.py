@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from dscnet.numerics import at_least_float32
 
@@ -61,6 +60,9 @@ def label_at(
             "scores must be (L, h, w) with L from 1 to 256 and size positive, got"
             f" {tuple(scores.shape)} and {size}"
         )
+    if scores.shape[1:] == size:
+        # The index of the first of equal scores, unlike argmax.
+        return scores.max(0).indices.to(torch.uint8).cpu().numpy()
     scores = at_least_float32(scores)
     possible = _possible(scores)
     rows = _places(scores.shape[1], size[0], scores)
@@ -95,8 +97,10 @@ def _possible(scores: Tensor) -> Tensor:
 
 def _most(score: Tensor) -> Tensor:
     """Maximum of each pixel and its right and lower neighbours, ``(h, w)``."""
-    padded = functional.pad(score[None, None], (0, 1, 0, 1), mode="replicate")
-    return functional.max_pool2d(padded, 2, 1)[0, 0]
+    most = score.clone()
+    torch.maximum(score[1:], score[:-1], out=most[:-1])
+    # In two steps, as the second would otherwise read what it has written.
+    return torch.cat([torch.maximum(most[:, 1:], most[:, :-1]), most[:, -1:]], 1)
 
 
 def _places(length: int, resized: int, like: Tensor) -> _Places:

@@ -8,7 +8,7 @@ of positions and colours (bilateral), with a Potts model; mean-field iterations 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ def dense_crf(
     color_std: float = 5.0,
     bilateral_weight: float = 10.0,
     least: float = LEAST,
+    ignored: float = 0.0,
     backend: Backend = "lattice",
 ) -> Tensor:
     """Marginals of the labels after mean-field inference.
@@ -64,6 +65,8 @@ def dense_crf(
         color_std: Standard deviation of its colours, on the scale of [0, 255].
         bilateral_weight: Its weight; 0 = off.
         least: Lower bound of probabilities, > 0.
+        ignored: Labels whose probability is below this in the whole photo are left out, and their
+            marginals are 0. With many labels and few in the photo this saves most of the time.
         backend: One of ``BACKENDS``. ``exact`` is quadratic in the number of pixels.
 
     Returns:
@@ -80,17 +83,17 @@ def dense_crf(
         (bilateral_weight, bilateral_std, color_std),
     ]
     terms = [term for term in terms if term[0]]
-    marginals = torch.empty_like(probabilities, dtype=torch.float32)
+    marginals = torch.zeros_like(probabilities, dtype=torch.float32)
     for out, prior, photo in zip(marginals, probabilities, photos, strict=True):
-        unary = -prior.float().clamp(min=least).log()
+        highest = prior.flatten(1).amax(1)
+        kept = (highest >= min(ignored, float(highest.max()))).nonzero()[:, 0]
+        unary = -prior[kept].float().clamp(min=least).log()
         if backend == "pydensecrf":
-            out[:] = _by_pydensecrf(unary, photo, terms, iterations)
+            out[kept] = _by_pydensecrf(unary, photo, terms, iterations)
             continue
-        kernels = [
-            (weight, _kernel(crf_features(photo, std, own), backend)) for weight, std, own in terms
-        ]
+        kernels = [(term[0], _kernel(photo, *term[1:], backend)) for term in terms]
         rows = mean_field(unary.flatten(1).T.contiguous(), kernels, iterations)
-        out[:] = rows.T.view_as(out)
+        out[kept] = rows.T.view_as(unary)
     return marginals
 
 
@@ -160,8 +163,19 @@ def _gauss(some: Tensor, others: Tensor) -> Tensor:
     return distance.square().div_(-2).exp_()
 
 
-def _kernel(features: Tensor, backend: str) -> Kernel:
-    return LatticeKernel(features) if backend == "lattice" else partial(exact_kernel, features)
+def _kernel(photo: Tensor, std: float, color_std: float | None, backend: str) -> Kernel:
+    if backend == "exact":
+        return partial(exact_kernel, crf_features(photo, std, color_std))
+    if color_std is None:
+        return _kernel_of_positions(photo.shape[-2], photo.shape[-1], std, photo.device)
+    return LatticeKernel(crf_features(photo, std, color_std))
+
+
+@lru_cache(maxsize=4)
+def _kernel_of_positions(height: int, width: int, std: float, device: torch.device) -> Kernel:
+    """The kernel without colours, the same for all photos of a size."""
+    with torch.inference_mode(False):
+        return LatticeKernel(crf_features(torch.empty(3, height, width, device=device), std))
 
 
 def _by_pydensecrf(unary: Tensor, photo: Tensor, terms: list[Term], iterations: int) -> Tensor:
