@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "numerics": set(),
     "plugins": set(),
+    "threads": set(),
     "deprecation": set(),
     "files": {"types"},
     "config": {"plugins"},
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
+    "__main__",
     "arguments",
     "build",
     "cli",

@@ -175,6 +175,7 @@ def build_parser() -> Parser:
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     demo.add_argument("--force", action="store_true", help="delete an existing run folder first")
     demo.add_argument("--seed", type=int, default=0, help="seed of the scenes and the training")
+    _add_threads(demo)
     check = add("check", "validate a data set before training")
     check.add_argument(
         "data_set",
@@ -197,6 +198,7 @@ def build_parser() -> Parser:
     )
     predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    _add_threads(predict)
     saliency = add("saliency", "make saliency maps with a pretrained network (rembg)")
     saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     saliency.add_argument("--out", type=str, required=True, help="folder for the saliency maps")
@@ -210,6 +212,13 @@ def build_parser() -> Parser:
 def _text(parser: Parser, option: str, text: str) -> None:
     """An optional option that takes text."""
     parser.add_argument(option, type=str | None, default=None, help=text)
+
+
+def _add_threads(parser: Parser, each: str = "") -> None:
+    """The number of CPU threads; no setting, as results do not depend on it."""
+    default = "OMP_NUM_THREADS, else all cores"
+    text = f"CPU threads{each} (default: {default}{', shared by the jobs' if each else ''})"
+    parser.add_argument("--threads", type=int, default=None, help=text)
 
 
 def _add_sweep_arguments(sweep: Parser) -> None:
@@ -232,6 +241,7 @@ def _add_sweep_arguments(sweep: Parser) -> None:
     )
     _text(sweep, "--strict_masks", "second folder of ground-truth masks to compare the CAMs with")
     sweep.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
+    _add_threads(sweep, " of each job")
     _text(sweep, "--json", "file of the results (default: OUT/sweep.json)")
 
 
@@ -318,6 +328,7 @@ def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
 
 def _add_run_arguments(parser: Parser) -> None:
     _add_settings(parser, "run folder", " [--resume | --force]")
+    _add_threads(parser)
     parser.add_argument("--resume", action="store_true", help="continue an existing run")
     parser.add_argument("--force", action="store_true", help="delete an existing run folder first")
 
@@ -336,6 +347,7 @@ def _add_tables_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, help="number of parallel runs, spread over the GPUs"
     )
+    _add_threads(parser, " of each job")
     parser.add_argument(
         "--shard", type=str, default="1/1", help="I/N: run only the I-th of N parts of the runs"
     )

@@ -17,6 +17,7 @@ from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
+from dscnet.threads import sleep_at_barriers, use_threads
 
 
 def _run(arguments: list[str]) -> int:
@@ -27,6 +28,7 @@ def _run(arguments: list[str]) -> int:
     words = _with_config_file(arguments)
     parsed = parser.parse_args(words)
     verb = parsed.subcommand
+    use_threads(parsed[verb].get("threads"))
     if verb == "tables":
         given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
         return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
@@ -369,6 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
+    sleep_at_barriers()
     # Print characters that the terminal cannot encode as escapes.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
