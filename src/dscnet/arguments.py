@@ -329,6 +329,11 @@ def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
 def _add_run_arguments(parser: Parser) -> None:
     _add_settings(parser, "run folder", " [--resume | --force]")
     _add_threads(parser)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="profile some steps of each training: OUT/profile, a Chrome trace and its operators",
+    )
     parser.add_argument("--resume", action="store_true", help="continue an existing run")
     parser.add_argument("--force", action="store_true", help="delete an existing run folder first")
 

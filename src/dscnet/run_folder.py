@@ -275,10 +275,12 @@ class RunFolder:
         seconds: float,
         *,
         inputs: Mapping[str, Any] | None = None,
+        measured: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Record that the stage has finished."""
+        """Record that the stage has finished, and what else was measured."""
         records = self._records()
         done = {"fingerprint": fingerprint, "seconds": round(seconds, 1), "inputs": inputs}
+        done |= measured or {}
         records[stage] = done
         write_text(self.stages, json.dumps(records, indent=2) + "\n")
 
@@ -291,9 +293,7 @@ class RunFolder:
         }
 
     def _records(self) -> dict[str, dict[str, Any]]:
-        if not self.stages.exists():
-            return {}
-        return read_record(self.stages)
+        return read_record(self.stages) if self.stages.exists() else {}
 
 
 def fingerprint(*parts: Any) -> str:
