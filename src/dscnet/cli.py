@@ -22,7 +22,7 @@ from dscnet.threads import sleep_at_barriers, use_threads
 
 
 def _run(arguments: list[str]) -> int:
-    parser = build_parser()
+    parser = build_parser(arguments[0] if arguments else "")
     if not arguments:
         parser.print_help()
         return 2
