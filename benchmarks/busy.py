@@ -99,9 +99,8 @@ def write(options: argparse.Namespace, rows: Any, seconds: Any) -> None:
     from dscnet.run_folder import environment, write_text
 
     content = {
-        "command": f"python benchmarks/busy.py --config {options.config}",
-        "config": options.config,
-        "busy_processes": options.busy,
+        "command": "python benchmarks/busy.py",
+        **{name: getattr(options, name) for name in ("config", "busy", "rounds", "steps")},
         "environment": environment(0),
         "median_seconds": rows,
         "seconds": seconds,
