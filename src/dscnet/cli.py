@@ -16,7 +16,7 @@ from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
-from dscnet.metrics.results_table import metrics_table as metrics_table
+from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 from dscnet.threads import sleep_at_barriers, use_threads
 

@@ -1,4 +1,4 @@
-"""The results of a run as text, for the terminal."""
+"""Results of a run as text."""
 
 from __future__ import annotations
 
