@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dscnet.pipeline import profiling, timing
 from dscnet.pipeline.job import Job
@@ -132,7 +133,7 @@ def test_the_profiler_is_stopped_once(tmp_path, monkeypatch):
     watch = profiling.StepProfile(tmp_path / "profile", tmp_path / "checkpoints")
     watch.on_train_end(None, None)
     assert stopped == []
-    watch.on_train_start(None, None)
+    watch.on_train_start(None, SimpleNamespace(device=torch.device("cpu")))
     watch.on_exception(None, None, RuntimeError())
     watch.on_train_end(None, None)
     watch.on_train_batch_end(None)

@@ -38,13 +38,16 @@ class StepProfile(Callback):
     def __init__(self, folder: Path, training: Path) -> None:
         self.folder, self.name = folder, profile_name(folder, training)
         self.profiler: profile | None = None
+        self.own_time = "self_cpu_time_total"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the profiler."""
         activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
+        if pl_module.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        else:  # without a GPU, the library behind it reports an error and its own start
+            self.own_time = "self_device_time_total"
+        if not torch.cuda.is_available():
+            # The library behind it reports its start, and an error that there is no GPU.
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         self.profiler = profile(
             activities=activities,
@@ -79,13 +82,12 @@ class StepProfile(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.folder / f"{self.name}.json.gz"))
         averages = profiler.key_averages()
-        own_time = f"self_{'device' if torch.cuda.is_available() else 'cpu'}_time_total"
-        table = averages.table(sort_by=own_time, row_limit=ROWS, max_name_column_width=80)
+        table = averages.table(sort_by=self.own_time, row_limit=ROWS, max_name_column_width=80)
         write_text(self.folder / f"{self.name}.txt", f"{table}\n")
         log.info(
             "profile: %s: %s",
             self.folder / f"{self.name}.txt",
-            top_operators({row.key: getattr(row, own_time) for row in averages}),
+            top_operators({row.key: getattr(row, self.own_time) for row in averages}),
         )
 
 
