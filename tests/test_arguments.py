@@ -4,8 +4,14 @@ import re
 
 import pytest
 
-from dscnet.arguments import RESUMED, after_interrupt, build_parser, nearest_option, photo_size
+from dscnet.arguments import (
+    RESUMED,
+    STAGE_VERBS,
+    after_interrupt,
+    build_parser,
+)
 from dscnet.cli import VERBS, main
+from dscnet.option_parser import nearest_option, photo_size
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,28 @@ def test_only_verbs_with_the_option_say_that_resume_goes_on():
     assert having == set(RESUMED)
     assert {name for name in verbs if "--resume" in after_interrupt(name)} == having
     assert after_interrupt("sweep") == after_interrupt("tables") == after_interrupt("data")
+
+
+def test_only_the_settings_of_the_verb_in_use_are_made():
+    verbs = build_parser("cam").verbs
+    with_settings = {name for name in verbs if "train.lr" in verbs[name].option_names()}
+    assert with_settings == {"cam"}
+    assert set(verbs) == {*VERBS, "tables"} == set(build_parser("--help").verbs)
+    everywhere = build_parser().verbs
+    assert verbs["cam"].option_names() == everywhere["cam"].option_names()
+    assert {n for n in everywhere if "train.lr" in everywhere[n].option_names()} == {
+        *("run", "sweep", "tables", *STAGE_VERBS)
+    }
+
+
+def test_the_command_line_makes_the_parser_of_its_verb(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "dscnet.cli.build_parser", lambda verb=None: asked.append(verb) or build_parser(verb)
+    )
+    for argv in (["recipes"], ["--help"], []):
+        main(argv)
+    assert asked == ["recipes", "--help", ""]
 
 
 @pytest.mark.parametrize("text", ["384,512", "[384, 512]", "384x512", "(384,512)", "384 512"])

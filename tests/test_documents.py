@@ -45,7 +45,7 @@ def test_results_page_and_readme_table_are_those_of_the_result_files(monkeypatch
         assert path.read_text(encoding="utf-8") == text, "run python benchmarks/results_page.py"
 
 
-@pytest.mark.parametrize("name", ["labels", "memory", "scale"])
+@pytest.mark.parametrize("name", ["labels", "memory", "scale", "speed"])
 def test_tables_of_other_pages_are_those_of_the_result_files(name, monkeypatch):
     module = script("scale" if name == "scale" else f"{name}_page", monkeypatch)
     assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == module.page()

@@ -68,7 +68,8 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
         failed = sweep(tiny(scenes), tmp_path / str(jobs), variants, [1], stages=STAGES, jobs=jobs)
         assert failed == 2
     results = [json.loads((tmp_path / jobs / "sweep.json").read_text()) for jobs in ("1", "2")]
-    rows = [[{**row, "seconds": None} for row in result["rows"]] for result in results]
+    times = dict.fromkeys(("seconds", "timing"))
+    rows = [[{**row, **times} for row in result["rows"]] for result in results]
     assert rows[0] == rows[1]
     assert [row["variant"] for row in rows[0]] == list(variants)
     assert "lower the learning rate" in rows[0][1]["error"]

@@ -22,10 +22,12 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "numerics": set(),
     "plugins": set(),
+    "threads": set(),
     "deprecation": set(),
     "files": {"types"},
     "config": {"plugins"},
-    "arguments": {"config", "tables.specs"},
+    "option_parser": {"config"},
+    "arguments": {"config", "tables.specs", "option_parser"},
     "losses": {"types", "deprecation", "numerics"},
     "context": {"types", "deprecation", "numerics"},
     "labels": {"types", "deprecation", "numerics", "files"},
@@ -40,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # The top wires the rest and reads the settings. Everything below takes plain arguments.
 TOP = {
+    "__main__",
     "arguments",
     "build",
     "cli",
@@ -47,6 +50,7 @@ TOP = {
     "demo",
     "experiments",
     "export",
+    "option_parser",
     "pipeline",
     "predictor",
     "run_folder",

@@ -28,7 +28,8 @@ def test_the_gpus_of_the_parent_are_shared_out(monkeypatch):
 def test_a_worker_takes_a_gpu_of_its_own(monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.setenv(GPU_VARIABLE, "0,1,2")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(os.environ, GPU_VARIABLE, "0,1,2")
     gpus: queue.Queue = queue.Queue()
     for gpu in ("2", None):
         gpus.put(gpu)
@@ -43,3 +44,13 @@ def test_a_process_of_the_pool_sees_its_gpu(monkeypatch):
     monkeypatch.setenv(GPU_VARIABLE, "4,6")
     with start_pool(2) as pool:
         assert pool.submit(os.getenv, GPU_VARIABLE).result() in ("4", "6")
+
+
+def test_a_process_of_the_pool_starts_with_the_chosen_threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(GPU_VARIABLE, "")
+    with start_pool(1) as pool:
+        assert pool.submit(os.getenv, "MKL_NUM_THREADS").result() == "1"
+        # Imported only now, after the variables were set.
+        assert pool.submit(eval, "'torch' in __import__('sys').modules").result() is False
+        assert pool.submit(torch.get_num_threads).result() == 1

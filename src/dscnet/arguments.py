@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from argparse import Action, ArgumentTypeError
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable
 from importlib import metadata
-from typing import Any, Literal, NoReturn
-
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from typing import Literal
 
 from dscnet.config import Config
-from dscnet.config.legacy import REMOVED
-from dscnet.config.settings import removed_setting
 from dscnet.config.stages import STAGES
+from dscnet.option_parser import Parser, SizeType
 from dscnet.tables.specs import BASES, TABLES, WEIGHTS
 
 STAGE_VERBS = {
@@ -39,110 +33,6 @@ REPEATED = ("data", "sweep", "tables")
 _MORE = "`dscnet VERB --help` lists the options of a verb. `dscnet demo` is a good first run."
 
 
-class HelpFormatter(DefaultHelpFormatter):
-    """Shows defaults that are informative, and no Python types."""
-
-    def _get_type_str(self, action: Action) -> str | None:
-        return None
-
-    def _get_help_string(self, action: Action) -> str:
-        text = str(super()._get_help_string(action))
-        no_null = action.default is None and "null" not in (action.help or "")
-        if no_null or action.default == "" or action.nargs == 0:
-            text = text.replace(" (default: %(default)s)", "")
-        return text
-
-
-class Parser(ArgumentParser):
-    """Accepts only complete option names, and suggests the nearest for an unknown one."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        # With argparse's abbreviations `--forc` would delete a run.
-        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
-        self.verbs: dict[str, Parser] = {}
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one readable line and exit with 2."""
-        # Errors in a settings file come from the main parser and name the verb.
-        named = re.search(r"Subcommand '(\w+)'", message)
-        parser = self.verbs.get(named[1], self) if named else self
-        hint = nearest_option(message, parser.option_names())
-        hint = f" (did you mean {hint}?)" if hint else ""
-        if "config" in parser.option_names() and (name := removed_option(message)):
-            message, hint = removed_setting(name), ""
-        self.exit(2, f"{self.prog}: {self._as_typed(message)}{hint}\n")
-
-    def _as_typed(self, message: str) -> str:
-        """Name missing options as they are typed: the main parser says "run.out"."""
-        said, required, missing = message.partition("arguments are required: ")
-        if not required:
-            return message
-        named = [name.partition(".") for name in missing.split(", ")]
-        options = {verb: parser.option_names() for verb, parser in self.verbs.items()}
-        typed = [f"--{name}" if name in options.get(verb, ()) else name for verb, _, name in named]
-        return said + required + ", ".join(typed)
-
-    def option_names(self) -> list[str]:
-        """Names of the parser's options, without dashes."""
-        options = (option for action in self._actions for option in action.option_strings)
-        return [option.removeprefix("--") for option in options if option.startswith("--")]
-
-
-def nearest_option(message: str, names: Sequence[str]) -> str | None:
-    """The option nearest to the first unknown one of an error message.
-
-    Args:
-        message: Message of the parser.
-        names: Known options, without dashes.
-
-    Returns:
-        The option; None if none is similar, or the message is about something else.
-    """
-    unknown = _unknown_options(message)
-    nearest = get_close_matches(unknown[0], names, n=1) if unknown else []
-    return f"--{nearest[0]}" if nearest else None
-
-
-def removed_option(message: str) -> str | None:
-    """The first former setting among the unknown options of an error message."""
-    return next((name for name in _unknown_options(message) if name in REMOVED), None)
-
-
-def _unknown_options(message: str) -> list[str]:
-    # jsonargparse's wording for the command line and for a settings file.
-    if "unrecognized arguments:" in message:
-        return re.findall(r"--([\w.]+)", message)
-    return re.findall(r"not accept option '([\w.]+)'", message)
-
-
-def photo_size(text: str | Sequence[int]) -> tuple[int, int]:
-    """Height and width from ``512``, ``384,512``, ``384x512`` or ``[384,512]``.
-
-    Raises:
-        ArgumentTypeError: If the text has another form.
-    """
-    numbers = re.findall(r"\d+", str(text))
-    plain = re.fullmatch(r"[\[(]?\s*\d+(\s*[,x ]\s*\d+)?\s*[\])]?", str(text).strip())
-    if plain is None or any(int(number) == 0 for number in numbers):
-        raise ArgumentTypeError(
-            "expected height and width in pixels, such as 384,512, or one number for both, such as"
-            f" 512, got {text}"
-        )
-    return int(numbers[0]), int(numbers[-1])
-
-
-class SizeType:
-    """``photo_size`` as the type of an option, with a readable name."""
-
-    def __call__(self, text: str) -> tuple[int, int]:
-        """Height and width."""
-        return photo_size(text)
-
-    def __repr__(self) -> str:
-        """The name."""
-        return "HEIGHT,WIDTH"
-
-
 def after_interrupt(verb: str) -> str:
     """Message for an interrupted verb: how to continue it, if that is possible.
 
@@ -156,8 +46,12 @@ def after_interrupt(verb: str) -> str:
     return "interrupted"
 
 
-def build_parser() -> Parser:
-    """The parser of every verb."""
+def build_parser(verb: str | None = None) -> Parser:
+    """The parser of every verb.
+
+    Args:
+        verb: The verb whose settings are included, as they take most of the time; None = of all.
+    """
     parser = Parser(
         prog="dscnet",
         description="Weakly supervised semantic segmentation: from photos and image-level tags to"
@@ -168,6 +62,7 @@ def build_parser() -> Parser:
 
     def add(name: str, text: str) -> Parser:
         sub = Parser(description=f"{text[0].upper()}{text[1:]}.")
+        sub.with_settings = verb in (None, name)
         verbs.add_subcommand(name, sub, help=text)
         sub.prog = f"dscnet {name}"
         parser.verbs[name] = sub
@@ -178,6 +73,7 @@ def build_parser() -> Parser:
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo")
     demo.add_argument("--force", action="store_true", help=DELETE)
     demo.add_argument("--seed", type=int, default=0, help="seed of the scenes and the training")
+    _add_threads(demo)
     check = add("check", "validate a data set before training")
     check.add_argument(
         "data_set",
@@ -202,6 +98,7 @@ def build_parser() -> Parser:
     )
     predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
     predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    _add_threads(predict)
     saliency = add("saliency", "make saliency maps with a pretrained network (rembg)")
     saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     saliency.add_argument("--out", type=str, required=True, help="folder for the saliency maps")
@@ -215,6 +112,13 @@ def build_parser() -> Parser:
 def _text(parser: Parser, option: str, text: str) -> None:
     """An optional option that takes text."""
     parser.add_argument(option, type=str | None, default=None, help=text)
+
+
+def _add_threads(parser: Parser, each: str = "") -> None:
+    """The number of CPU threads; no setting, as results do not depend on it."""
+    default = "OMP_NUM_THREADS, else all cores"
+    text = f"CPU threads{each} (default: {default}{', shared by the jobs' if each else ''})"
+    parser.add_argument("--threads", type=int, default=None, help=text)
 
 
 def _add_sweep_arguments(sweep: Parser) -> None:
@@ -237,6 +141,7 @@ def _add_sweep_arguments(sweep: Parser) -> None:
     )
     _text(sweep, "--strict_masks", "second folder of ground-truth masks to compare the CAMs with")
     sweep.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
+    _add_threads(sweep, " of each job")
     _text(sweep, "--json", "file of the results (default: OUT/sweep.json)")
 
 
@@ -323,6 +228,12 @@ def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
 
 def _add_run_arguments(parser: Parser, force: str = DELETE) -> None:
     _add_settings(parser, "run folder", " [--resume | --force]")
+    _add_threads(parser)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="profile some steps of each training: OUT/profile, a Chrome trace and its operators",
+    )
     parser.add_argument("--resume", action="store_true", help="continue an existing run")
     parser.add_argument("--force", action="store_true", help=force)
 
@@ -341,6 +252,7 @@ def _add_tables_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, help="number of parallel runs, spread over the GPUs"
     )
+    _add_threads(parser, " of each job")
     parser.add_argument(
         "--shard", type=str, default="1/1", help="I/N: run only the I-th of N parts of the runs"
     )
@@ -373,6 +285,8 @@ def _add_settings(parser: Parser, out: str, after: str = "", *, before: str = ""
         "--config", metavar="RECIPE", action="config", help="recipe name or YAML file of settings"
     )
     parser.add_argument("--out", type=str, required=True, help=out)
+    if not parser.with_settings:
+        return
     parser.add_class_arguments(Config)
     for action in parser._actions:
         if action.metavar == "CONFIG":

@@ -16,17 +16,20 @@ from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
+from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
+from dscnet.threads import sleep_at_barriers, use_threads
 
 
 def _run(arguments: list[str]) -> int:
-    parser = build_parser()
+    parser = build_parser(arguments[0] if arguments else "")
     if not arguments:
         parser.print_help()
         return 2
     words = _with_config_file(arguments)
     parsed = parser.parse_args(words)
     verb = parsed.subcommand
+    use_threads(parsed[verb].get("threads"))
     if verb == "tables":
         given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
         return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
@@ -78,8 +81,12 @@ def _usage_error(verb: str, text: str) -> int:
 def _do_run(parsed: Namespace) -> int:
     from dscnet.pipeline.runner import run
 
-    metrics = run(_settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
+    metrics = run(_settings(parsed), parsed.out, **_run_options(parsed))
     return _print_results(metrics, parsed.out)
+
+
+def _run_options(parsed: Namespace) -> dict[str, Any]:
+    return {name: parsed[name] for name in ("resume", "force", "profile")}
 
 
 def _print_results(metrics: dict[str, Any], out: str) -> int:
@@ -92,7 +99,7 @@ def _do_stage(name: str) -> Callable[[Namespace], int]:
     def do(parsed: Namespace) -> int:
         from dscnet.pipeline import run_single
 
-        run_single(name, _settings(parsed), parsed.out, resume=parsed.resume, force=parsed.force)
+        run_single(name, _settings(parsed), parsed.out, **_run_options(parsed))
         return 0
 
     return do
@@ -329,38 +336,6 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
 }
 
 
-def metrics_table(metrics: dict[str, Any]) -> str:
-    """Results as text, one line per stage."""
-    lines = [f"{'stage':14}{'split':8}{'photos':>7}{'mIoU':>8}{'best bg':>9}"]
-    for name in ("cam", "pseudo_label", "segmenter"):
-        section = metrics.get(name)
-        if section is None:
-            lines.append(f"{name:14}not measured")
-            continue
-        best = section["miou_best_bg"]
-        lines.append(
-            f"{name:14}{section['split'] or '':8}{section['num_images']:>7}"
-            f"{_percent(section['miou']):>8}{'' if best is None else _percent(best):>9}"
-        )
-    for row in metrics.get("rounds", []):
-        reached = ", ".join(
-            f"{name} {_percent(row[name]['miou'])}"
-            for name in ("cam", "pseudo_label", "segmenter")
-            if row[name] is not None
-        )
-        lines.append(f"round {row['round']}: {reached or 'not measured'}")
-    for name, key in (("tags (mAP)", "map"), ("tags of the masks (F1)", "mask_f1")):
-        score = metrics.get("tags", {}).get(key)
-        if score is not None:
-            lines.append(f"{name:29}{100 * score:>8.1f}")
-    return "\n".join(lines)
-
-
-def _percent(share: float | None) -> str:
-    """A fraction in percent; None (mIoU without labelled pixels) as a dash."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -369,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
+    sleep_at_barriers()
     # Print characters that the terminal cannot encode as escapes.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

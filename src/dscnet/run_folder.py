@@ -273,14 +273,16 @@ class RunFolder:
         seconds: float,
         *,
         inputs: Mapping[str, Any] | None = None,
+        measured: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Record that the stage has finished."""
+        """Record that the stage has finished, and what else was measured."""
         records = self._records()
         records[stage] = {
             "fingerprint": fingerprint,
             "seconds": round(seconds, 1),
             "git_revision": git_revision(),
             "inputs": inputs,
+            **(measured or {}),
         }
         write_text(self.stages, json.dumps(records, indent=2) + "\n")
 
@@ -299,9 +301,7 @@ class RunFolder:
         }
 
     def _records(self) -> dict[str, dict[str, Any]]:
-        if not self.stages.exists():
-            return {}
-        return read_record(self.stages)
+        return read_record(self.stages) if self.stages.exists() else {}
 
 
 def fingerprint(*parts: Any) -> str:

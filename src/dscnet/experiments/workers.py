@@ -9,20 +9,25 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-import torch
+from dscnet.threads import threads_per_process, use_threads
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def start_pool(jobs: int) -> ProcessPoolExecutor:
-    """A pool of ``jobs`` spawned processes; several GPUs are assigned in turn."""
+    """A pool of ``jobs`` spawned processes; several GPUs are assigned in turn.
+
+    Each process has ``OMP_NUM_THREADS`` threads; without it, they share the cores.
+    """
     context = get_context("spawn")
     gpus = context.Queue()
     for gpu in assign_gpus(jobs, visible_gpus()):
         gpus.put(gpu)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     return ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_start_worker, initargs=(threads, gpus)
+        jobs,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(threads_per_process(jobs), gpus),
     )
 
 
@@ -45,13 +50,15 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get(GPU_VARIABLE)
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
+    import torch
+
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _start_worker(threads: int, gpus: Any) -> None:
     gpu = gpus.get()
-    # Early enough: torch reads the variable when CUDA is first used.
+    # Early enough: torch, which reads both when it is loaded, is not imported by this module.
     if gpu is not None:
         os.environ[GPU_VARIABLE] = gpu
-    torch.set_num_threads(threads)
+    use_threads(threads)
     logging.basicConfig(level=logging.INFO, format="%(processName)s: %(message)s")

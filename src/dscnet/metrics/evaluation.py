@@ -33,7 +33,7 @@ SCHEMA = 1
 STAGES = ("cam", "pseudo_label", "segmenter")
 """Sections of ``metrics.json`` with IoU."""
 
-EXTRA = ("supervision", "rounds", "refine")
+EXTRA = ("supervision", "rounds", "refine", "timing")
 """Optional sections of ``metrics.json``."""
 
 SWEEP = tuple(i / 100 for i in range(100))
@@ -210,7 +210,8 @@ def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
         sections: ``cam``, ``pseudo_label``, ``segmenter`` and ``tags`` (``{"map": x}`` and the
             result of ``tag_agreement``); missing sections and non-finite numbers become null.
             Optional: ``supervision``, ``rounds`` (the first three sections of each training
-            round), and ``refine`` (mIoU and seconds of each refinement step).
+            round), ``refine`` (mIoU and seconds of each refinement step), and ``timing``
+            (``seconds``, ``cpu_seconds`` and ``photos_per_second`` of the stages before).
 
     Raises:
         ValueError: If a section is unknown.

@@ -60,4 +60,5 @@ STAGE = Stage(
     },
     code=_code,
     check=_check,
+    every_photo=lambda config: True,
 )

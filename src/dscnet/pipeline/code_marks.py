@@ -18,7 +18,8 @@ from dscnet.run_folder import PACKAGE
 NO_EFFECT = (
     *("dscnet.config", "dscnet.plugins", "dscnet.run_folder", "dscnet.files.atomic"),
     *("dscnet.pipeline.job", "dscnet.pipeline.stage", "dscnet.pipeline.code_marks"),
-    "dscnet.deprecation",
+    *("dscnet.deprecation", "dscnet.pipeline.allocator"),
+    *("dscnet.pipeline.timing", "dscnet.pipeline.profiling"),
 )
 """Packages and modules that do not affect results; settings are compared by value."""
 

@@ -22,6 +22,7 @@ from dscnet.pipeline.measuring import (
 )
 from dscnet.pipeline.refine import own_background, refined_labels
 from dscnet.pipeline.stage import Stage
+from dscnet.pipeline.timing import stage_times
 from dscnet.run_folder import read_record
 
 
@@ -32,6 +33,7 @@ def evaluate(job: Job, resume: bool) -> None:
         sections["rounds"] = measure_rounds(job)
     elif job.config.segment.rounds > 1 and job.folder.fingerprint_of("segment"):
         sections["rounds"] = measure_segmenters(job)
+    sections["timing"] = stage_times(job.folder)
     evaluation.write_metrics(job.folder.metrics, sections)
 
 

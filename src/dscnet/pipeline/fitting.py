@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from dscnet.build import device_of, optimiser_settings
@@ -16,6 +17,8 @@ from dscnet.config import OptimiserConfig
 from dscnet.data import PhotoDataset, make_loader
 from dscnet.pipeline.allocator import freed_memory_kept
 from dscnet.pipeline.job import Job
+from dscnet.pipeline.profiling import StepProfile
+from dscnet.pipeline.timing import PhotoCount
 from dscnet.run_folder import write_text
 from dscnet.training import TrainingModule, fit
 
@@ -45,6 +48,7 @@ class Training:
 
 def optimise(job: Job, training: Training, *, resume: bool) -> None:
     """Train; with ``resume`` from the checkpoint in the folder, if there is one."""
+    training = replace(training, callbacks=[*training.callbacks, *watchers(job, training.folder)])
     config, settings, dataset = job.config, training.settings, training.dataset
     if not resume:
         (training.folder / "last.ckpt").unlink(missing_ok=True)
@@ -80,6 +84,12 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
             callbacks=list(training.callbacks),
             progress=job.progress,
         )
+
+
+def watchers(job: Job, folder: Path) -> list[Callback]:
+    """Callbacks that only measure: the number of photos and, if asked for, a profile."""
+    profiles = [] if job.profile is None else [StepProfile(job.profile, folder)]
+    return [PhotoCount(job), *profiles]
 
 
 def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

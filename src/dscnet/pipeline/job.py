@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dscnet.config import Config
@@ -20,6 +22,8 @@ class Job:
     """Settings, folder and photos of a run; ``val`` is None without validation photos.
 
     ``planned`` has the fingerprints of stages that are about to run; ``data_marks`` is a cache.
+    ``trained_photos`` counts the photos of all batches, in all rounds. Trainings are profiled into
+    the folder ``profile``, unless it is None.
     """
 
     config: Config
@@ -29,6 +33,8 @@ class Job:
     progress: bool = True
     planned: Mapping[str, str] = field(default_factory=dict)
     data_marks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    trained_photos: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    profile: Path | None = None
 
     def mark_of(self, stage: str) -> str | None:
         """Fingerprint of an earlier stage: the planned one, else that of its last run."""

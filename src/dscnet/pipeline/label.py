@@ -133,4 +133,5 @@ STAGE = Stage(
     settings=_settings,
     saliency=scored_by_saliency,
     check=_check,
+    every_photo=lambda config: True,
 )

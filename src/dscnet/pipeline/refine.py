@@ -153,4 +153,5 @@ STAGE = Stage(
     saliency=_reads_saliency,
     check=_check,
     trained=_trained,
+    every_photo=lambda config: bool(config.refine.steps),
 )

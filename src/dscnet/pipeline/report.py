@@ -20,6 +20,7 @@ from dscnet.labels.thresholds import CRITERIA
 from dscnet.metrics.evaluation import read_metrics
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.stage import Stage
+from dscnet.pipeline.timing import stage_times
 from dscnet.predictor import Predictor
 from dscnet.report.page import ReportRow, write_report
 from dscnet.run_folder import RunFolder, read_record
@@ -55,6 +56,7 @@ def write_run_report(
         curves=curves,
         settings=folder.config.read_text(encoding="utf-8"),
         notes=_notes(config, folder, train),
+        timing=stage_times(folder),
     )
 
 
@@ -123,7 +125,6 @@ def _best_maps(path: Path, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
 
 
 def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
-    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in folder.seconds().items())
     full = config.segment.supervision == "full" and not config.own_branch
     return [
         *train.notes,
@@ -132,7 +133,6 @@ def _notes(config: Config, folder: RunFolder, train: PhotoSet) -> list[str]:
         f" {'ground-truth masks' if full else config.supervision}.",
         *_epoch_note(folder),
         *_threshold_note(config, folder),
-        f"Wall times: {seconds}.",
     ]
 
 

@@ -7,7 +7,6 @@ unchanged is skipped; an interrupted training continues from its last epoch.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dscnet.pipeline.registry import find_stage, list_stages
 from dscnet.pipeline.resources import check_machine
 from dscnet.pipeline.resume import refuse_overwriting
 from dscnet.pipeline.stage import Stage
+from dscnet.pipeline.timing import StageClock
 from dscnet.run_folder import RunFolder, fingerprint
 from dscnet.types import DataError, DscnetError
 
@@ -51,6 +51,7 @@ def run(
     force: bool = False,
     stages: Sequence[str] | None = None,
     progress: bool = True,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Run all stages, from photos and tags to masks, metrics and a report.
 
@@ -61,6 +62,7 @@ def run(
         force: Delete an existing run and start over.
         stages: Names of the stages to run, in order; None = all.
         progress: Show progress bars.
+        profile: Profile some steps of each training into ``OUT/profile/``.
 
     Returns:
         Content of ``metrics.json``; empty if the current files have not been evaluated.
@@ -71,6 +73,7 @@ def run(
     chosen = list_stages() if stages is None else [find_stage(name) for name in stages]
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
+    job.profile = folder.root / "profile" if profile else None
     # Before checking the photos, which takes longer.
     _check_trainings(job, chosen, force=force)
     if resume and not force:
@@ -93,6 +96,7 @@ def run_single(
     resume: bool = False,
     force: bool = False,
     progress: bool = True,
+    profile: bool = False,
 ) -> bool:
     """Run a single stage, on the results of earlier stages in the run folder.
 
@@ -104,6 +108,7 @@ def run_single(
     """
     folder = RunFolder(Path(out))
     job = open_run(config, folder, progress=progress)
+    job.profile = folder.root / "profile" if profile else None
     check_run_folder(job, force=force)
     stage = find_stage(name)
     _check_needs(stage, job)
@@ -156,11 +161,11 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
         folder.report.unlink(missing_ok=True)
     folder.write_config(job.config)
     resumable = folder.start(name, mark, stale=stale, inputs=inputs)
-    started = time.monotonic()
+    clock = StageClock(stage, job)
     log.info("%s ...", name)
     stage.work(job, resumable)
-    folder.finish(name, mark, time.monotonic() - started, inputs=inputs)
-    log.info("%s: done in %.0f s", name, time.monotonic() - started)
+    folder.finish(name, mark, clock.seconds, inputs=inputs, measured=clock.measured())
+    log.info("%s: done in %.0f s", name, clock.seconds)
     return True
 
 

@@ -55,6 +55,7 @@ class Stage:
         check: Rejects invalid settings and data, before anything is trained.
         check_training: Rejects what would make its training fail at the start.
         trained: Its trainings.
+        every_photo: Whether it goes over the training photos once, given the settings.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Stage:
     check: Callable[[Job], None] = lambda job: None
     check_training: Callable[[Job], None] = lambda job: None
     trained: Callable[[Job], Iterable[Trained]] = lambda job: ()
+    every_photo: Callable[[Config], bool] = lambda config: False
 
     def inputs(self, job: Job) -> Inputs:
         """Current inputs of the stage."""

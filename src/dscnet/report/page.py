@@ -84,6 +84,7 @@ def write_report(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     settings: str,
     notes: Sequence[str],
+    timing: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> None:
     """Write the report; it loads no external resources.
 
@@ -96,6 +97,7 @@ def write_report(
         curves: ``(step, value)`` points of each loss term.
         settings: The settings as text.
         notes: Notes for the reader.
+        timing: ``seconds``, ``cpu_seconds`` and ``photos_per_second`` by stage; None = unknown.
 
     Raises:
         ValueError: If a picture and its photo differ in size.
@@ -121,6 +123,7 @@ def write_report(
         charts=[(name, *_chart(name, points)) for name, points in curves.items()],
         settings=settings,
         notes=notes,
+        timing=timing or {},
     )
     with whole_file(Path(path)) as file:
         file.write(page.encode())
@@ -179,11 +182,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = _percent
+    environment.filters["number"] = _rounded
     return environment
 
 
 def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{100 * value:.1f} %"
+
+
+def _rounded(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,53 @@
+"""CPU threads of tensor operations: how many, and how they wait for each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def sleep_at_barriers() -> None:
+    """Let OpenMP threads sleep while they wait for each other, unless the user chose otherwise.
+
+    By default they spin for milliseconds. Beside other work the thread that is waited for may not
+    be running at all, and every barrier takes a time slice of the scheduler.
+
+    OpenMP reads the variables when it is loaded, so this has no effect on a process that has
+    already imported torch, only on those that it starts.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        # The standard's; LLVM's and Intel's OpenMP (macOS, Windows) also have their own.
+        os.environ.update(OMP_WAIT_POLICY="PASSIVE", KMP_BLOCKTIME="0")
+
+
+def use_threads(count: int | None) -> None:
+    """Set the number of threads of this process and of those that it starts.
+
+    Args:
+        count: Threads; None = leave the default, all cores or ``OMP_NUM_THREADS``.
+
+    Raises:
+        ValueError: If ``count`` is below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"threads must be at least 1, got {count}")
+    os.environ.update(dict.fromkeys(_COUNTS, str(count)))
+    if "torch" in sys.modules:  # it has read the variables already
+        sys.modules["torch"].set_num_threads(count)
+
+
+def threads_per_process(processes: int) -> int:
+    """Threads of each of several parallel processes: ``OMP_NUM_THREADS``, else their part.
+
+    Args:
+        processes: Their number, at least 1.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    return max(1, (os.cpu_count() or 1) // processes)
