@@ -1,4 +1,4 @@
-"""Time a training step alone and beside other work, with threads that spin or sleep at barriers.
+"""Time a training step alone and beside other work, by how long threads spin at barriers.
 
 python benchmarks/busy.py --json benchmarks/results/busy.json
 
@@ -21,6 +21,7 @@ from versus import busy_cores
 
 WAYS = {
     "spinning": {},  # OpenMP's default
+    "spinning briefly": {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"},  # dscnet's
     "sleeping": {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
@@ -51,7 +52,7 @@ def main() -> None:
     rows = {way: summary(states) for way, states in seconds.items()}
     for way, row in rows.items():
         print(
-            f"{way:12} quiet {row['quiet']:6.2f} s, busy {row['busy']:6.2f} s: {row['ratio']:.1f}"
+            f"{way:16} quiet {row['quiet']:6.2f} s, busy {row['busy']:6.2f} s: {row['ratio']:.1f}"
         )
     if options.json is not None:
         write(options, rows, seconds)

@@ -44,7 +44,8 @@ def _has_cuda() -> bool:
 @pytest.fixture(scope="session", autouse=True)
 def parser_made_once() -> Iterator[None]:
     """Calls of ``main`` share one parser, which takes half a second to make."""
-    from dscnet import arguments, cli
+    from dscnet import cli
+    from dscnet.command import arguments
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "build_parser", functools.cache(arguments.build_parser))

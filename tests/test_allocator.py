@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from dscnet.pipeline.allocator import freed_memory_kept
+from dscnet.pipeline.allocator import fast_allocation
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
 
@@ -23,9 +23,16 @@ def page_faults() -> int:
 def test_freed_memory_is_used_again_inside_only():
     pages = 2**26 // resource.getpagesize()
     assert page_faults() > pages / 600  # huge pages are 512 usual ones
-    with freed_memory_kept():
+    with fast_allocation():
         assert page_faults() < pages / 5000
     assert page_faults() > pages / 600
+
+
+def test_new_tensors_are_not_filled_inside_only():
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    with fast_allocation():
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
@@ -33,5 +40,5 @@ def test_without_glibc_nothing_happens(monkeypatch):
         raise OSError
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
-    with freed_memory_kept():
+    with fast_allocation():
         assert page_faults() >= 0

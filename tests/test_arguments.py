@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from dscnet.arguments import (
+from dscnet.cli import VERBS, main
+from dscnet.command.arguments import (
     RESUMED,
     STAGE_VERBS,
     after_interrupt,
     build_parser,
 )
-from dscnet.cli import VERBS, main
-from dscnet.option_parser import nearest_option, photo_size
+from dscnet.command.option_parser import nearest_option, photo_size
 
 
 @pytest.mark.parametrize(

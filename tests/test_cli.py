@@ -18,16 +18,14 @@ def test_help_lists_every_verb_and_imports_only_the_command_line():
     code = "import sys, dscnet.cli as c; c.main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = set(done.stderr.split())
-    assert {"dscnet.arguments", "jsonargparse"} <= loaded
+    assert {"dscnet.command.arguments", "jsonargparse"} <= loaded
     assert not loaded & {"torch", "numpy", "PIL", "scipy", "lightning", "timm"}
     places = {name.split(".")[1] for name in loaded if name.startswith("dscnet.")}
     light = {
         "cli",
-        "arguments",
-        "option_parser",
+        "command",
         "config",
         "plugins",
-        "threads",
         "deprecation",
         "tables",
         "metrics",

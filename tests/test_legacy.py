@@ -195,7 +195,7 @@ def test_other_verbs_know_no_former_settings(capsys):
     ],
 )
 def test_the_command_line_takes_old_names(words, notes):
-    from dscnet.arguments import build_parser
+    from dscnet.command.arguments import build_parser
 
     typed = _with_config_file(["run", "--out", "x", *words])
     parsed = build_parser().parse_args(typed).run
@@ -277,6 +277,6 @@ def test_the_order_of_the_stages_is_that_of_the_pipeline():
 
 
 def test_the_verbs_of_stages_come_in_their_order():
-    from dscnet.arguments import STAGE_VERBS
+    from dscnet.command.arguments import STAGE_VERBS
 
     assert [stage for stage in STAGES if stage != "evaluate"] == list(STAGE_VERBS)

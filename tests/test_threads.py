@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from dscnet import threads
-from dscnet.arguments import build_parser
 from dscnet.cli import main
+from dscnet.command import threads
+from dscnet.command.arguments import build_parser
 
 # Prints the environment at the moment at which torch is imported, and ends the process.
 WATCH = """
@@ -51,9 +51,9 @@ def seen_by_torch(verb: str, environ: dict[str, str], *options: str) -> dict[str
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_torch_is_loaded_with_sleeping_threads_and_the_chosen_number(verb, environ):
+def test_torch_is_loaded_with_threads_that_spin_briefly_and_the_chosen_number(verb, environ):
     seen = seen_by_torch(verb, environ, "--threads", "3")
-    assert (seen["OMP_WAIT_POLICY"], seen["KMP_BLOCKTIME"]) == ("PASSIVE", "0")
+    assert (seen["GOMP_SPINCOUNT"], seen["KMP_BLOCKTIME"]) == ("1000", "0")
     assert [seen[name] for name in threads._COUNTS] == ["3", "3", "3"]
 
 
@@ -67,7 +67,7 @@ def test_what_the_user_has_chosen_is_kept(environ):
 @pytest.mark.parametrize("name", threads._WAITING)
 def test_any_choice_about_waiting_is_kept(name, environ):
     environ[name] = "7"
-    threads.sleep_at_barriers()
+    threads.spin_briefly()
     assert {other: environ.get(other) for other in threads._WAITING if other != name} == (
         dict.fromkeys(other for other in threads._WAITING if other != name)
     )

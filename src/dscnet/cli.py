@@ -12,13 +12,13 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
+from dscnet.command.arguments import STAGE_VERBS, after_interrupt, build_parser
+from dscnet.command.threads import spin_briefly, use_threads
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
 from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
-from dscnet.threads import sleep_at_barriers, use_threads
 
 
 def _run(arguments: list[str]) -> int:
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments if word != "--debug"]
-    sleep_at_barriers()
+    spin_briefly()
     # Print characters that the terminal cannot encode as escapes.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -63,6 +63,7 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
 
 MOVED = {
     "affinities": "pipeline.refinement",
+    "arguments": "command.arguments",
     "checks": "pipeline.check_photos",
     "comparison": "experiments.comparison",
     "confusion": "metrics.confusion",

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from dscnet.threads import threads_per_process, use_threads
+from dscnet.command.threads import threads_per_process, use_threads
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 

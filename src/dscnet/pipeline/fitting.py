@@ -15,7 +15,7 @@ from torch import nn
 from dscnet.build import device_of, optimiser_settings
 from dscnet.config import OptimiserConfig
 from dscnet.data import PhotoDataset, make_loader
-from dscnet.pipeline.allocator import freed_memory_kept
+from dscnet.pipeline.allocator import fast_allocation
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.profiling import StepProfile
 from dscnet.pipeline.timing import PhotoCount
@@ -68,7 +68,7 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
         seed=config.seed,
         **optimiser_settings(settings),
     )
-    with freed_memory_kept():
+    with fast_allocation():
         fit(
             module,
             loader,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Literal
 
+from dscnet.command.option_parser import Parser, SizeType
 from dscnet.config import Config
 from dscnet.config.stages import STAGES
-from dscnet.option_parser import Parser, SizeType
 from dscnet.tables.specs import BASES, TABLES, WEIGHTS
 
 STAGE_VERBS = {

@@ -9,8 +9,12 @@ _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def sleep_at_barriers() -> None:
-    """Let OpenMP threads sleep while they wait for each other, unless the user chose otherwise.
+SPINS = 1000
+"""Tens of microseconds: with none, waking a thread takes longer than many operations."""
+
+
+def spin_briefly() -> None:
+    """Let OpenMP threads soon sleep when they wait for each other, unless the user chose otherwise.
 
     By default they spin for milliseconds. Beside other work the thread that is waited for may not
     be running at all, and every barrier takes a time slice of the scheduler.
@@ -19,8 +23,8 @@ def sleep_at_barriers() -> None:
     already imported torch, only on those that it starts.
     """
     if not any(name in os.environ for name in _WAITING):
-        # The standard's; LLVM's and Intel's OpenMP (macOS, Windows) also have their own.
-        os.environ.update(OMP_WAIT_POLICY="PASSIVE", KMP_BLOCKTIME="0")
+        # GNU's OpenMP, and LLVM's and Intel's (macOS, Windows).
+        os.environ.update(GOMP_SPINCOUNT=str(SPINS), KMP_BLOCKTIME="0")
 
 
 def use_threads(count: int | None) -> None:
