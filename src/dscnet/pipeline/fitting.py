@@ -14,6 +14,7 @@ from torch import nn
 from dscnet.build import device_of, optimiser_settings
 from dscnet.config import OptimiserConfig
 from dscnet.data import PhotoDataset, make_loader
+from dscnet.distributed import on_first, rank, world_size
 from dscnet.pipeline.job import Job
 from dscnet.run_folder import write_text
 from dscnet.training import TrainingModule, fit
@@ -46,7 +47,7 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
     """Train; with ``resume`` from the checkpoint in the folder, if there is one."""
     config, settings, dataset = job.config, training.settings, training.dataset
     if not resume:
-        (training.folder / "last.ckpt").unlink(missing_ok=True)
+        on_first((training.folder / "last.ckpt").unlink)(missing_ok=True)
     loader = make_loader(
         dataset,
         batch_size=min(settings.batch_size, len(dataset)),
@@ -54,6 +55,8 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
         shuffle=True,
         num_workers=config.augment.num_workers,
         drop_last=True,
+        rank=rank(),
+        ranks=world_size(),
     )
     total_steps = settings.steps(len(loader))
     module = TrainingModule(
