@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import small_config
 
 from dscnet.config import Config
-from dscnet.distributed import join
+from dscnet.distributed.ranks import join
 from dscnet.models.checkpoint import load_file
 from dscnet.pipeline.runner import open_run
 from dscnet.pipeline.train import train
 from dscnet.run_folder import RunFolder
 from dscnet.training import TrainingModule
+from helpers import small_config
 
 RANKS = 2
 

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from dscnet.arguments import STAGE_VERBS, after_interrupt, build_parser
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
+from dscnet.distributed.launch import is_first, is_launched, launch
+from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
 
@@ -27,6 +29,9 @@ def _run(arguments: list[str]) -> int:
     words = _with_config_file(arguments)
     parsed = parser.parse_args(words)
     verb = parsed.subcommand
+    train = parsed[verb].get("train")
+    if train is not None and train.devices * train.num_nodes > 1 and not is_launched():
+        return launch(arguments, devices=train.devices, num_nodes=train.num_nodes)
     if verb == "tables":
         given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
         return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
@@ -329,38 +334,6 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
 }
 
 
-def metrics_table(metrics: dict[str, Any]) -> str:
-    """Results as text, one line per stage."""
-    lines = [f"{'stage':14}{'split':8}{'photos':>7}{'mIoU':>8}{'best bg':>9}"]
-    for name in ("cam", "pseudo_label", "segmenter"):
-        section = metrics.get(name)
-        if section is None:
-            lines.append(f"{name:14}not measured")
-            continue
-        best = section["miou_best_bg"]
-        lines.append(
-            f"{name:14}{section['split'] or '':8}{section['num_images']:>7}"
-            f"{_percent(section['miou']):>8}{'' if best is None else _percent(best):>9}"
-        )
-    for row in metrics.get("rounds", []):
-        reached = ", ".join(
-            f"{name} {_percent(row[name]['miou'])}"
-            for name in ("cam", "pseudo_label", "segmenter")
-            if row[name] is not None
-        )
-        lines.append(f"round {row['round']}: {reached or 'not measured'}")
-    for name, key in (("tags (mAP)", "map"), ("tags of the masks (F1)", "mask_f1")):
-        score = metrics.get("tags", {}).get(key)
-        if score is not None:
-            lines.append(f"{name:29}{100 * score:>8.1f}")
-    return "\n".join(lines)
-
-
-def _percent(share: float | None) -> str:
-    """A fraction in percent; None (mIoU without labelled pixels) as a dash."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -373,9 +346,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not is_first():
+        # Of several processes one prints the results.
+        sys.stdout = StringIO()
     # Messages of other packages, e.g. the ONNX exporter's per tensor, would hide dscnet's.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dscnet").setLevel(logging.INFO)
+    logging.getLogger("dscnet").setLevel(logging.INFO if is_first() else logging.WARNING)
     try:
         return _run(words)
     except SystemExit as exit_:

@@ -16,7 +16,7 @@ from dscnet.context import (
     present_labels,
     pseudo_labels,
 )
-from dscnet.distributed import batch_mean, gather
+from dscnet.distributed.batch import batch_mean, gather
 from dscnet.losses.contrastive import (
     group_contrast,
     pixel_contrast,

@@ -25,6 +25,7 @@ from dscnet.data import (
 from dscnet.data.io import image_size, read_image
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
+from dscnet.distributed.ranks import gather_objects, share
 from dscnet.files.label_images import write_label
 from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
@@ -215,14 +216,15 @@ class Predictor:
     ) -> list[str]:
         """Write ``masks/ID.png`` (palette PNG) for every photo, and optionally an overlay.
 
-        Photos that cannot be read, or whose output cannot be written, are skipped.
+        Photos that cannot be read, or whose output cannot be written, are skipped. Several ranks
+        share the photos.
 
         Returns:
             One error message per skipped photo.
         """
         masks.mkdir(parents=True, exist_ok=True)
         failures = []
-        for sample in photos.samples:
+        for sample in share(photos.samples):
             try:
                 size = image_size(sample.image_path)
                 image = read_image(sample.image_path, self.read_side)
@@ -234,7 +236,7 @@ class Predictor:
                 failures.append(str(error))
             except OSError as error:
                 failures.append(write_failure(sample, error))
-        return failures
+        return [failure for part in gather_objects(failures) for failure in part]
 
 
 def refuse_failures(failures: Sequence[str]) -> None:

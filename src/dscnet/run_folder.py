@@ -20,7 +20,7 @@ import yaml
 from dscnet.config import Config
 from dscnet.config.recipes import read_config, read_mapping
 from dscnet.config.settings import dotted_settings, other_values, to_dict
-from dscnet.distributed import on_first
+from dscnet.distributed.ranks import on_first
 from dscnet.files.atomic import read_json, whole_file
 from dscnet.types import DscnetError
 

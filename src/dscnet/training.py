@@ -19,7 +19,8 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dscnet.distributed import batch_mean, rank, shared_batch
+from dscnet.distributed.batch import batch_mean, shared_batch
+from dscnet.distributed.ranks import rank
 from dscnet.distributed.trainer import ranks_of_trainer
 from dscnet.types import Batch, DscnetError, LossTerms, ModelOutput
 

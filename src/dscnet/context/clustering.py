@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dscnet.distributed import batch_max, draw_rows
+from dscnet.distributed.batch import batch_max, draw_rows
 from dscnet.numerics import full_precision
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dscnet.context.clustering import kmeans
-from dscnet.distributed import batch_max
+from dscnet.distributed.batch import batch_max
 from dscnet.numerics import full_precision, unit
 
 GROUPINGS = ("pearson", "context_rows")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dscnet.distributed import gather, own_rows
+from dscnet.distributed.batch import gather, own_rows
 from dscnet.numerics import full_precision, unit
 
 

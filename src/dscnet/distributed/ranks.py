@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 T = TypeVar("T")
@@ -124,8 +125,8 @@ def gather_objects(own: T) -> list[T]:
     return cast(list[T], everyone)
 
 
-def sum_over_ranks(*tensors: Tensor) -> None:
-    """Replace tensors on the CPU by their sums over the ranks, in place."""
+def sum_over_ranks(*values: Tensor | NDArray[Any]) -> None:
+    """Replace arrays, or tensors on the CPU, by their sums over the ranks, in place."""
     if world_size() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+        for value in values:
+            dist.all_reduce(torch.as_tensor(value))

@@ -22,6 +22,8 @@ from dscnet.config.settings import (
     without_local_paths,
 )
 from dscnet.data import open_dataset, read_mask
+from dscnet.distributed.launch import is_launched
+from dscnet.distributed.ranks import own_part, world_size
 from dscnet.experiments.comparison import (
     by_round,
     difference_table,
@@ -152,6 +154,8 @@ def run_all(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
+    if jobs > 1 and is_launched():
+        raise ValueError(f"jobs must be 1 if several processes share a run, got {jobs}")
     one = partial(_one_run, stages=list(stages), strict_masks=strict_masks)
     if jobs == 1:
         for each in runs:
@@ -224,6 +228,9 @@ def _one_run(
     try:
         metrics = run(config, folder.root, resume=True, stages=stages, progress=False)
     except Exception as error:  # of any kind, e.g. out of GPU memory: other runs may succeed
+        if world_size() > 1:
+            # The other ranks wait for this one.
+            raise
         return _failed(variant, config.seed, error)
     row |= {"seconds": folder.seconds(), **metrics}
     row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
@@ -303,7 +310,7 @@ def _strict_section(masks: Path, config: Config, folder: RunFolder) -> dict[str,
             *load_map(folder.cams, sample.image_id),
             read_mask(masks / f"{sample.image_id}.png").numpy(),
         )
-        for sample in photos.samples
+        for sample in own_part(photos.samples)
     )
     return evaluation.evaluate_cams(
         items, photos.classes, split=config.train_split, bg_score=bg_score

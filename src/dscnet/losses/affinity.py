@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dscnet.distributed import batch_mean
+from dscnet.distributed.batch import batch_mean
 from dscnet.types import LossTerms
 
 EPS = 1e-5

@@ -7,7 +7,7 @@ import torch
 
 from dscnet.build import build_eval_transform, build_scale, device_of
 from dscnet.data.scale import PhotoScale, windows
-from dscnet.distributed import barrier
+from dscnet.distributed.ranks import barrier
 from dscnet.labels.cam import Score, multi_scale_cam
 from dscnet.labels.cam_files import coarse_maps, write_cam
 from dscnet.labels.windows import score_windows

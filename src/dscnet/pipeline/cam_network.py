@@ -14,7 +14,7 @@ from dscnet.config import Config, MethodConfig
 from dscnet.context import DualStreamContext, ShrinkageLDA
 from dscnet.data import PhotoDataset
 from dscnet.data.scale import windows
-from dscnet.distributed import on_first, sum_over_ranks
+from dscnet.distributed.ranks import on_first, sum_over_ranks
 from dscnet.labels.cam import normalise_scores
 from dscnet.labels.thresholds import BINS, otsu_score
 from dscnet.models import PlainCam

@@ -10,7 +10,7 @@ import torch
 from dscnet.build import build_scale
 from dscnet.data import EvalTransform, PhotoSet, Sample, image_size, read_image
 from dscnet.data.scale import PhotoScale
-from dscnet.distributed import own_part
+from dscnet.distributed.ranks import own_part
 from dscnet.labels.cam import resize_photos, scaled_photo
 from dscnet.pipeline.job import Job
 

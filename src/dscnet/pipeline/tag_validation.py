@@ -10,7 +10,7 @@ import torch
 from dscnet.build import build_eval_transform, build_scale, device_of
 from dscnet.data import PhotoSet, image_size, read_image
 from dscnet.data.scale import windows
-from dscnet.distributed import gather_parts, own_part
+from dscnet.distributed.ranks import gather_parts, own_part
 from dscnet.labels.cam import resize_photos
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam

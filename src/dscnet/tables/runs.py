@@ -30,7 +30,13 @@ from dscnet.types import DscnetError
 PAPER_MEASURE = "segmenter.miou"
 """The paper's measure: mIoU of the segmentation network."""
 
-_WITHOUT_EFFECT = ("data", "augment.num_workers", "auxseg.affinity_rows")
+_WITHOUT_EFFECT = (
+    "data",
+    "augment.num_workers",
+    "auxseg.affinity_rows",
+    "train.devices",
+    "train.num_nodes",
+)
 """Settings that do not affect results; ``data`` is the location of the photos."""
 
 
