@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = StringIO()
     # Messages of other packages, e.g. the ONNX exporter's per tensor, would hide dscnet's.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dscnet").setLevel(logging.INFO if is_first() else logging.WARNING)
+    logging.getLogger("dscnet").setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         return _run(words)
     except SystemExit as exit_:

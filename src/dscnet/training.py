@@ -378,6 +378,8 @@ def fit(
         # Frozen batch normalisation stays in evaluation mode; workers are the user's choice.
         warnings.filterwarnings("ignore", "Found .* in eval mode")
         warnings.filterwarnings("ignore", ".*does not have many workers")
+        # Its successor is not in older versions of torch.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
         # Resuming reuses the folder.
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
         # Lightning itself uses a torch function that is deprecated in newer versions.

@@ -44,10 +44,13 @@ def launch(arguments: Sequence[str], *, devices: int, num_nodes: int) -> int:
 
     # Otherwise every process would use all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    # Whether all parameters have a gradient depends on the step; torch warns if they do at first.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=devices,
+        run_id=f"dscnet-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
