@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dscnet.types import DscnetError
-
 
 def is_launched() -> bool:
     """Whether this process is one of several that ``torchrun`` has started."""
@@ -33,6 +31,8 @@ def launch(arguments: Sequence[str], *, devices: int, num_nodes: int) -> int:
     Raises:
         DscnetError: If there are more machines than this one.
     """
+    from dscnet.types import DscnetError
+
     if num_nodes > 1:
         raise DscnetError(
             f"train.num_nodes: {num_nodes} machines need a start on each of them: torchrun"
