@@ -78,6 +78,7 @@ def test_what_is_no_unknown_setting_gets_no_guess(argv, capsys):
         ["sweep", "--out", "x", "--variants", "M9"],
         ["sweep", "--out", "x", "--variants", "M1", "--grid", "x.yaml"],
         ["sweep", "--out", "x", "--jobs", "two"],
+        ["sweep", "--out", "x", "--shard", "half"],
         [],
         ["evaluate", "--pred", "x"],
         ["data", "prepare", "voc2007", "x"],

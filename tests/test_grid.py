@@ -51,6 +51,31 @@ def test_a_grid_runs_resumes_and_is_written(scenes, tmp_path):
     assert content["settings"]["data"] == "scenes", "no path of the machine goes into a result"
 
 
+def test_shards_make_the_runs_of_a_sweep_and_collecting_its_results(scenes, tmp_path, capsys):
+    variants = {name: VARIANTS[name] for name in ("baseline", "M4")}
+    out, results = tmp_path / "runs", tmp_path / "runs" / "sweep.json"
+    arguments = (tiny(scenes), out, variants, [0])
+
+    def part(index: int) -> list[str]:
+        assert sweep(*arguments, stages=STAGES, shard=(index, 2)) == 0
+        assert not capsys.readouterr().out and not results.exists()
+        return sorted(folder.name for folder in out.iterdir())
+
+    assert part(1) == ["baseline-s0"]
+    assert sweep(*arguments, stages=STAGES, collect=True) == 0
+    assert [row["variant"] for row in json.loads(results.read_text())["rows"]] == ["baseline"]
+    results.unlink()
+    capsys.readouterr()
+    assert part(2) == ["M4-s0", "baseline-s0"]
+    assert sweep(*arguments, stages=STAGES, collect=True) == 0
+    collected, shown = json.loads(results.read_text()), capsys.readouterr().out
+    assert sweep(*arguments, stages=STAGES) == 0
+    assert collected["rows"] == json.loads(results.read_text())["rows"]
+    assert shown == capsys.readouterr().out
+    with pytest.raises(ValueError, match="I in 1..N, got 3/2"):
+        sweep(*arguments, stages=STAGES, shard=(3, 2))
+
+
 def test_the_seed_is_filled_into_texts(tmp_path):
     config = of_seed(Config(auxseg=AuxSegConfig(cams="plain/baseline-s{seed}/cams")), 3)
     assert (config.auxseg.cams, config.seed) == ("plain/baseline-s3/cams", 3)

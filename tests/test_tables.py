@@ -13,11 +13,12 @@ from PIL import Image
 from dscnet.cli import main
 from dscnet.config import Config
 from dscnet.config.settings import to_dict
+from dscnet.experiments.grid import shard_of
 from dscnet.metrics.evaluation import write_metrics
 from dscnet.run_folder import RunFolder
 from dscnet.tables import figures
 from dscnet.tables import make as tables
-from dscnet.tables.runs import Cell, Request, identity, plan, shard_of, stages
+from dscnet.tables.runs import Cell, Request, identity, plan, stages
 from dscnet.tables.specs import BASES, TABLES
 from helpers import small_config, without
 

@@ -17,6 +17,7 @@ from dscnet.context import DualStreamContext
 from dscnet.data import EvalTransform, TrainTransform
 from dscnet.data.scale import PhotoScale
 from dscnet.data.transforms import check_scale_range
+from dscnet.distributed.trainer import ranks_of_trainer
 from dscnet.labels.cam import resize_photos
 from dscnet.models import PlainCam, create_model
 from dscnet.models.affinitynet import AffinityNet
@@ -283,7 +284,7 @@ def check_hardware(name: str, settings: OptimiserConfig) -> None:
         L.Trainer(
             accelerator=settings.accelerator,
             precision=settings.precision,  # type: ignore[arg-type]
-            devices=1,
+            **ranks_of_trainer(),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

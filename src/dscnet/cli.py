@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from dscnet.command.threads import spin_briefly, use_threads
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
+from dscnet.distributed.launch import is_first, is_launched, launch
 from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
+
+SHARD = re.compile(r"\d+/\d+")
 
 
 def _run(arguments: list[str]) -> int:
@@ -30,6 +33,9 @@ def _run(arguments: list[str]) -> int:
     parsed = parser.parse_args(words)
     verb = parsed.subcommand
     use_threads(parsed[verb].get("threads"))
+    train = parsed[verb].get("train")
+    if train is not None and train.devices * train.num_nodes > 1 and not is_launched():
+        return launch(arguments, devices=train.devices, num_nodes=train.num_nodes)
     if verb == "tables":
         given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
         return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
@@ -117,6 +123,8 @@ def _do_sweep(parsed: Namespace) -> int:
 
     if parsed.grid is not None and parsed.variants is not None:
         return _usage_error("sweep", "give either --grid or --variants")
+    if problem := _shard_problem(parsed.shard):
+        return _usage_error("sweep", problem)
     variants = VARIANTS if parsed.grid is None else read_variants(Path(parsed.grid))
     names = list(variants) if parsed.variants is None else parsed.variants
     if unknown := [name for name in names if name not in variants]:
@@ -132,8 +140,19 @@ def _do_sweep(parsed: Namespace) -> int:
         jobs=parsed.jobs,
         json_path=None if parsed.json is None else Path(parsed.json),
         command=_command_line(),
+        shard=_shard(parsed.shard),
+        collect=parsed.collect,
     )
     return 1 if failures else 0
+
+
+def _shard_problem(text: str) -> str | None:
+    return None if SHARD.fullmatch(text) else f"--shard must be I/N, e.g. 1/4, got {text}"
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, count = text.split("/")
+    return int(index), int(count)
 
 
 def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
@@ -146,7 +165,6 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
     spec = table_spec(parsed.name)
     bases = parsed.bases or spec.bases
     recipes = {base: find_recipe(parsed[base] or f"{spec.recipes}_{base}") for base in bases}
-    index, count = parsed.shard.split("/")
     request = Request(
         name=parsed.name,
         configs={base: read_recipe(path, given) for base, path in recipes.items()},
@@ -154,7 +172,7 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
         out=Path(parsed.out),
         seeds=parsed.seeds,
         jobs=parsed.jobs,
-        shard=(int(index), int(count)),
+        shard=_shard(parsed.shard),
         collect=parsed.collect,
         variants=parsed.variants,
         measure=parsed.measure,
@@ -172,8 +190,8 @@ def _tables_problem(parsed: Namespace) -> str | None:
         return unknown_table(parsed.name)
     if unknown := [base for base in parsed.bases or () if base not in BASES]:
         return f"unknown baseline {', '.join(unknown)}; choose from {', '.join(BASES)}"
-    if not re.fullmatch(r"\d+/\d+", parsed.shard):
-        return f"--shard must be I/N, e.g. 1/4, got {parsed.shard}"
+    if problem := _shard_problem(parsed.shard):
+        return problem
     if parsed.measure not in MEASURES:
         return f"--measure must be one of {', '.join(MEASURES)}, got {parsed.measure}"
     return None
@@ -181,9 +199,8 @@ def _tables_problem(parsed: Namespace) -> str | None:
 
 def _command_line() -> str:
     """The command line, with paths shortened to their last part."""
-    whole = re.compile(r"\d+/\d+")
     return " ".join(
-        path_name(word) if "/" in word and not whole.fullmatch(word) else word for word in sys.argv
+        path_name(word) if "/" in word and not SHARD.fullmatch(word) else word for word in sys.argv
     )
 
 
@@ -349,9 +366,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not is_first():
+        # Of several processes one prints the results.
+        sys.stdout = StringIO()
     # Messages of other packages, e.g. the ONNX exporter's per tensor, would hide dscnet's.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dscnet").setLevel(logging.INFO)
+    logging.getLogger("dscnet").setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         return _run(words)
     except SystemExit as exit_:

@@ -16,6 +16,7 @@ from dscnet.context import (
     present_labels,
     pseudo_labels,
 )
+from dscnet.distributed.batch import batch_mean, gather
 from dscnet.losses.contrastive import (
     group_contrast,
     pixel_contrast,
@@ -27,6 +28,9 @@ from dscnet.losses.saliency import saliency_loss
 from dscnet.losses.tags import pooled_logits, tag_loss
 from dscnet.numerics import at_least_float32
 from dscnet.types import IGNORE_INDEX, Batch, LossTerms, ModelOutput
+
+SMALLEST = 1e-6
+"""Lower bound of the labelled pixels per rank that a loss is divided by."""
 
 
 class ContrastObjective(nn.Module):
@@ -114,7 +118,7 @@ class ContrastObjective(nn.Module):
         elif self.pgcl:
             embeddings = torch.cat([view.embeddings for view in views], 1)
             terms["pgcl"] = pixel_contrast(
-                embeddings, torch.cat(labels, 1), temperature=self.temperature
+                gather(embeddings), gather(torch.cat(labels, 1)), temperature=self.temperature
             )
         if self.sgcl:
             terms["sgcl"] = torch.stack(
@@ -129,13 +133,15 @@ class ContrastObjective(nn.Module):
         self, views: Sequence[ContextOutput], cams: Sequence[Tensor], present: Tensor
     ) -> Tensor:
         categories = [
-            group_categories(
-                cam, view.groups, present, rule=self.group_rule, margin=self.group_margin
+            gather(
+                group_categories(
+                    cam, view.groups, present, rule=self.group_rule, margin=self.group_margin
+                )
             )
             for view, cam in zip(views, cams, strict=True)
         ]
-        embeddings = torch.cat([view.group_embeddings.flatten(0, 1) for view in views])
-        num_photos = len(present)
+        embeddings = torch.cat([gather(view.group_embeddings).flatten(0, 1) for view in views])
+        num_photos = len(categories[0])
         # Each view of a photo is a separate source, so that its groups have positives in the
         # other view.
         sources = [
@@ -264,7 +270,8 @@ class AuxSegObjective(nn.Module):
 
 def _label_loss(seg_logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, mean over the pixels that are not 255; zero if all are."""
-    counted = (labels != IGNORE_INDEX).sum().clamp(min=1)
+    # Of all ranks: they may have different numbers of labelled pixels.
+    counted = batch_mean((labels != IGNORE_INDEX).sum()).clamp(min=SMALLEST)
     scores = at_least_float32(seg_logits)
     summed = F.cross_entropy(scores, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return summed / counted

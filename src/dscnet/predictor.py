@@ -27,6 +27,7 @@ from dscnet.data.io import image_size, read_image
 from dscnet.data.parallel import in_parallel
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
+from dscnet.distributed.ranks import gather_parts, own_part
 from dscnet.files.label_images import write_label
 from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
@@ -217,7 +218,8 @@ class Predictor:
     ) -> list[str]:
         """Write ``masks/ID.png`` (palette PNG) for every photo, and optionally an overlay.
 
-        Photos that cannot be read, or whose output cannot be written, are skipped.
+        Photos that cannot be read, or whose output cannot be written, are skipped. Several ranks
+        share the photos.
 
         Returns:
             One error message per skipped photo.
@@ -236,8 +238,8 @@ class Predictor:
                 return write_failure(sample, error)
             return None
 
-        outcomes = in_parallel(write_one, photos.samples, self.device)
-        return [message for message in outcomes if message is not None]
+        outcomes = in_parallel(write_one, own_part(photos.samples), self.device)
+        return [message for message in gather_parts(list(outcomes)) if message is not None]
 
     def _label(self, sample: Sample) -> NDArray[np.uint8]:
         """Labels of a photo at its own size, ``(H, W)``."""

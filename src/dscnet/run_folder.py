@@ -20,6 +20,7 @@ import yaml
 from dscnet.config import Config
 from dscnet.config.recipes import read_config, read_mapping
 from dscnet.config.settings import dotted_settings, other_values, to_dict
+from dscnet.distributed.ranks import on_first
 from dscnet.files.atomic import read_json, whole_file
 from dscnet.types import DscnetError
 
@@ -241,6 +242,7 @@ class RunFolder:
         """
         return self._records().get(stage, {})
 
+    @on_first
     def start(
         self,
         stage: str,
@@ -266,6 +268,7 @@ class RunFolder:
         write_text(self.stages, json.dumps(records, indent=2) + "\n")
         return bool(resumable)
 
+    @on_first
     def finish(
         self,
         stage: str,
@@ -346,6 +349,7 @@ def processor() -> str:
     )
 
 
+@on_first
 def fresh_folder(path: Path) -> None:
     """Create an empty folder, deleting an existing one."""
     if path.exists():
@@ -366,8 +370,9 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
+@on_first
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically, on the first rank."""
     with whole_file(path) as file:
         file.write(text.encode())
 

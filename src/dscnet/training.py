@@ -19,6 +19,9 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from dscnet.distributed.batch import batch_mean, shared_batch
+from dscnet.distributed.ranks import rank
+from dscnet.distributed.trainer import ranks_of_trainer
 from dscnet.types import Batch, DscnetError, LossTerms, ModelOutput
 
 log = logging.getLogger("dscnet")
@@ -123,14 +126,18 @@ class TrainingModule(L.LightningModule):
         return -1 if self.global_step >= self.total_steps else None
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Any]:
-        """One step; terms are logged under their names, ``total`` is minimised."""
+        """One step; terms are logged under their names, ``total`` is minimised.
+
+        The logged terms are means over the ranks: those of the whole batch.
+        """
         image = batch.image.contiguous(memory_format=torch.channels_last)
-        output = self.model(image, batch.tags)
-        terms = self.objective(output, batch, self.global_step / self.total_steps)
-        total = terms.total
-        logged = {name: term.detach() for name, term in terms.terms.items()} | {
-            "total": total.detach()
-        }
+        with shared_batch():
+            output = self.model(image, batch.tags)
+            terms = self.objective(output, batch, self.global_step / self.total_steps)
+            total = terms.total
+            values = {**terms.terms, "total": total}
+            means = batch_mean(torch.stack([value.detach() for value in values.values()]))
+        logged = dict(zip(values, means, strict=True))
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch.ids))
         return {"loss": total, "terms": logged}
 
@@ -190,6 +197,8 @@ class CsvLog(Callback):
         when = ("step", "epoch", "lr")
         terms = "  ".join(f"{k} {v}" for k, v in self.rows[-1].items() if k not in when)
         log.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, terms)
+        if rank() > 0:
+            return
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
@@ -353,7 +362,7 @@ def fit(
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
-        devices=1,
+        **ranks_of_trainer(),
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=clip or None,
         callbacks=[CsvLog(log_path), checkpoint, *bar, *callbacks],
@@ -369,6 +378,8 @@ def fit(
         # Frozen batch normalisation stays in evaluation mode; workers are the user's choice.
         warnings.filterwarnings("ignore", "Found .* in eval mode")
         warnings.filterwarnings("ignore", ".*does not have many workers")
+        # Its successor is not in older versions of torch.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
         # Resuming reuses the folder.
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty")
         # Lightning itself uses a torch function that is deprecated in newer versions.

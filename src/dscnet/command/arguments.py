@@ -143,6 +143,16 @@ def _add_sweep_arguments(sweep: Parser) -> None:
     sweep.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
     _add_threads(sweep, " of each job")
     _text(sweep, "--json", "file of the results (default: OUT/sweep.json)")
+    _add_shard_arguments(sweep)
+
+
+def _add_shard_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--shard", type=str, default="1/1", help="I/N: run only the I-th of N parts of the runs"
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing, collect finished runs only"
+    )
 
 
 def _add_evaluate_arguments(evaluate: Parser) -> None:
@@ -253,12 +263,7 @@ def _add_tables_arguments(parser: Parser) -> None:
         "--jobs", type=int, default=1, help="number of parallel runs, spread over the GPUs"
     )
     _add_threads(parser, " of each job")
-    parser.add_argument(
-        "--shard", type=str, default="1/1", help="I/N: run only the I-th of N parts of the runs"
-    )
-    parser.add_argument(
-        "--collect", action="store_true", help="run nothing, collect finished runs only"
-    )
+    _add_shard_arguments(parser)
     parser.add_argument(
         "--earlier",
         type=str,

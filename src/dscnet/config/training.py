@@ -134,6 +134,9 @@ class TrainConfig(NetworkConfig):
         keep: Weights to keep: of the ``last`` epoch or of the ``best`` one, by the tag mAP on the
             validation photos, or by the tag loss on the training photos if there are none; never
             by masks. Costs a pass over these photos per epoch.
+        devices: Processes on each machine that share every stage, each with a GPU of its own or
+            with a part of the cores; ``batch_size`` counts the photos of all.
+        num_nodes: Machines; start one ``torchrun`` on each, see docs/devices.md.
     """
 
     usual_epochs: ClassVar[int] = 8
@@ -146,6 +149,8 @@ class TrainConfig(NetworkConfig):
     published_momentum_quirk: bool = False
     published_positional_quirk: bool = False
     keep: Literal["last", "best"] = "last"
+    devices: int = 1
+    num_nodes: int = 1
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dscnet.distributed.batch import batch_max, draw_rows
 from dscnet.numerics import full_precision
 
 
@@ -42,7 +43,8 @@ def kmeans(
     size = int(num_groups.max())
     allowed = torch.arange(size, device=points.device) < num_groups[:, None]
     if starts is None:
-        centres = _plus_plus(points, size, restarts, generator)
+        # As many draws on every rank that shares the batch.
+        centres = _plus_plus(points, batch_max(size), restarts, generator)[:, :, :size]
     else:
         centres = starts.to(points)[:, None, :size]
     ids, inertia = _lloyd(points, centres, allowed, max_iter)
@@ -91,7 +93,9 @@ def _plus_plus(
     centres = []
     for _ in range(size):
         cumulative = weights.cumsum(-1)
-        draw = torch.rand(batch, restarts, 1, generator=generator, device=device).to(points)
+        draw = draw_rows(
+            lambda rows: torch.rand(rows, restarts, 1, generator=generator, device=device), batch
+        ).to(points)
         index = torch.searchsorted(cumulative, draw * cumulative[..., -1:], right=True)
         centre = points[rows, index.squeeze(2).clamp_max(num_points - 1)]
         centres.append(centre)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dscnet.context.clustering import kmeans
+from dscnet.distributed.batch import batch_max
 from dscnet.numerics import full_precision, unit
 
 GROUPINGS = ("pearson", "context_rows")
@@ -172,7 +173,7 @@ def group_pixels(
         counts = torch.full(present.shape[:1], num_groups, device=points.device)
     centres = cam_starts(points, cam, present) if starts == "cam" else None
     ids = kmeans(points, counts, starts=centres, generator=generator)
-    return PixelGroups(ids, int(counts.max()))
+    return PixelGroups(ids, num_groups or batch_max(int(counts.max())))
 
 
 @full_precision

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dscnet.distributed.batch import gather, own_rows
 from dscnet.numerics import full_precision, unit
 
 
@@ -76,7 +77,8 @@ class SemanticGraph(nn.Module):
             raise ValueError(
                 f"valid must be {tuple(group_features.shape[:2])}, got {tuple(valid.shape)}"
             )
-        groups = self.embed(group_features.to(self.embed.weight.dtype)).flatten(0, 1)
+        groups = gather(self.embed(group_features.to(self.embed.weight.dtype))).flatten(0, 1)
+        valid = gather(valid)
         nodes = torch.cat([groups, self.prototypes])
         exists = torch.cat([valid.flatten(), valid.new_ones(len(self.prototypes))])
         hidden = self.convolve(adjacency(nodes, exists) @ nodes).relu()
@@ -84,7 +86,7 @@ class SemanticGraph(nn.Module):
             hidden = hidden + nodes
         hidden = hidden * exists[:, None]
         group_nodes, category_nodes = hidden.tensor_split([len(groups)])
-        group_nodes = group_nodes.unflatten(0, valid.shape)
+        group_nodes = own_rows(group_nodes.unflatten(0, valid.shape))
         logits = unit(group_nodes) @ unit(category_nodes).mT / self.temperature
         return SemanticNodes(group_nodes, category_nodes, logits)
 

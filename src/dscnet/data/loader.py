@@ -206,21 +206,36 @@ class SeededSampler(Sampler[tuple[int, int]]):
     """Photo indices, each with a seed for its augmentation.
 
     Order and seeds depend only on ``seed`` and the epoch, so a run resumed with ``set_epoch`` gets
-    the same data as an uninterrupted one.
+    the same data as an uninterrupted one, on any number of ranks.
 
     Args:
         length: Number of photos.
         seed: Seed of the run, >= 0.
         shuffle: Whether the order is random.
+        batch_size: Photos per batch over all ranks; not used by a single rank.
+        rank: Index of the process; it gets consecutive photos of each batch.
+        ranks: Number of processes. With more than one, an incomplete last batch is dropped.
 
     Raises:
-        ValueError: If ``seed`` is negative.
+        ValueError: If ``seed`` is negative, or ``batch_size`` not a multiple of ``ranks``.
     """
 
-    def __init__(self, length: int, *, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        batch_size: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         if seed < 0:
             raise ValueError(f"seed must be >= 0, got {seed}")
+        if ranks > 1 and batch_size % ranks:
+            raise ValueError(f"batch_size must be a multiple of {ranks} ranks, got {batch_size}")
         self.length = length
+        self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
@@ -230,15 +245,23 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Count the photos."""
-        return self.length
+        """Count the photos of this rank."""
+        return len(self._own(range(self.length)))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield ``(index, seed)`` once per photo."""
+        """Yield ``(index, seed)`` once per photo of this rank."""
         rng = np.random.default_rng((self.seed, self.epoch))
         seeds = rng.integers(2**62, size=self.length).tolist()
         order = rng.permutation(self.length) if self.shuffle else np.arange(self.length)
-        return iter([(index, seeds[index]) for index in order.tolist()])
+        return iter([(index, seeds[index]) for index in self._own(order.tolist())])
+
+    def _own(self, order: Sequence[int]) -> Sequence[int]:
+        """This rank's part of each batch."""
+        if self.ranks == 1:
+            return order
+        size, part = self.batch_size, self.batch_size // self.ranks
+        starts = range(self.rank * part, len(order) // size * size, size)
+        return [index for start in starts for index in order[start : start + part]]
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -274,19 +297,24 @@ def make_loader(
     shuffle: bool,
     num_workers: int = 0,
     drop_last: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> DataLoader[Batch]:
     """Create a reproducible loader; ``loader.sampler`` is a ``SeededSampler``.
 
     Args:
         dataset: The photos.
-        batch_size: Photos per batch.
+        batch_size: Photos per batch, over all ranks.
         seed: Seed of order and augmentation, >= 0.
         shuffle: Whether the order is random.
         num_workers: Worker processes; 0 = none. Does not affect the batches.
-        drop_last: Whether to drop an incomplete last batch.
+        drop_last: Whether to drop an incomplete last batch; several ranks always do.
+        rank: Index of the process, which gets its part of each batch.
+        ranks: Number of processes that share the batches.
 
     Raises:
         DataError: If ``drop_last`` would leave no batch.
+        ValueError: If ``batch_size`` is not a multiple of ``ranks``.
     """
     if drop_last and len(dataset) < batch_size:
         raise DataError(
@@ -295,8 +323,15 @@ def make_loader(
         )
     return DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        sampler=SeededSampler(len(dataset), seed=seed, shuffle=shuffle),
+        batch_size=batch_size // ranks,
+        sampler=SeededSampler(
+            len(dataset),
+            seed=seed,
+            shuffle=shuffle,
+            batch_size=batch_size,
+            rank=rank,
+            ranks=ranks,
+        ),
         collate_fn=collate,
         num_workers=num_workers,
         drop_last=drop_last,

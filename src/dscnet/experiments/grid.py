@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dscnet.config import Config
 from dscnet.config.recipes import read_mapping
@@ -22,6 +22,8 @@ from dscnet.config.settings import (
     without_local_paths,
 )
 from dscnet.data import open_dataset, read_mask
+from dscnet.distributed.launch import is_launched
+from dscnet.distributed.ranks import own_part, world_size
 from dscnet.experiments.comparison import (
     by_round,
     difference_table,
@@ -43,6 +45,8 @@ from dscnet.run_folder import RunFolder, environment, write_text
 from dscnet.types import DscnetError
 
 log = logging.getLogger("dscnet")
+
+T = TypeVar("T")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     name: {"method.variant": name} for name in ("baseline", "M1", "M2", "M3", "M4")
@@ -67,6 +71,8 @@ def run_grid(
     stages: Sequence[str],
     strict_masks: Path | None = None,
     jobs: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    collect: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Run every variant with every seed in ``OUT/VARIANT-sSEED``; finished runs are only read.
 
@@ -80,13 +86,15 @@ def run_grid(
         stages: Stages of each run.
         strict_masks: Second folder of ground-truth masks to evaluate the CAMs on.
         jobs: Number of parallel runs, in separate processes that share the cores.
+        shard: (i, n): only the i-th of n parts of the runs, from 1.
+        collect: Run nothing; only finished runs give rows.
 
     Yields:
         One row per finished run: ``variant``, ``seed``, ``seconds`` by stage, and the sections of
         ``metrics.json``; or ``error``, the message of a failed run.
 
     Raises:
-        ValueError: If a setting of a variant does not exist, or ``jobs`` is below 1.
+        ValueError: If a setting of a variant or the shard does not exist, or ``jobs`` is below 1.
         DscnetError: If a folder contains a training with different settings or photos; nothing is
             run then.
     """
@@ -100,9 +108,30 @@ def run_grid(
         for seed in seeds
         for name, settings in variants.items()
     ]
+    runs = shard_of(runs, *shard)
+    if collect:
+        runs = [each for each in runs if _has_finished(each, stages)]
     for each in runs:
         refuse_other_training(each, stages)
+    if collect:
+        yield from (_finished_row(each, strict_masks) for each in runs)
+        return
     yield from run_all(runs, stages=stages, strict_masks=strict_masks, jobs=jobs)
+
+
+def shard_of(runs: Sequence[T], index: int, count: int) -> list[T]:
+    """The ``index``-th of ``count`` disjoint parts, from 1.
+
+    Raises:
+        ValueError: If there is no such part.
+    """
+    if not 1 <= index <= count:
+        raise ValueError(f"shard must be I/N with I in 1..N, got {index}/{count}")
+    return list(runs[index - 1 :: count])
+
+
+def _has_finished(one: GridRun, stages: Sequence[str]) -> bool:
+    return all(RunFolder(one.folder).fingerprint_of(stage) is not None for stage in stages)
 
 
 def refuse_other_training(one: GridRun, stages: Sequence[str]) -> None:
@@ -152,6 +181,8 @@ def run_all(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
+    if jobs > 1 and is_launched():
+        raise ValueError(f"jobs must be 1 if several processes share a run, got {jobs}")
     one = partial(_one_run, stages=list(stages), strict_masks=strict_masks)
     if jobs == 1:
         for each in runs:
@@ -177,8 +208,12 @@ def sweep(
     jobs: int = 1,
     json_path: Path | None = None,
     command: str = "",
+    shard: tuple[int, int] = (1, 1),
+    collect: bool = False,
 ) -> int:
     """Run a grid, write its results after every run, and print its tables.
+
+    A shard only makes its runs: other shards would write the same files.
 
     Args:
         config: As for :func:`run_grid`, like the other arguments that it has.
@@ -190,6 +225,8 @@ def sweep(
         jobs: As there.
         json_path: File of the results; None = ``OUT/sweep.json``.
         command: Command line to record with the results.
+        shard: As for :func:`run_grid`.
+        collect: As there.
 
     Returns:
         Number of failed runs.
@@ -198,8 +235,18 @@ def sweep(
     order = [(seed, name) for seed in seeds for name in variants]
     rows: list[dict[str, Any]] = []
     grid = run_grid(
-        config, out, variants, seeds, stages=stages, strict_masks=strict_masks, jobs=jobs
+        config,
+        out,
+        variants,
+        seeds,
+        stages=stages,
+        strict_masks=strict_masks,
+        jobs=jobs,
+        shard=shard,
+        collect=collect,
     )
+    if shard != (1, 1) and not collect:
+        return sum("error" in row for row in grid)
     target = json_path or out / "sweep.json"
     for row in grid:
         rows = sorted([*rows, row], key=lambda row: order.index((row["seed"], row["variant"])))
@@ -218,13 +265,27 @@ def sweep(
 def _one_run(
     variant: str, config: Config, out: Path, *, stages: Sequence[str], strict_masks: Path | None
 ) -> dict[str, Any]:
-    folder = RunFolder(out)
     log.info("== %s, seed %d", variant, config.seed)
-    row: dict[str, Any] = {"variant": variant, "seed": config.seed}
     try:
-        metrics = run(config, folder.root, resume=True, stages=stages, progress=False)
+        metrics = run(config, out, resume=True, stages=stages, progress=False)
     except Exception as error:  # of any kind, e.g. out of GPU memory: other runs may succeed
+        if world_size() > 1:
+            # The other ranks wait for this one.
+            raise
         return _failed(variant, config.seed, error)
+    return _row(GridRun(variant, config, out), metrics, strict_masks)
+
+
+def _finished_row(one: GridRun, strict_masks: Path | None) -> dict[str, Any]:
+    folder = RunFolder(one.folder)
+    evaluated = folder.fingerprint_of("evaluate") is not None
+    metrics = evaluation.read_metrics(folder.metrics) if evaluated else {}
+    return _row(one, metrics, strict_masks)
+
+
+def _row(one: GridRun, metrics: Mapping[str, Any], strict_masks: Path | None) -> dict[str, Any]:
+    folder, config = RunFolder(one.folder), one.config
+    row: dict[str, Any] = {"variant": one.variant, "seed": config.seed}
     row |= {"seconds": folder.seconds(), **metrics}
     row["collapsed"] = _read(folder.checkpoints / "tags.json", "collapsed")
     # Results outlive the code, and the meaning of ``auto`` has changed before.
@@ -303,7 +364,7 @@ def _strict_section(masks: Path, config: Config, folder: RunFolder) -> dict[str,
             *load_map(folder.cams, sample.image_id),
             read_mask(masks / f"{sample.image_id}.png").numpy(),
         )
-        for sample in photos.samples
+        for sample in own_part(photos.samples)
     )
     return evaluation.evaluate_cams(
         items, photos.classes, split=config.train_split, bg_score=bg_score

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dscnet.distributed.batch import batch_mean
 from dscnet.types import LossTerms
 
 EPS = 1e-5
@@ -50,4 +51,4 @@ def affinity_loss(
 
 def _mean(values: Tensor, pairs: Tensor) -> Tensor:
     pairs = pairs.to(values.dtype)
-    return (pairs * values).sum() / (pairs.sum() + EPS)
+    return (pairs * values).sum() / (batch_mean(pairs.sum()) + EPS)

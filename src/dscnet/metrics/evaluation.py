@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dscnet.distributed.ranks import sum_over_ranks
 from dscnet.files.atomic import whole_file
 from dscnet.files.label_folders import label_files, left_out, shared_ids
 from dscnet.files.label_images import read_labels
@@ -66,7 +67,8 @@ def evaluate_pairs(
     """Compare predicted with ground-truth labels.
 
     Args:
-        pairs: Prediction and ground truth of each photo, each ``(H, W)``.
+        pairs: Prediction and ground truth of each photo, each ``(H, W)``; of several ranks, each
+            gives those of its own photos.
         classes: Foreground class names; class c has label c + 1.
         split: Name of the split.
         bg_score: Background threshold of the predictions; None if there is none.
@@ -85,6 +87,7 @@ def evaluate_pairs(
     for pred, gt in pairs:
         matrix.update(pred, gt)
         num_images += 1
+    num_images = _over_ranks(num_images, matrix.counts)
     return _section(matrix, names, split=split, num_images=num_images, bg_score=bg_score)
 
 
@@ -103,7 +106,8 @@ def evaluate_cams(
 
     Args:
         items: For each photo, CAMs ``(C', h, w)`` in [0, 1], their 0-based classes ``(C',)`` and
-            the ground truth ``(H, W)``; CAMs are resized to it.
+            the ground truth ``(H, W)``; CAMs are resized to it. Of several ranks, each gives those
+            of its own photos.
         class_names: Foreground class names.
         split: Name of the split.
         bg_score: The fixed background threshold; labels as by ``labels.pseudo_label``.
@@ -127,6 +131,7 @@ def evaluate_cams(
         fixed.update(np.where(best > bg_score, winner, BACKGROUND), gt)
         beaten += _beaten_scores(best, winner, gt, scores, len(names))
         num_images += 1
+    num_images = _over_ranks(num_images, fixed.counts, beaten)
     section = _section(fixed, names, split=split, num_images=num_images, bg_score=bg_score)
     mious = [matrix.miou() for matrix in _matrices_of_sweep(beaten)]
     if not math.isnan(mious[0]):  # the same pixels count at every threshold
@@ -268,6 +273,13 @@ def label_names(classes: Sequence[str]) -> list[str]:
     if len(set(names)) != len(names):
         raise ValueError(f"classes must be unique foreground names, got {list(classes)}")
     return names
+
+
+def _over_ranks(num_images: int, *counts: NDArray[np.int64]) -> int:
+    """Add the counts of all ranks, in place; returns the number of photos."""
+    total = np.array(num_images)
+    sum_over_ranks(total, *counts)
+    return int(total)
 
 
 def _section(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from dscnet.distributed.ranks import sum_over_ranks
 from dscnet.types import BACKGROUND, IGNORE_INDEX
 
 SHOWN = 0.01
@@ -22,7 +23,7 @@ def tag_agreement(
 
     Args:
         items: Mask of each photo, ``(H, W)``, 0 = background, c + 1 = class c, 255 = ignored,
-            and its tags, 0-based.
+            and its tags, 0-based; of several ranks, each gives those of its own photos.
         shown: A mask shows a class that has at least this fraction of its pixels, in (0, 1].
 
     Returns:
@@ -43,6 +44,9 @@ def tag_agreement(
         right += len(classes & set(tags))
         seen += len(classes)
         tagged += len(tags)
+    counts = np.array([right, seen, tagged])
+    sum_over_ranks(counts)
+    right, seen, tagged = counts.tolist()
     return {
         "mask_precision": _share(right, seen),
         "mask_recall": _share(right, tagged),

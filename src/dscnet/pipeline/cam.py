@@ -6,6 +6,7 @@ import shutil
 
 from dscnet.build import build_model
 from dscnet.config import Config
+from dscnet.distributed.ranks import on_first
 from dscnet.models.checkpoint import restore
 from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.job import Job
@@ -31,7 +32,7 @@ def _copy_last_round(job: Job) -> bool:
     if not last.is_done("round", round_mark(job)):
         return False
     fresh_folder(job.folder.cams)
-    shutil.copytree(last.cams, job.folder.cams, dirs_exist_ok=True)
+    on_first(shutil.copytree)(last.cams, job.folder.cams, dirs_exist_ok=True)
     return True
 
 

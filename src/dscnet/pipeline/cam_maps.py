@@ -7,6 +7,7 @@ import torch
 
 from dscnet.build import build_eval_transform, build_scale, device_of
 from dscnet.data.scale import PhotoScale, windows
+from dscnet.distributed.ranks import barrier
 from dscnet.labels.cam import Score, multi_scale_cam
 from dscnet.labels.cam_files import coarse_maps, write_cam
 from dscnet.labels.windows import score_windows
@@ -26,9 +27,9 @@ def write_cams(job: Job, model: PlainCam) -> None:
     transform = build_eval_transform(card["mean"], card["std"])
     fresh_folder(folder.cams)
     unstretched = ("refined",) if config.has_rounds and config.auxseg.published_cam_quirk else ()
-    # K-means starts at random: results must not depend on what ran before in this process.
-    torch.manual_seed(config.seed)
     for batch in photo_batches(job, transform, scales=config.cam.scales):
+        # K-means starts at random: results must not depend on what ran before in this process.
+        torch.manual_seed(config.seed)
         of_scales: list[dict[str, torch.Tensor]] = []
         with torch.inference_mode():
             maps = multi_scale_cam(
@@ -51,6 +52,7 @@ def write_cams(job: Job, model: PlainCam) -> None:
                 present,
                 scales=torch.stack([x[row, present] for x in coarse]).cpu() if coarse else None,
             )
+    barrier()
 
 
 def _by_windows(score: Score, scale: PhotoScale) -> Score:

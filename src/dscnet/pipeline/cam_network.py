@@ -14,6 +14,7 @@ from dscnet.config import Config, MethodConfig
 from dscnet.context import DualStreamContext, ShrinkageLDA
 from dscnet.data import PhotoDataset
 from dscnet.data.scale import windows
+from dscnet.distributed.ranks import on_first, sum_over_ranks
 from dscnet.labels.cam import normalise_scores
 from dscnet.labels.thresholds import BINS, otsu_score
 from dscnet.models import PlainCam
@@ -72,7 +73,7 @@ def train_cam_network(
         best.restore(model)
         chosen = {"criterion": criterion, "scores": best.scores, "kept_epoch": best.epoch}
     fit_lda(job, model)
-    store(model, folder.weights)
+    on_first(store)(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model), **chosen}
     write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
@@ -94,9 +95,10 @@ def fit_lda(job: Job, model: PlainCam) -> None:
     model.to(device).eval()
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     scale = build_scale(job.config)
-    # K-means starts at random: the result must not depend on whether training was resumed.
-    torch.manual_seed(job.config.seed)
     for batch in photo_batches(job, transform, scales=[1.0]):
+        # K-means starts at random: the result must depend neither on the batches before this one
+        # nor on whether training was resumed.
+        torch.manual_seed(job.config.seed)
         tags = batch.tags.to(device)
         view = batch.views[0].to(device)
         size = (view.shape[-2], view.shape[-1])
@@ -108,6 +110,7 @@ def fit_lda(job: Job, model: PlainCam) -> None:
             embedded = context.embed(output.features).cpu()
             for photo, embeddings in zip(scores, embedded, strict=True):
                 learned.add(embeddings, _shown_labels(photo))
+    sum_over_ranks(learned.pixels, learned.total, learned.squares)
     context.lda.load_state_dict(learned.state_dict())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dscnet.data import read_mask
+from dscnet.distributed.ranks import on_first, own_part
 from dscnet.files.label_images import read_labels
 from dscnet.metrics import evaluation
 from dscnet.metrics.tag_agreement import tag_agreement
@@ -34,7 +35,7 @@ def evaluate(job: Job, resume: bool) -> None:
     elif job.config.segment.rounds > 1 and job.folder.fingerprint_of("segment"):
         sections["rounds"] = measure_segmenters(job)
     sections["timing"] = stage_times(job.folder)
-    evaluation.write_metrics(job.folder.metrics, sections)
+    on_first(evaluation.write_metrics)(job.folder.metrics, sections)
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def measure(job: Job) -> dict[str, Any]:
     if train_masks and bg_score is not None and folder.fingerprint_of("cam"):
         items = (
             (*load_map(folder.cams, image_id), read_mask(path).numpy())
-            for image_id, path in train_masks
+            for image_id, path in own_part(train_masks)
         )
         sections["cam"] = evaluation.evaluate_cams(
             items, classes, split=config.train_split, bg_score=bg_score
@@ -79,7 +80,8 @@ def measure(job: Job) -> dict[str, Any]:
         sections["segmenter"] = evaluation.evaluate_pairs(pairs, classes, split=config.val_split)
     if job.val is not None and folder.fingerprint_of("segment"):
         masks = (
-            (folder.masks / f"{sample.image_id}.png", sample.tags) for sample in job.val.samples
+            (folder.masks / f"{sample.image_id}.png", sample.tags)
+            for sample in own_part(job.val.samples)
         )
         sections["tags"] |= tag_agreement(
             # Photos that could not be read have no mask.
@@ -112,8 +114,8 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
 def _refined_pairs(
     folder: Path, masks: list[tuple[str, Path]], step: int
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Labels after a refinement step, paired with the ground-truth masks."""
-    for image_id, path in masks:
+    """Labels after a refinement step, paired with the ground-truth masks, of this rank's photos."""
+    for image_id, path in own_part(masks):
         true = read_mask(path).numpy()
         yield refined_labels(folder, image_id, (true.shape[0], true.shape[1]))[step], true
 

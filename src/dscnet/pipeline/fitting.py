@@ -13,14 +13,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from dscnet.build import device_of, optimiser_settings
-from dscnet.config import OptimiserConfig
+from dscnet.config import OptimiserConfig, TrainConfig
 from dscnet.data import PhotoDataset, make_loader
+from dscnet.distributed.ranks import on_first, rank, world_size
 from dscnet.pipeline.allocator import fast_allocation
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.profiling import StepProfile
 from dscnet.pipeline.timing import PhotoCount
 from dscnet.run_folder import write_text
 from dscnet.training import TrainingModule, fit
+from dscnet.types import DscnetError
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
     training = replace(training, callbacks=[*training.callbacks, *watchers(job, training.folder)])
     config, settings, dataset = job.config, training.settings, training.dataset
     if not resume:
-        (training.folder / "last.ckpt").unlink(missing_ok=True)
+        on_first((training.folder / "last.ckpt").unlink)(missing_ok=True)
     loader = make_loader(
         dataset,
         batch_size=min(settings.batch_size, len(dataset)),
@@ -59,6 +61,8 @@ def optimise(job: Job, training: Training, *, resume: bool) -> None:
         shuffle=True,
         num_workers=config.augment.num_workers,
         drop_last=True,
+        rank=rank(),
+        ranks=world_size(),
     )
     total_steps = settings.steps(len(loader))
     module = TrainingModule(
@@ -104,6 +108,40 @@ def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, 
     write_text(path, json.dumps(card, indent=2) + "\n")
 
 
+def check_processes(settings: TrainConfig) -> None:
+    """Refuse settings of devices and machines that are not those of the running processes.
+
+    Raises:
+        DscnetError: With both numbers and the remedy.
+    """
+    expected = settings.devices * settings.num_nodes
+    if expected not in (1, world_size()):
+        raise DscnetError(
+            f"train.devices: {settings.devices} on {settings.num_nodes} machines are {expected}"
+            f" processes, but {world_size()} share this run: start them with `dscnet run` or with"
+            " torchrun, or leave out the settings"
+        )
+
+
+def check_shares(name: str, settings: OptimiserConfig, photos: int) -> None:
+    """Refuse a batch that the processes cannot share equally.
+
+    Args:
+        name: Section of the settings, for the message.
+        settings: The section.
+        photos: Number of training photos.
+
+    Raises:
+        ValueError: With the batch size and the number of processes.
+    """
+    batch_size, ranks = min(settings.batch_size, photos), world_size()
+    if batch_size % ranks:
+        raise ValueError(
+            f"{name}.batch_size: {batch_size} photos are not divisible among {ranks} processes:"
+            f" use a multiple of {ranks}, with at least as many training photos"
+        )
+
+
 def check_optimiser(name: str, settings: OptimiserConfig) -> None:
     """Reject numbers with which training would fail at the start.
 
@@ -115,7 +153,10 @@ def check_optimiser(name: str, settings: OptimiserConfig) -> None:
         ValueError: With the setting and its bounds.
     """
     counts = {"epochs": settings.epochs, "iterations": settings.iterations}
-    for key, count in {**counts, "batch_size": settings.batch_size}.items():
+    counts["batch_size"] = settings.batch_size
+    if isinstance(settings, TrainConfig):
+        counts |= {"devices": settings.devices, "num_nodes": settings.num_nodes}
+    for key, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name}.{key} must be at least 1, got {count}")
     if not 0 <= settings.lr_warmup < 1:

@@ -10,6 +10,7 @@ import torch
 from dscnet.build import build_scale
 from dscnet.data import EvalTransform, PhotoSet, Sample, image_size, read_image
 from dscnet.data.scale import PhotoScale
+from dscnet.distributed.ranks import own_part
 from dscnet.labels.cam import resize_photos, scaled_photo
 from dscnet.pipeline.job import Job
 
@@ -29,10 +30,11 @@ class PhotoBatch(NamedTuple):
 def photo_batches(
     job: Job, transform: EvalTransform, *, scales: Sequence[float]
 ) -> Iterator[PhotoBatch]:
-    """All training photos, whole and without augmentation, in batches of equal size."""
+    """This rank's training photos, whole and without augmentation, in batches of equal size."""
     tags, cam, scale = tag_matrix(job.train), job.config.cam, build_scale(job.config)
     make = _published_view if cam.published_resize_quirk else _view
-    for indices in same_size_batches(job.train, scale, scales, cam.batch_size):
+    # Whole batches: the context relates the photos of a batch to each other.
+    for indices in own_part([*same_size_batches(job.train, scale, scales, cam.batch_size)]):
         samples = [job.train.samples[index] for index in indices]
         sizes = [image_size(sample.image_path) for sample in samples]
         photos = [read_image(sample.image_path, scale.read_side(scales)) for sample in samples]

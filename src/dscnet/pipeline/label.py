@@ -12,6 +12,7 @@ import numpy as np
 from dscnet.config import Config
 from dscnet.data import image_size
 from dscnet.data.io import read_saliency
+from dscnet.distributed.ranks import share
 from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.labels.thresholds import CRITERIA, suggested_score
@@ -48,7 +49,7 @@ def label(job: Job, resume: bool) -> None:
     )
     fresh_folder(folder.labels)
     last = folder.round(job.config.auxseg.rounds)
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         size = image_size(sample.image_path)
         if job.config.keeps_labels:
             labels = read_labels(last.labels / f"{sample.image_id}.png")

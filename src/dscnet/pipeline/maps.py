@@ -18,6 +18,7 @@ from dscnet.data.io import read_saliency
 from dscnet.data.scale import same_shape
 from dscnet.data.tag_files import first_few
 from dscnet.data.transforms import resize_photo
+from dscnet.distributed.ranks import on_first
 from dscnet.labels.cam_files import read_cam, read_scales
 from dscnet.labels.pseudo_label import resize_map
 from dscnet.labels.thresholds import ScoreCounts, suggested_score
@@ -59,6 +60,7 @@ def map_folder(job: Job) -> Path:
     return Path(external) if external else job.folder.cams
 
 
+@on_first
 def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> ScoreCounts:
     """Statistics of the CAMs of all photos, for the background threshold."""
     counts = ScoreCounts()

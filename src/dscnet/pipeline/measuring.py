@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscnet.data import PhotoSet, read_mask
+from dscnet.distributed.ranks import gather_parts, own_part
 from dscnet.files.label_images import read_labels
 from dscnet.metrics import evaluation
 from dscnet.pipeline.job import Job
@@ -35,7 +36,10 @@ def _measure_auxseg_round(job: Job, index: int, folder: RunFolder) -> dict[str, 
     row: dict[str, Any] = dict.fromkeys(("cam", "pseudo_label", "undecided", "segmenter"))
     train_masks, val_masks = ground_truth_masks(job.train), ground_truth_masks(job.val)
     if train_masks and folder.cams.exists():
-        items = ((*load_map(folder.cams, name), read_mask(p).numpy()) for name, p in train_masks)
+        items = (
+            (*load_map(folder.cams, name), read_mask(path).numpy())
+            for name, path in own_part(train_masks)
+        )
         row["cam"] = evaluation.evaluate_cams(
             items,
             classes,
@@ -47,7 +51,7 @@ def _measure_auxseg_round(job: Job, index: int, folder: RunFolder) -> dict[str, 
             _decided(label_pairs(folder.labels, train_masks)), classes, split=config.train_split
         )
         shares = [(x == IGNORE_INDEX).mean() for x, _ in label_pairs(folder.labels, train_masks)]
-        row["undecided"] = float(np.mean(shares))
+        row["undecided"] = float(np.mean(gather_parts(shares)))
     if val_masks and folder.masks.exists():
         row["segmenter"] = evaluation.evaluate_pairs(
             label_pairs(folder.masks, val_masks), classes, split=config.val_split
@@ -98,6 +102,6 @@ def ground_truth_masks(photos: PhotoSet | None) -> list[tuple[str, Path]]:
 def label_pairs(
     folder: Path, masks: list[tuple[str, Path]]
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Labels from a folder, paired with the ground-truth masks."""
-    for image_id, path in masks:
+    """Labels from a folder, paired with the ground-truth masks, of this rank's photos."""
+    for image_id, path in own_part(masks):
         yield read_labels(folder / f"{image_id}.png"), read_mask(path).numpy()

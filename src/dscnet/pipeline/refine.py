@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from dscnet.build import device_of
-from dscnet.config import Config
+from dscnet.config import Config, OptimiserConfig
 from dscnet.data import Sample, image_size
+from dscnet.distributed.ranks import gather_objects, on_first, share
 from dscnet.files.label_images import write_label
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.labels.pseudo_label import pseudo_label
+from dscnet.pipeline.fitting import check_shares
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import background_score, load_pair, maps_needs, scored_by_saliency
 from dscnet.pipeline.stage import Stage, Trained, extension
@@ -38,15 +40,15 @@ def refine(job: Job, resume: bool) -> None:
     """
     config, folder = job.config, job.folder
     steps_of = photo_steps(job)
-    shutil.rmtree(folder.refined, ignore_errors=True)
-    folder.refinement.unlink(missing_ok=True)
+    on_first(shutil.rmtree)(folder.refined, ignore_errors=True)
+    on_first(folder.refinement.unlink)(missing_ok=True)
     if not config.refine.steps:
         log.info("no refinement steps are set (--refine.steps '[pamr]')")
         return
     bg_score = background_score(job)
     device = device_of(config.train.accelerator)
     seconds: dict[str, float] = {name: 0.0 for name in config.refine.steps}
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         scores, classes, photo = load_pair(job, sample)
         start = refinement_start(config, scores, bg_score).to(device)
         maps = {}
@@ -60,7 +62,9 @@ def refine(job: Job, resume: bool) -> None:
             scores, classes, bg_score=bg_score, size=image_size(sample.image_path)
         )
         write_label(folder.unrefined / f"{sample.image_id}.png", before)
-    write_text(folder.refinement, json.dumps(seconds) + "\n")
+    of_ranks = gather_objects(seconds)
+    slowest = {name: max(one[name] for one in of_ranks) for name in seconds}
+    write_text(folder.refinement, json.dumps(slowest) + "\n")
 
 
 def photo_steps(job: Job) -> Callable[[Sample], dict[str, Step]]:
@@ -138,6 +142,13 @@ def _check(job: Job) -> None:
         step.check(job)
 
 
+def _check_training(job: Job) -> None:
+    for name in job.config.refine.steps:
+        section = getattr(job.config, name, None)
+        if isinstance(section, OptimiserConfig):
+            check_shares(name, section, len(job.train.samples))
+
+
 def _trained(job: Job) -> Iterator[Trained]:
     for step in _steps(job.config):
         yield from step.trained(job)
@@ -152,6 +163,7 @@ STAGE = Stage(
     code=lambda config: code_of_steps(config.refine.steps),
     saliency=_reads_saliency,
     check=_check,
+    check_training=_check_training,
     trained=_trained,
     every_photo=lambda config: bool(config.refine.steps),
 )

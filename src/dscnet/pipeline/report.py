@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dscnet.config import Config
 from dscnet.data import PhotoSet, Sample, read_image, read_mask
 from dscnet.data.transforms import resize_labels
+from dscnet.distributed.ranks import on_first
 from dscnet.files.label_images import read_labels
 from dscnet.labels.cam_files import read_cam
 from dscnet.labels.pseudo_label import resize_map
@@ -31,6 +32,7 @@ SHOWN_SIDE = 640
 """Maximum longer side of the pictures, pixels."""
 
 
+@on_first
 def report(job: Job, resume: bool) -> None:
     """Write ``report.html``."""
     write_run_report(job.config, job.folder, job.train, job.val)

@@ -31,6 +31,7 @@ from dscnet.config.settings import replace_settings
 from dscnet.data import Sample, image_size, read_image, read_saliency
 from dscnet.data.tag_files import first_few
 from dscnet.data.transforms import resize_labels
+from dscnet.distributed.ranks import on_first, share, sum_over_ranks
 from dscnet.files.label_images import write_label, write_saliency
 from dscnet.labels.cam import resize_photos
 from dscnet.labels.pseudo_label import best_label, resize_map
@@ -156,6 +157,7 @@ def check_rounds(job: Job) -> None:
         log.warning("auxseg.stuff: the data set has no class %s", first_few(unknown))
 
 
+@on_first
 def _delete_rounds_from(run: RunFolder, index: int) -> None:
     """Delete a round with other inputs and all later ones."""
     while (root := run.round(index).root).exists():
@@ -182,7 +184,7 @@ def _first_labels(job: Job) -> None:
     fresh_folder(job.folder.saliency)
     fresh_folder(job.folder.labels)
     shown, kept = (np.zeros(job.train.num_labels, dtype=np.int64) for _ in range(2))
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         maps, classes = load_work_map(job, cams, sample)
         saliency = _first_saliency(job, sample, maps)
         _write_saliency(job, sample, saliency)
@@ -191,6 +193,7 @@ def _first_labels(job: Job) -> None:
         best, winner = best_label(maps, classes)
         shown += np.bincount(winner[best > cam_score], minlength=len(shown))
         kept += np.bincount(labels[labels != IGNORE_INDEX], minlength=len(kept))
+    sum_over_ranks(shown, kept)
     for name, whole, part in zip(job.train.classes, shown[1:], kept[1:], strict=True):
         if part < MIN_SALIENT * whole:
             log.warning(
@@ -255,7 +258,7 @@ def write_round_masks(job: Job) -> None:
         refuse_failures(_branch(job.config, folder).write(job.val, folder.masks))
     if job.config.own_branch:
         fresh_folder(job.folder.masks)
-        shutil.copytree(folder.masks, job.folder.masks, dirs_exist_ok=True)
+        on_first(shutil.copytree)(folder.masks, job.folder.masks, dirs_exist_ok=True)
 
 
 def _network(job: Job) -> PlainCam:
@@ -276,7 +279,7 @@ def _refresh_labels(job: Job, model: AuxSegNet, run: RunFolder, index: int) -> N
     fresh_folder(job.folder.saliency)
     fresh_folder(of_maps)
     cam_score = _cam_score(job, job.folder.cams)
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         size, photo = image_size(sample.image_path), work_photo(job.config, sample.image_path)
         image = read_image(sample.image_path, scale.read_side([1.0]))
         view = resize_photos(transform(image, None)[0][None], scale.view_size(size, 1.0))
@@ -353,6 +356,7 @@ def _write_labels(folder: Path, sample: Sample, labels: NDArray[np.uint8]) -> No
     write_label(folder / f"{sample.image_id}.png", own.numpy())
 
 
+@on_first
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)

@@ -13,8 +13,10 @@ from typing import Any
 
 from dscnet.config import Config
 from dscnet.data import available_splits, open_dataset
+from dscnet.distributed.ranks import join, on_first
 from dscnet.metrics import evaluation
 from dscnet.pipeline.check_photos import check_photos
+from dscnet.pipeline.fitting import check_processes
 from dscnet.pipeline.job import Job, with_absolute_paths
 from dscnet.pipeline.registry import find_stage, list_stages
 from dscnet.pipeline.resources import check_machine
@@ -31,6 +33,7 @@ def open_run(config: Config, folder: RunFolder, *, progress: bool = True) -> Job
     """Open the run's photos; a data set without a validation split has ``val=None``."""
     if not config.data:
         raise DataError("no data set given: use --data FOLDER")
+    join(config.train.accelerator)
     config = with_absolute_paths(config)
     splits = available_splits(config.data)
     train = open_dataset(config.data, config.train_split)
@@ -79,10 +82,10 @@ def run(
     if resume and not force:
         refuse_overwriting(job, chosen)
     if force or not (resume and folder.fingerprint_of("train")):
-        check_photos(job)
-        check_machine(job)
+        on_first(check_photos)(job)
+        on_first(check_machine)(job)
     check_run_folder(job, force=force)
-    folder.create(resume=resume, force=force)
+    on_first(folder.create)(resume=resume, force=force)
     for stage in chosen:
         run_stage(stage.name, job)
     return evaluation.read_metrics(folder.metrics) if folder.fingerprint_of("evaluate") else {}
@@ -116,14 +119,14 @@ def run_single(
     if not force:
         refuse_overwriting(job, [stage])
     if name == "train":
-        check_photos(job)
-        check_machine(job)
-        folder.create(resume=resume, force=force)
+        on_first(check_photos)(job)
+        on_first(check_machine)(job)
+        on_first(folder.create)(resume=resume, force=force)
     else:
-        folder.create(resume=True)
+        on_first(folder.create)(resume=True)
         if force:
             for training in stage.trained(job):
-                training.folder.forget(training.record)
+                on_first(training.folder.forget)(training.record)
     return run_stage(name, job, again=force)
 
 
@@ -131,6 +134,7 @@ def _check_trainings(job: Job, stages: Sequence[Stage], *, force: bool) -> None:
     """Check the trainings of the stages that are not up to date."""
     for stage in stages:
         if force or not job.folder.is_done(stage.name, stage.fingerprint(job)):
+            check_processes(job.config.train)
             stage.check_training(job)
 
 
@@ -157,9 +161,9 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     stale = set() if done else _downstream(name, job.config)
     if "evaluate" in stale:
         # They describe files that are about to change.
-        folder.metrics.unlink(missing_ok=True)
-        folder.report.unlink(missing_ok=True)
-    folder.write_config(job.config)
+        on_first(folder.metrics.unlink)(missing_ok=True)
+        on_first(folder.report.unlink)(missing_ok=True)
+    on_first(folder.write_config)(job.config)
     resumable = folder.start(name, mark, stale=stale, inputs=inputs)
     clock = StageClock(stage, job)
     log.info("%s ...", name)

@@ -26,10 +26,11 @@ from dscnet.build import (
 )
 from dscnet.config import Config, SegmentConfig
 from dscnet.data import PhotoDataset
+from dscnet.distributed.ranks import on_first
 from dscnet.models.checkpoint import store
 from dscnet.models.segmenter import Segmenter
 from dscnet.objective import SegmentationObjective
-from dscnet.pipeline.fitting import Training, check_optimiser, optimise, write_card
+from dscnet.pipeline.fitting import Training, check_optimiser, check_shares, optimise, write_card
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import check_external_files
 from dscnet.pipeline.stage import (
@@ -73,7 +74,7 @@ def train_segmenters(job: Job) -> None:
         other = job.folder if index < rounds else job.folder.self_training(index)
         if _is_trained(other, mark):
             # Trained before, when the number of rounds was different.
-            shutil.copytree(other.segmenter, folder.segmenter, dirs_exist_ok=True)
+            on_first(shutil.copytree)(other.segmenter, folder.segmenter, dirs_exist_ok=True)
         else:
             if rounds > 1:
                 log.info("round %d of %d ...", index, rounds)
@@ -119,7 +120,7 @@ def _train(job: Job, folder: RunFolder, labels: Path, resume: bool) -> None:
         model, SegmentationObjective(), dataset, config.segment, folder.segmenter, losses
     )
     optimise(job, training, resume=resume)
-    store(model, folder.segmenter_weights)
+    on_first(store)(model, folder.segmenter_weights)
 
 
 def _make_labels(job: Job, index: int, mark: str) -> None:
@@ -266,6 +267,7 @@ def _check_training(job: Job) -> None:
     if config.own_branch:
         return
     check_hardware("segment", segment)
+    check_shares("segment", segment, len(job.train.samples))
     photos = min(segment.batch_size, len(job.train.samples))
     if photos < 2 and type(_on_meta(config)) is Segmenter:
         raise ValueError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dscnet.data import Sample, image_size, read_image
 from dscnet.data.transforms import resize_labels
+from dscnet.distributed.ranks import share
 from dscnet.files.label_images import read_labels, write_label
 from dscnet.labels.cam_files import read_cam
 from dscnet.pipeline.job import Job
@@ -52,7 +53,7 @@ def write_self_training_labels(
         out: Folder of the new labels.
     """
     fresh_folder(out)
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         size, path = image_size(sample.image_path), out / f"{sample.image_id}.png"
         joint, classes = evidence(sample)
         labels = np.array([BACKGROUND, *(classes + 1)])

@@ -135,20 +135,21 @@ def learning_settings(config: Config) -> dict[str, Any]:
     """Settings of network and augmentation, which every training depends on."""
     settings = {"model": config.model, "augment": config.augment, "scale": config.scale}
     settings |= extension(config, config.model.name)
-    return {name: value for name, value in flat_settings(settings).items() if name != _NO_EFFECT}
+    return flat_settings(settings)
 
 
-_NO_EFFECT = "augment.num_workers"
+_NO_EFFECT = ("augment.num_workers", "train.devices", "train.num_nodes")
+"""Settings that do not change the results of a stage."""
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name, e.g. ``section.setting``."""
+    """Settings by dotted name, e.g. ``section.setting``, without those that affect no result."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if is_dataclass(value):
             value = {field.name: getattr(value, field.name) for field in fields_of(value)}
         if isinstance(value, Mapping):
             flat |= flat_settings(value, f"{prefix}{name}.")
-        else:
+        elif prefix + name not in _NO_EFFECT:
             flat[prefix + name] = value
     return flat

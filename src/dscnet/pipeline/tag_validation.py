@@ -10,6 +10,7 @@ import torch
 from dscnet.build import build_eval_transform, build_scale, device_of
 from dscnet.data import PhotoSet, image_size, read_image
 from dscnet.data.scale import windows
+from dscnet.distributed.ranks import gather_parts, own_part
 from dscnet.labels.cam import resize_photos
 from dscnet.losses.tags import mean_average_precision, tag_loss
 from dscnet.models import PlainCam
@@ -45,9 +46,10 @@ def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
     transform = build_eval_transform(model.backbone.mean, model.backbone.std)
     scale = build_scale(job.config)
     scores = []
-    # K-means starts at random: the result must not depend on whether training was resumed.
-    torch.manual_seed(job.config.seed)
-    for sample in photos.samples:
+    for sample in own_part(photos.samples):
+        # K-means starts at random: the result must depend neither on the photos before this one
+        # nor on whether training was resumed.
+        torch.manual_seed(job.config.seed)
         photo = read_image(sample.image_path, scale.read_side([1.0]))
         size = scale.view_size(image_size(sample.image_path), 1.0)
         view = resize_photos(transform(photo, None)[0][None], size).to(device)
@@ -58,4 +60,4 @@ def tag_scores(job: Job, photos: PhotoSet, model: PlainCam) -> torch.Tensor:
         of_windows = [model.tag_logits(model(w), (w.shape[-2], w.shape[-1])) for w in seen]
         # A class is in a photo if it is in any of its windows.
         scores.append(torch.stack(of_windows).amax(0).cpu())
-    return torch.cat(scores)
+    return torch.cat(gather_parts(scores))

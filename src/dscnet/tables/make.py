@@ -15,7 +15,7 @@ from typing import Any
 from dscnet.config.settings import replace_settings, without_local_paths
 from dscnet.data import open_dataset
 from dscnet.experiments.comparison import lookup
-from dscnet.experiments.grid import refuse_other_training, run_all
+from dscnet.experiments.grid import refuse_other_training, run_all, shard_of
 from dscnet.run_folder import RunFolder, environment, read_record, write_text
 from dscnet.tables import figures
 from dscnet.tables.files import Entry, long_rows, to_csv, to_markdown
@@ -31,7 +31,6 @@ from dscnet.tables.runs import (
     plan,
     refuse_other_settings,
     requested,
-    shard_of,
     stages,
 )
 from dscnet.tables.specs import BASES, Number

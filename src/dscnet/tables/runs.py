@@ -20,7 +20,7 @@ from dscnet.config.settings import (
 )
 from dscnet.config.stages import STAGES
 from dscnet.experiments.comparison import lookup
-from dscnet.experiments.grid import GridRun, of_seed
+from dscnet.experiments.grid import GridRun, of_seed, shard_of
 from dscnet.metrics.evaluation import read_metrics
 from dscnet.pipeline.job import with_absolute_paths
 from dscnet.run_folder import RunFolder
@@ -30,7 +30,13 @@ from dscnet.types import DscnetError
 PAPER_MEASURE = "segmenter.miou"
 """The paper's measure: mIoU of the segmentation network."""
 
-_WITHOUT_EFFECT = ("data", "augment.num_workers", "auxseg.affinity_rows")
+_WITHOUT_EFFECT = (
+    "data",
+    "augment.num_workers",
+    "auxseg.affinity_rows",
+    "train.devices",
+    "train.num_nodes",
+)
 """Settings that do not affect results; ``data`` is the location of the photos."""
 
 
@@ -142,11 +148,6 @@ def identity(config: Config, seed: int) -> str:
     return json.dumps(_with_data(elsewhere), sort_keys=True)
 
 
-def shard_of(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
-    """The ``index``-th of ``count`` disjoint parts, from 1."""
-    return list(cells[index - 1 :: count])
-
-
 def in_folder(cell: Cell) -> bool:
     """Whether the cell's folder contains its finished run, with the same settings."""
     folder = RunFolder(cell.run.folder)
@@ -167,9 +168,7 @@ def check(request: Request) -> None:
         ValueError: If a variant or shard does not exist, a recipe has another base, or no data set
             is given.
     """
-    index, count = request.shard
-    if not 1 <= index <= count:
-        raise ValueError(f"shard must be I/N with I in 1..N, got {index}/{count}")
+    shard_of([], *request.shard)
     if unknown := [v for v in request.variants or () if v not in request.spec.variants]:
         known = ", ".join(request.spec.variants)
         raise ValueError(f"{request.name} has no variant {', '.join(unknown)}; it has {known}")

@@ -13,6 +13,7 @@ from dscnet.config import Config
 from dscnet.data import PhotoDataset, PhotoSet, Sample
 from dscnet.data.loader import LabelledByMaps
 from dscnet.data.transforms import TrainTransform
+from dscnet.distributed.ranks import share
 from dscnet.labels.cam_files import read_cam, write_cam
 from dscnet.models.backbones import pad_to_multiple
 from dscnet.pipeline.job import Job
@@ -74,7 +75,7 @@ def _objective(config: Config) -> nn.Module:
 def _write_scores(job: Job, target: Path) -> None:
     """Write the refined CAMs at both powers, without background; existing files are kept."""
     device = device_of(job.config.affinity.accelerator)
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         path = target / f"{sample.image_id}.npz"
         if path.exists():
             continue

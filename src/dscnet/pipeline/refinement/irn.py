@@ -12,6 +12,7 @@ from dscnet.build import build_boundary_net, build_train_transform, device_of
 from dscnet.config import Config
 from dscnet.data import PhotoDataset, image_size
 from dscnet.data.transforms import resize_labels
+from dscnet.distributed.ranks import share
 from dscnet.files.label_images import write_label
 from dscnet.models.irn import STRIDE
 from dscnet.pipeline.job import Job
@@ -43,7 +44,7 @@ def _write_labels(job: Job, target: Path) -> None:
     """Write IRNet's labels from both background thresholds; existing files are kept."""
     low, high = job.config.irn.bg_scores
     device = device_of(job.config.irn.accelerator)
-    for sample in job.train.samples:
+    for sample in share(job.train.samples):
         path = target / f"{sample.image_id}.png"
         if path.exists():
             continue

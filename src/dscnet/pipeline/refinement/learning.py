@@ -24,6 +24,7 @@ from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import PhotoDataset, Sample
 from dscnet.data.scale import PhotoScale
 from dscnet.data.transforms import resize_photo
+from dscnet.distributed.ranks import on_first
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.checkpoint import restore, store
 from dscnet.models.irn import BoundaryNet
@@ -108,7 +109,7 @@ class TrainedStep:
         mark = fingerprint(plan.inputs)
         if not (plan.folder.is_done(plan.record, mark) and plan.weights.exists()):
             if not plan.folder.start(plan.record, mark, inputs=plan.inputs):
-                shutil.rmtree(plan.folder.root)
+                on_first(shutil.rmtree)(plan.folder.root)
                 plan.folder.start(plan.record, mark, inputs=plan.inputs)
             started = time.monotonic()
             self._train(job, net, plan.folder.root)
@@ -133,7 +134,7 @@ class TrainedStep:
         optimise(job, training, resume=True)
         seconds = round(time.monotonic() - started, 1)
         write_text(folder / "training.json", json.dumps({"training_seconds": seconds}) + "\n")
-        store(net, folder / "weights.safetensors")
+        on_first(store)(net, folder / "weights.safetensors")
 
 
 def at_scale_one(step: Step, scale: PhotoScale) -> Step:
