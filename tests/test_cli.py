@@ -27,6 +27,7 @@ def test_help_lists_every_verb_and_imports_only_the_command_line():
         "config",
         "plugins",
         "deprecation",
+        "distributed",
         "tables",
         "metrics",
     }
