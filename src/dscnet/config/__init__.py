@@ -109,6 +109,11 @@ class Config:
         return self.has_rounds and self.auxseg.last_round_labels
 
     @property
+    def draws_groups(self) -> bool:
+        """Whether the CAMs depend on random numbers, with which k-means starts."""
+        return self.method.variant != "baseline" and self.method.kmeans_init == "kmeans++"
+
+    @property
     def refines_cam(self) -> bool:
         """Whether the CAM network returns a refined CAM that can be compared with the plain one.
 

@@ -10,7 +10,7 @@ from dscnet.distributed.ranks import on_first
 from dscnet.models.checkpoint import restore
 from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.job import Job
-from dscnet.pipeline.stage import Stage, extension, network_code
+from dscnet.pipeline.stage import Stage, cam_settings, extension, network_code
 from dscnet.predictor import check_scales
 from dscnet.run_folder import fresh_folder
 
@@ -54,12 +54,13 @@ STAGE = Stage(
     makes=lambda job: (job.folder.cams,),
     needs=lambda config: ("train",),
     settings=lambda config: {
-        "cam": config.cam,
+        **cam_settings(config),
         "scale": config.scale,
         "method.class_similarity": config.method.class_similarity,
         **extension(config, config.model.name),
     },
     code=_code,
+    val=lambda config: False,
     check=_check,
     every_photo=lambda config: True,
 )

@@ -21,8 +21,8 @@ from dscnet.models import PlainCam
 from dscnet.models.checkpoint import store
 from dscnet.pipeline.fitting import Training, optimise, write_card
 from dscnet.pipeline.full_images import photo_batches, tag_matrix
-from dscnet.pipeline.job import Job
-from dscnet.pipeline.stage import learning_settings
+from dscnet.pipeline.job import Job, data_mark
+from dscnet.pipeline.stage import cam_settings, extension, learning_settings, without
 from dscnet.pipeline.tag_validation import tag_criterion, tag_map
 from dscnet.run_folder import write_text
 from dscnet.training import CollapseWatch, KeepBest, tag_entropy
@@ -75,6 +75,7 @@ def train_cam_network(
     fit_lda(job, model)
     on_first(store)(model, folder.weights)
     scores = {"collapsed": watch.collapsed, "map": tag_map(job, model), **chosen}
+    scores["photos"] = data_mark(job, "val")
     write_text(folder.tag_scores, json.dumps(scores) + "\n")
 
 
@@ -129,15 +130,22 @@ def training_settings(config: Config) -> dict[str, Any]:
     if not config.has_rounds:
         # Applied after training, except between rounds.
         method = replace(method, class_similarity=MethodConfig.class_similarity)
-    settings = {**learning_settings(config), "method": method, "train": config.train}
-    return {**settings, **(_round_settings(config) if config.has_rounds else {})}
+    settings = {"model": config.model, "method": method, "train": config.train}
+    settings |= {**learning_settings(config), **extension(config, config.model.name)}
+    return {**settings, **(_round_settings(config) if config.has_rounds else _lda_settings(config))}
+
+
+def _lda_settings(config: Config) -> dict[str, Any]:
+    """Settings of inference that the class prototypes depend on."""
+    read = ("cam.batch_size", "cam.published_resize_quirk") if config.method.pgcl else ()
+    return {name: value for name, value in cam_settings(config).items() if name in read}
 
 
 def _round_settings(config: Config) -> dict[str, Any]:
     auxseg, segment = asdict(config.auxseg), config.segment
-    # Affects memory, not results.
-    auxseg.pop("affinity_rows")
-    settings = {"auxseg": auxseg, "cam": config.cam}
+    # They affect memory, and the labels of the run.
+    auxseg = without(auxseg, "affinity_rows", "last_round_labels")
+    settings = {"auxseg": auxseg, **cam_settings(config)}
     if config.auxseg.self_training_source == "branch":
         names = ("branch_scores", "test_scales", "flip_test")
         settings |= {f"segment.{name}": getattr(segment, name) for name in names}

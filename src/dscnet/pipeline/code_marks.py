@@ -18,10 +18,15 @@ from dscnet.run_folder import PACKAGE
 NO_EFFECT = (
     *("dscnet.config", "dscnet.plugins", "dscnet.run_folder", "dscnet.files.atomic"),
     *("dscnet.pipeline.job", "dscnet.pipeline.stage", "dscnet.pipeline.code_marks"),
-    *("dscnet.deprecation", "dscnet.pipeline.allocator"),
-    *("dscnet.pipeline.timing", "dscnet.pipeline.profiling"),
+    *("dscnet.pipeline.allocator", "dscnet.pipeline.timing", "dscnet.pipeline.profiling"),
+    *("dscnet.deprecation", "dscnet.data.formats", "dscnet.data.ignored_files"),
+    *("dscnet.data.split_lists", "dscnet.data.tag_files", "dscnet.data.tag_text"),
+    "dscnet.files.file_search",
 )
-"""Packages and modules that do not affect results; settings are compared by value."""
+"""Packages and modules that do not affect results.
+
+Settings are compared by value, and so is what the input formats find: ids, tags, classes, files.
+"""
 
 
 def code_marks(modules: Iterable[str]) -> dict[str, str]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from dscnet.build import build_model
 from dscnet.data import read_mask
 from dscnet.distributed.ranks import on_first, own_part
 from dscnet.files.label_images import read_labels
 from dscnet.metrics import evaluation
 from dscnet.metrics.tag_agreement import tag_agreement
-from dscnet.pipeline.job import Job
+from dscnet.models.checkpoint import restore
+from dscnet.pipeline.job import Job, data_mark
 from dscnet.pipeline.maps import background_score, load_map, scored_by_saliency
 from dscnet.pipeline.measuring import (
     ground_truth_masks,
@@ -23,6 +25,7 @@ from dscnet.pipeline.measuring import (
 )
 from dscnet.pipeline.refine import own_background, refined_labels
 from dscnet.pipeline.stage import Stage
+from dscnet.pipeline.tag_validation import tag_map
 from dscnet.pipeline.timing import stage_times
 from dscnet.run_folder import read_record
 
@@ -90,8 +93,19 @@ def measure(job: Job) -> dict[str, Any]:
             if tags is not None and path.exists()
         )
     if folder.fingerprint_of("train"):
-        sections["tags"]["map"] = read_record(folder.tag_scores)["map"]
+        sections["tags"]["map"] = tag_score(job)
     return sections
+
+
+def tag_score(job: Job) -> float | None:
+    """The tag mAP of the CAM network, computed again if the validation photos have changed."""
+    record, now = read_record(job.folder.tag_scores), data_mark(job, "val")
+    if record.get("photos", now) == now:
+        value: float | None = record["map"]
+        return value
+    model = build_model(job.config, job.train.num_classes, pretrained=False)
+    restore(model, job.folder.weights)
+    return tag_map(job, model)
 
 
 def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:

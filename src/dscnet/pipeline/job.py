@@ -63,17 +63,15 @@ def with_absolute_paths(config: Config) -> Config:
     return config
 
 
-def data_marks(job: Job, *, masks: bool, saliency: bool) -> dict[str, str]:
-    """Fingerprints of the training and validation photos, computed once per job."""
-    marks = {}
-    for name, photos in (("train", job.train), ("val", job.val)):
-        key = (id(photos), masks, saliency)
-        if key not in job.data_marks:
-            mark = data_fingerprint(photos, masks=masks, saliency=saliency)
-            # Keeps the photos alive, so that their id is not reused.
-            job.data_marks[key] = (photos, mark)
-        marks[name] = job.data_marks[key][1]
-    return marks
+def data_mark(job: Job, split: str, *, masks: bool = False, saliency: bool = False) -> str:
+    """Fingerprint of the photos of a split, ``train`` or ``val``, computed once per job."""
+    photos = job.train if split == "train" else job.val
+    key = (id(photos), masks, saliency)
+    if key not in job.data_marks:
+        mark = data_fingerprint(photos, masks=masks, saliency=saliency)
+        # Keeps the photos alive, so that their id is not reused.
+        job.data_marks[key] = (photos, mark)
+    return str(job.data_marks[key][1])
 
 
 def data_fingerprint(

@@ -78,7 +78,8 @@ def _needs(config: Config) -> tuple[str, ...]:
 
 def _settings(config: Config) -> Mapping[str, Any]:
     """Its own section, and the settings of the last round if it reads its files."""
-    last = {"auxseg.rounds": config.auxseg.rounds, "auxseg.stuff": config.auxseg.stuff}
+    names = ("rounds", "stuff", "last_round_labels")
+    last = {f"auxseg.{name}": getattr(config.auxseg, name) for name in names}
     return {"label": config.label, **(last if _reads_round(config) else {})}
 
 
@@ -133,6 +134,7 @@ STAGE = Stage(
     needs=_needs,
     settings=_settings,
     saliency=scored_by_saliency,
+    val=lambda config: False,
     check=_check,
     every_photo=lambda config: True,
 )

@@ -162,6 +162,7 @@ STAGE = Stage(
     settings=_settings,
     code=lambda config: code_of_steps(config.refine.steps),
     saliency=_reads_saliency,
+    val=lambda config: False,
     check=_check,
     check_training=_check_training,
     trained=_trained,

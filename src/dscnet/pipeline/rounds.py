@@ -104,6 +104,7 @@ def round_inputs(job: Job) -> Inputs:
         settings=training_settings(config),
         code=(__name__, *network_code(config)),
         saliency=config.needs_saliency,
+        val=config.train.keep == "best",
     )
 
 

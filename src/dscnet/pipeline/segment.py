@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -38,6 +39,7 @@ from dscnet.pipeline.stage import (
     Stage,
     Trained,
     learning_settings,
+    without,
 )
 from dscnet.predictor import Predictor, check_scales, refuse_failures
 from dscnet.run_folder import RunFolder, fingerprint, fresh_folder
@@ -173,7 +175,10 @@ def _round_inputs(job: Job, index: int) -> Inputs:
         inference_only += ["test_scales", "flip_test"]
     neutral = {name: getattr(test, name) for name in inference_only}
     segment = replace(job.config.segment, rounds=index, **neutral)
-    return STAGE.inputs(replace(job, config=replace(job.config, segment=segment)))
+    inputs = STAGE.inputs(replace(job, config=replace(job.config, segment=segment)))
+    # Only the masks are of them.
+    del inputs["photos"]["val"]
+    return inputs
 
 
 def _trained(job: Job) -> Iterator[Trained]:
@@ -198,6 +203,11 @@ def _needs(config: Config) -> tuple[str, ...]:
         return ("train",)
     other_labels = config.segment.labels or config.segment.supervision == "full"
     return () if other_labels else ("label",)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = without(learning_settings(config), "model.frozen_stages")
+    return {**settings, "segment": config.segment}
 
 
 def _code(config: Config) -> tuple[str, ...]:
@@ -283,7 +293,7 @@ STAGE = Stage(
     segment,
     makes=_makes,
     needs=_needs,
-    settings=lambda config: {**learning_settings(config), "segment": config.segment},
+    settings=_settings,
     code=_code,
     masks=lambda config: config.segment.supervision == "full",
     check=_check,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dscnet.config import Config
 from dscnet.pipeline.code_marks import code_marks
-from dscnet.pipeline.job import Job, data_marks
+from dscnet.pipeline.job import Job, data_mark
 from dscnet.run_folder import RunFolder, fingerprint
 
 Inputs = dict[str, Any]
@@ -52,6 +52,7 @@ class Stage:
         reads: Stages whose files it reads if they exist.
         masks: Whether it reads ground-truth masks, given the settings.
         saliency: Whether it reads saliency maps, given the settings.
+        val: Whether it reads the validation photos, given the settings.
         check: Rejects invalid settings and data, before anything is trained.
         check_training: Rejects what would make its training fail at the start.
         trained: Its trainings.
@@ -67,6 +68,7 @@ class Stage:
     reads: tuple[str, ...] = ()
     masks: Callable[[Config], bool] = lambda config: False
     saliency: Callable[[Config], bool] = lambda config: False
+    val: Callable[[Config], bool] = lambda config: True
     check: Callable[[Job], None] = lambda job: None
     check_training: Callable[[Job], None] = lambda job: None
     trained: Callable[[Job], Iterable[Trained]] = lambda job: ()
@@ -82,6 +84,7 @@ class Stage:
             code=(self.work.__module__, *self.code(config)),
             masks=self.masks(config),
             saliency=self.saliency(config),
+            val=self.val(config),
         )
 
     def fingerprint(self, job: Job) -> str:
@@ -97,6 +100,7 @@ def collect_inputs(
     code: Iterable[str],
     masks: bool = False,
     saliency: bool = False,
+    val: bool = True,
 ) -> Inputs:
     """Collect the photos, settings, code and earlier stages that a result depends on.
 
@@ -107,10 +111,14 @@ def collect_inputs(
         code: Modules that do the work; their imports are included.
         masks: Whether ground-truth masks are read.
         saliency: Whether saliency maps are read.
+        val: Whether the validation photos are read, besides the training photos.
     """
     inputs = {
         "settings": {"seed": job.config.seed, **flat_settings(settings)},
-        "photos": data_marks(job, masks=masks, saliency=saliency),
+        "photos": {
+            split: data_mark(job, split, masks=masks, saliency=saliency)
+            for split in ("train", *(["val"] if val else []))
+        },
         "stages": {name: job.mark_of(name) for name in stages},
         "code": code_marks(code),
     }
@@ -132,14 +140,28 @@ def network_code(config: Config) -> tuple[str, ...]:
 
 
 def learning_settings(config: Config) -> dict[str, Any]:
-    """Settings of network and augmentation, which every training depends on."""
-    settings = {"model": config.model, "augment": config.augment, "scale": config.scale}
-    settings |= extension(config, config.model.name)
+    """Settings of augmentation and backbone, which every training depends on."""
+    model = {name: getattr(config.model, name) for name in _BACKBONE}
+    settings = {"augment": config.augment, "scale": config.scale, "model": model}
     return flat_settings(settings)
 
 
 _NO_EFFECT = ("augment.num_workers", "train.devices", "train.num_nodes")
 """Settings that do not change the results of a stage."""
+
+_BACKBONE = ("backbone", "output_stride", "weights", "frozen_stages")
+
+
+def cam_settings(config: Config) -> dict[str, Any]:
+    """Settings of the inference of CAMs."""
+    settings = flat_settings({"cam": config.cam})
+    # K-means draws for a whole batch at once.
+    return settings if config.draws_groups else without(settings, "cam.batch_size")
+
+
+def without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Settings by name, except for those that affect no result."""
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -87,6 +87,7 @@ STAGE = Stage(
     settings=training_settings,
     code=_code,
     saliency=lambda config: config.needs_saliency,
+    val=lambda config: config.train.keep == "best",
     check=_check,
     check_training=_check_training,
     trained=_trained,

@@ -130,5 +130,12 @@ def _check(job: Job) -> None:
 
 
 STEP = TrainedStep(
-    "affinity", __name__, _build, _objective, _write_scores, _dataset, _affinity_step
+    "affinity",
+    __name__,
+    _build,
+    _objective,
+    _write_scores,
+    _dataset,
+    _affinity_step,
+    walk=("beta", "log_steps"),
 ).refinement_step(_check)

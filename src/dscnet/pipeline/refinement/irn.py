@@ -104,5 +104,12 @@ def _check(job: Job) -> None:
 
 
 STEP = TrainedStep(
-    "irn", __name__, _build, _objective, _write_labels, _dataset, _boundary_step
+    "irn",
+    __name__,
+    _build,
+    _objective,
+    _write_labels,
+    _dataset,
+    _boundary_step,
+    walk=("walk_radius", "beta", "log_steps", "threshold"),
 ).refinement_step(_check, own_background=True)

@@ -31,7 +31,13 @@ from dscnet.models.irn import BoundaryNet
 from dscnet.pipeline.fitting import Training, optimise
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import maps_needs
-from dscnet.pipeline.stage import Trained, collect_inputs, learning_settings
+from dscnet.pipeline.stage import (
+    Trained,
+    collect_inputs,
+    flat_settings,
+    learning_settings,
+    without,
+)
 from dscnet.refine.pairs import pair_offsets
 from dscnet.refine.steps import RefinementStep, Step
 from dscnet.run_folder import RunFolder, fingerprint, write_text
@@ -51,6 +57,7 @@ class TrainedStep:
         write_labels: Writes the training labels into a folder; existing files are kept.
         dataset: Photos with these labels, given the network and the folder.
         step: The refinement by the trained network.
+        walk: Names of the settings that only the refinement depends on.
     """
 
     name: str
@@ -60,6 +67,7 @@ class TrainedStep:
     write_labels: Callable[[Job, Path], None]
     dataset: Callable[[Job, PairNet, Path], PhotoDataset]
     step: Callable[[Config, PairNet], Step]
+    walk: tuple[str, ...]
 
     def settings_of(self, config: Config) -> AffinityConfig | IrnConfig:
         """Its section of the settings."""
@@ -71,17 +79,20 @@ class TrainedStep:
         return ("train",) if self.settings_of(config).start == "cam" else ()
 
     def settings(self, config: Config) -> Mapping[str, Any]:
-        """Settings that its training depends on."""
+        """Settings that its training and its refinement depend on."""
         return {self.name: self.settings_of(config), **learning_settings(config)}
 
     def trained(self, job: Job) -> list[Trained]:
         """Its training, for the stage's record."""
         folder = RunFolder(job.folder.learned / self.name)
+        settings = flat_settings(self.settings(job.config))
+        settings = without(settings, *(f"{self.name}.{name}" for name in self.walk))
         inputs = collect_inputs(
             job,
-            settings={**self.settings(job.config), "label.cams": job.config.label.cams},
+            settings={**settings, "label.cams": job.config.label.cams},
             stages=(*maps_needs(job.config), *self.needs(job.config)),
             code=(self.code,),
+            val=False,
         )
         weights, checkpoint = (folder.root / n for n in ("weights.safetensors", "last.ckpt"))
         return [Trained(f"'{self.name}'", folder, "network", inputs, weights, checkpoint)]
