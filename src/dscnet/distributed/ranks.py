@@ -49,10 +49,14 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+def group_size() -> int:
+    """Number of ranks of the run, also in work that only the first rank does."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def world_size() -> int:
     """Number of ranks; 1 in a single process, and in work that only the first rank does."""
-    together = dist.is_available() and dist.is_initialized() and not _alone.get()
-    return dist.get_world_size() if together else 1
+    return 1 if _alone.get() else group_size()
 
 
 def rank() -> int:
