@@ -269,7 +269,7 @@ def predict(
         DscnetError: If the run has no trained network, there are no photos, ``out`` contains a data
             set or other masks, or a photo would be overwritten.
     """
-    join(RunFolder(Path(model)).read_config().segment.accelerator)
+    join("auto")
     _refuse_data_set(Path(out))
     places = [photos] if isinstance(photos, str | Path) else photos
     masks, overlays = Path(out) / "masks", Path(out) / "overlays"
