@@ -27,7 +27,7 @@ from dscnet.data.io import image_size, read_image
 from dscnet.data.parallel import in_parallel
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
-from dscnet.distributed.ranks import gather_parts, own_part
+from dscnet.distributed.ranks import gather_parts, join, own_part
 from dscnet.files.label_images import write_label
 from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
@@ -278,6 +278,7 @@ def predict(
         DscnetError: If the run has no trained network, there are no photos, ``out`` contains a data
             set or other masks, or a photo would be overwritten.
     """
+    join("auto")
     _refuse_data_set(Path(out))
     places = [photos] if isinstance(photos, str | Path) else photos
     masks, overlays = Path(out) / "masks", Path(out) / "overlays"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
@@ -25,7 +24,8 @@ P = ParamSpec("P")
 PATIENCE = timedelta(days=2)
 """How long ranks wait for each other. The launcher stops them earlier if one of them fails."""
 
-_alone: ContextVar[bool] = ContextVar("alone", default=False)
+_alone = False
+"""Whether the first rank works while the others wait; for all threads, unlike a ``ContextVar``."""
 
 
 def join(accelerator: str) -> None:
@@ -49,10 +49,14 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+def group_size() -> int:
+    """Number of ranks of the run, also in work that only the first rank does."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def world_size() -> int:
     """Number of ranks; 1 in a single process, and in work that only the first rank does."""
-    together = dist.is_available() and dist.is_initialized() and not _alone.get()
-    return dist.get_world_size() if together else 1
+    return 1 if _alone else group_size()
 
 
 def rank() -> int:
@@ -80,16 +84,17 @@ def on_first(work: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(work)
     def done(*args: P.args, **kwargs: P.kwargs) -> T:
+        global _alone
         if world_size() == 1:
             return work(*args, **kwargs)
         barrier()
         result: list[T | None] = [None]
         if rank() == 0:
-            token = _alone.set(True)
+            _alone = True
             try:
                 result = [work(*args, **kwargs)]
             finally:
-                _alone.reset(token)
+                _alone = False
         dist.broadcast_object_list(result, device=torch.device("cpu"))
         return cast(T, result[0])
 

@@ -29,6 +29,7 @@ from dscnet.config.settings import replace_settings
 from dscnet.data import read_image
 from dscnet.data.loader import CACHE_BYTES
 from dscnet.data.scale import PhotoScale, Size, with_long_side
+from dscnet.distributed.ranks import group_size
 from dscnet.labels.cam import multi_scale_cam
 from dscnet.models import SegmentationPath
 from dscnet.objective import SegmentationObjective
@@ -238,9 +239,12 @@ def _two_steps(
         config: Settings, for the device.
         network: Has the trained parameters; may be on the meta device.
         step_of: Makes a step with a given number of photos.
-        batch_size: Photos per actual step.
+        batch_size: Photos per actual step, over all ranks.
     """
     device = device_of(config.train.accelerator)
+    if device.type != "cpu":
+        # Each rank has a device of its own.
+        batch_size = math.ceil(batch_size / group_size())
     weights = sum(parameter.nbytes for parameter in network.parameters())
     count = min(3, batch_size)
     before = memory_in_use(device)
