@@ -10,6 +10,7 @@ import torch
 from dscnet.build import build_scale
 from dscnet.data import EvalTransform, PhotoSet, Sample, image_size, read_image
 from dscnet.data.scale import PhotoScale
+from dscnet.files.in_threads import in_threads
 from dscnet.labels.cam import resize_photos, scaled_photo
 from dscnet.pipeline.job import Job
 
@@ -32,7 +33,8 @@ def photo_batches(
     """All training photos, whole and without augmentation, in batches of equal size."""
     tags, cam, scale = tag_matrix(job.train), job.config.cam, build_scale(job.config)
     make = _published_view if cam.published_resize_quirk else _view
-    for indices in same_size_batches(job.train, scale, scales, cam.batch_size):
+
+    def read(indices: list[int]) -> PhotoBatch:
         samples = [job.train.samples[index] for index in indices]
         sizes = [image_size(sample.image_path) for sample in samples]
         photos = [read_image(sample.image_path, scale.read_side(scales)) for sample in samples]
@@ -45,7 +47,11 @@ def photo_batches(
             )
             for one in scales
         ]
-        yield PhotoBatch(samples, views, tags[indices], scale.work_size(sizes[0]))
+        return PhotoBatch(samples, views, tags[indices], scale.work_size(sizes[0]))
+
+    # The next batch is read while the network sees this one.
+    batches = same_size_batches(job.train, scale, scales, cam.batch_size)
+    yield from in_threads(read, batches, ahead=1)
 
 
 def tag_matrix(photos: PhotoSet) -> torch.Tensor:
