@@ -271,11 +271,11 @@ def test_labels_that_are_nowhere_probable_are_left_out():
     probabilities[0, 3, 2, 2] = 0.011
     probabilities /= probabilities.sum(1, keepdim=True)
     kept = [0, 2, 3, 4]
-    result = dense_crf(probabilities, photo, ignored=0.01, **SEAM)
+    result = dense_crf(probabilities, photo, negligible=0.01, **SEAM)
     assert result[:, 1].abs().max() == 0
     torch.testing.assert_close(result[:, kept], dense_crf(probabilities[:, kept], photo, **SEAM))
     # Labels are left out, but never all.
-    most = dense_crf(probabilities, photo, ignored=2.0, **SEAM)
+    most = dense_crf(probabilities, photo, negligible=2.0, **SEAM)
     torch.testing.assert_close(most.sum(1), torch.ones(1, 8, 9))
 
 

@@ -264,7 +264,8 @@ def _do_evaluate(parsed: Namespace) -> int:
 def _do_predict(parsed: Namespace) -> int:
     from dscnet.predictor import predict
 
-    failures = predict(parsed.photos, parsed.model, parsed.out)
+    options = {"lists": parsed["list"], "crf": parsed.crf}
+    failures = predict(parsed.photos, parsed.model, parsed.out, progress=True, **options)
     print(f"masks: {Path(parsed.out) / 'masks'}")
     for line in failures:
         print(f"not predicted: {line}", file=sys.stderr)
@@ -384,9 +385,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if "--debug" in arguments:
             raise
-        expected = isinstance(error, (DscnetError, ValueError, OSError))
         text = str(error)
-        if not expected:
+        if not isinstance(error, (DscnetError, ValueError, OSError)):
             text = f"{type(error).__name__}: {error} (--debug shows the traceback)"
         print(f"error: {text}", file=sys.stderr)
         return 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,13 @@ from dscnet.data import (
     write_failure,
 )
 from dscnet.data.io import image_size, read_image
-from dscnet.data.parallel import in_parallel
+from dscnet.data.photo_places import photo_places
 from dscnet.data.scale import PhotoScale, windows
 from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.distributed.ranks import gather_parts, join, own_part
+from dscnet.files.in_threads import in_threads
 from dscnet.files.label_images import write_label
+from dscnet.files.progress import photo_progress
 from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
@@ -48,12 +53,21 @@ TEST_CRF: dict[str, Any] = {
     "bilateral_std": 83.0,
     "color_std": 5.0,
     "bilateral_weight": 3.0,
-    "ignored": 0.01,
+    "negligible": 0.05,
 }
-"""Parameters of the dense CRF at test time, from AuxSegNet's published code."""
+"""Parameters of the dense CRF at test time, from AuxSegNet's published code.
+
+All but ``negligible``, which changes 0.01 % of the labels on MSRC.
+"""
 
 OWN_SIZE = PhotoScale()
 """Photos at their own size, as published."""
+
+LARGE = 2**20
+"""Pixels from which a photo's working size takes much memory: such photos go one at a time."""
+
+MOST_THREADS = 4
+"""Maximum number of photos at a time; each needs memory."""
 
 OVERLAY_SIDE = 1600
 """Maximum longer side of overlays, pixels."""
@@ -63,7 +77,8 @@ class Predictor:
     """A segmentation network for photos of any size.
 
     Args:
-        model: Maps ``(image (1, 3, H, W), None)`` to a ``ModelOutput`` with ``seg_logits``.
+        model: Maps photos ``(B, 3, H, W)``, one and its mirror image, to a ``ModelOutput`` with
+            ``seg_logits``; called by several threads.
         classes: Foreground class names; label ``c + 1`` is ``classes[c]``.
         mean: Channel means, for values in [0, 1].
         std: Channel standard deviations.
@@ -98,6 +113,7 @@ class Predictor:
         self.transform = build_eval_transform(mean, std)
         self.scale, self.scales = scale, check_scales(scales)
         self.flip, self.crf = flip, crf
+        self._one_large_photo = threading.Lock()
 
     @classmethod
     def from_run(cls, root: str | Path) -> Predictor:
@@ -187,14 +203,21 @@ class Predictor:
             seen = self.scale.view_size(size, scale)
             smooth = self.scale.side is not None
             view = resize(photo, seen, align_corners=False, antialias=smooth)
-            scores = self._scores(torch.cat([view, view.flip(-1)]) if self.flip else view)
-            scores = scores[:1] + scores[1:].flip(-1) if self.flip else scores
-            total = total + resize(scores, work, align_corners=False)
+            total = total + resize(self._view_scores(view), work, align_corners=False)
         probabilities = (total / (len(self.scales) * (1 + self.flip))).softmax(1)
         if self.crf:
             pixels = resize_photo(image[None].to(self.device), work)
             probabilities = dense_crf(probabilities, pixels, **TEST_CRF)
         return probabilities[0]
+
+    def _view_scores(self, view: Tensor) -> Tensor:
+        """Scores of a photo, plus those of its mirror image with ``flip``, ``(1, L, H, W)``."""
+        if not self.flip:
+            return self._scores(view)
+        if math.prod(view.shape[-2:]) > LARGE:
+            return self._scores(view) + self._scores(view.flip(-1)).flip(-1)
+        both = self._scores(torch.cat([view, view.flip(-1)]))
+        return both[:1] + both[1:].flip(-1)
 
     def _scores(self, view: Tensor) -> Tensor:
         """The network's scores ``(B, L, H, W)``, computed window by window with tiling."""
@@ -215,37 +238,56 @@ class Predictor:
         masks: Path,
         *,
         overlays: Path | None = None,
+        done: Callable[[], None] = lambda: None,
     ) -> list[str]:
         """Write ``masks/ID.png`` (palette PNG) for every photo, and optionally an overlay.
 
         Photos that cannot be read, or whose output cannot be written, are skipped. Several ranks
-        share the photos.
+        share the photos, and each processes several at a time, one thread each, as one photo does
+        not keep many cores busy.
+
+        Args:
+            photos: The photos.
+            masks: Folder of the masks.
+            overlays: Folder of the overlays; None = none.
+            done: Called after each photo of this rank.
 
         Returns:
             One error message per skipped photo.
         """
         masks.mkdir(parents=True, exist_ok=True)
+        threads = torch.get_num_threads()
+        samples = own_part(photos.samples)
+        workers = min(threads, MOST_THREADS, max(1, len(samples)))
+        work = partial(self._write_photo, masks=masks, overlays=overlays)
+        each = partial(torch.set_num_threads, threads // workers)
+        outcomes = []
+        try:
+            for outcome in in_threads(work, samples, workers, start=each):
+                outcomes.append(outcome)
+                done()
+        finally:
+            # The number is the thread's own, but new threads take that of the last call.
+            torch.set_num_threads(threads)
+        return [message for message in gather_parts(outcomes) if message is not None]
 
-        def write_one(sample: Sample) -> str | None:
-            try:
-                labels = self._label(sample)
-                write_label(masks / f"{sample.image_id}.png", labels)
-                if overlays is not None:
-                    _write_overlay(overlays / f"{sample.image_id}.jpg", sample.image_path, labels)
-            except DscnetError as error:
-                return str(error)
-            except OSError as error:
-                return write_failure(sample, error)
-            return None
-
-        outcomes = in_parallel(write_one, own_part(photos.samples), self.device)
-        return [message for message in gather_parts(list(outcomes)) if message is not None]
-
-    def _label(self, sample: Sample) -> NDArray[np.uint8]:
-        """Labels of a photo at its own size, ``(H, W)``."""
-        size = image_size(sample.image_path)
-        image = read_image(sample.image_path, self.read_side)
-        return label_at(self.work_probabilities(image, size), size)
+    def _write_photo(self, sample: Sample, *, masks: Path, overlays: Path | None) -> str | None:
+        """Write the outputs of a photo; returns an error message if it is skipped."""
+        try:
+            size = image_size(sample.image_path)
+            # Decoding takes memory too, but at most a sixteenth of what inference does.
+            large = max(math.prod(self.scale.work_size(size)), math.prod(size) // 16) > LARGE
+            with self._one_large_photo if large else nullcontext():
+                image = read_image(sample.image_path, self.read_side)
+                labels = label_at(self.work_probabilities(image, size), size)
+            write_label(masks / f"{sample.image_id}.png", labels)
+            if overlays is not None:
+                _write_overlay(overlays / f"{sample.image_id}.jpg", sample.image_path, labels)
+        except DscnetError as error:
+            return str(error)
+        except OSError as error:
+            return write_failure(sample, error)
+        return None
 
 
 def refuse_failures(failures: Sequence[str]) -> None:
@@ -262,14 +304,23 @@ def check_scales(scales: Sequence[float], name: str = "scales") -> tuple[float, 
 
 
 def predict(
-    photos: str | Path | Sequence[str | Path], model: str | Path, out: str | Path
+    photos: str | Path | Sequence[str | Path],
+    model: str | Path,
+    out: str | Path,
+    *,
+    lists: Sequence[str | Path] = (),
+    crf: bool | None = None,
+    progress: bool = False,
 ) -> list[str]:
     """Predict masks for photos: ``OUT/masks``, ``OUT/overlays`` and ``OUT/classes.txt``.
 
     Args:
-        photos: A folder or a photo, or several of them.
+        photos: A folder, a photo or a glob pattern, or several of them.
         model: Run folder of a trained network.
         out: Output folder.
+        lists: Files with one such path per line.
+        crf: Whether to post-process with a dense CRF; None = as in the run's settings.
+        progress: Show a progress bar in a terminal.
 
     Returns:
         One error message per photo that failed.
@@ -280,7 +331,9 @@ def predict(
     """
     join("auto")
     _refuse_data_set(Path(out))
-    places = [photos] if isinstance(photos, str | Path) else photos
+    places = photo_places([photos] if isinstance(photos, str | Path) else photos, lists)
+    if not places:
+        raise DataError("no photos are named: give photos, folders or lists of them")
     masks, overlays = Path(out) / "masks", Path(out) / "overlays"
     # They may be inside the folder of photos, from an earlier call.
     photo_set = open_photos(*places, apart_from=(masks, overlays))
@@ -291,9 +344,11 @@ def predict(
     for note in photo_set.notes:
         log.warning("%s", note)
     predictor = Predictor.from_run(model)
+    predictor.crf = predictor.crf if crf is None else crf
     # First, as it marks these masks as predictions.
     write_text(Path(out) / "classes.txt", "\n".join(["background", *predictor.classes]) + "\n")
-    return predictor.write(photo_set, masks, overlays=overlays)
+    with photo_progress(len(photo_set.samples), shown=progress) as done:
+        return predictor.write(photo_set, masks, overlays=overlays, done=done)
 
 
 def _refuse_data_set(out: Path) -> None:

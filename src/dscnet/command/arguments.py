@@ -93,12 +93,7 @@ def build_parser(verb: str | None = None) -> Parser:
         add("evaluate", "compare masks with ground truth, or evaluate a run folder")
     )
     predict = add("predict", "segment new photos; no tags needed")
-    predict.add_argument(
-        "photos", type=str, nargs="+", metavar="PHOTOS", help="photos, or folders of photos"
-    )
-    predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
-    predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
-    _add_threads(predict)
+    _add_predict_arguments(predict)
     saliency = add("saliency", "make saliency maps with a pretrained network (rembg)")
     saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     saliency.add_argument("--out", type=str, required=True, help="folder for the saliency maps")
@@ -107,6 +102,23 @@ def build_parser(verb: str | None = None) -> Parser:
     _add_benchmark_verbs(add)
     add("recipes", "list the packaged recipes")
     return parser
+
+
+def _add_predict_arguments(predict: Parser) -> None:
+    predict.add_argument(
+        "photos",
+        type=str,
+        nargs="*",
+        metavar="PHOTOS",
+        help="photos, folders of photos, glob patterns, or @FILE for a list",
+    )
+    text = "files with one photo, folder or pattern per line"
+    predict.add_argument("--list", type=str, nargs="+", default=[], metavar="FILE", help=text)
+    predict.add_argument("--model", type=str, required=True, help="run folder of a trained network")
+    predict.add_argument("--out", type=str, required=True, help="folder for masks and overlays")
+    text = "post-process with a dense CRF: true or false (default: as in the run's settings)"
+    predict.add_argument("--crf", type=bool | None, default=None, help=text)
+    _add_threads(predict)
 
 
 def _text(parser: Parser, option: str, text: str) -> None:

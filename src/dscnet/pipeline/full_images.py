@@ -11,6 +11,7 @@ from dscnet.build import build_scale
 from dscnet.data import EvalTransform, PhotoSet, Sample, image_size, read_image
 from dscnet.data.scale import PhotoScale
 from dscnet.distributed.ranks import own_part
+from dscnet.files.in_threads import in_threads
 from dscnet.labels.cam import resize_photos, scaled_photo
 from dscnet.pipeline.job import Job
 
@@ -33,8 +34,8 @@ def photo_batches(
     """This rank's training photos, whole and without augmentation, in batches of equal size."""
     tags, cam, scale = tag_matrix(job.train), job.config.cam, build_scale(job.config)
     make = _published_view if cam.published_resize_quirk else _view
-    # Whole batches: the context relates the photos of a batch to each other.
-    for indices in own_part([*same_size_batches(job.train, scale, scales, cam.batch_size)]):
+
+    def read(indices: list[int]) -> PhotoBatch:
         samples = [job.train.samples[index] for index in indices]
         sizes = [image_size(sample.image_path) for sample in samples]
         photos = [read_image(sample.image_path, scale.read_side(scales)) for sample in samples]
@@ -47,7 +48,12 @@ def photo_batches(
             )
             for one in scales
         ]
-        yield PhotoBatch(samples, views, tags[indices], scale.work_size(sizes[0]))
+        return PhotoBatch(samples, views, tags[indices], scale.work_size(sizes[0]))
+
+    # Whole batches: the context relates the photos of a batch to each other.
+    batches = own_part([*same_size_batches(job.train, scale, scales, cam.batch_size)])
+    # The next batch is read while the network sees this one.
+    yield from in_threads(read, batches, ahead=1)
 
 
 def tag_matrix(photos: PhotoSet) -> torch.Tensor:

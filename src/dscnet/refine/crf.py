@@ -25,6 +25,12 @@ BACKENDS = ("lattice", "exact", "pydensecrf")
 LEAST = 1e-5
 """Default lower bound of probabilities, so that no label is ruled out a priori."""
 
+KEPT_PIXELS = 2**19
+"""Photos up to this size share the kernel of positions, which depends on their size only."""
+
+VECTOR = 16
+"""Labels from which torch vectorises a softmax over them."""
+
 BLOCK = 2**22
 """Entries of an exact kernel held in memory at once."""
 
@@ -45,7 +51,7 @@ def dense_crf(
     color_std: float = 5.0,
     bilateral_weight: float = 10.0,
     least: float = LEAST,
-    ignored: float = 0.0,
+    negligible: float = 0.0,
     backend: Backend = "lattice",
 ) -> Tensor:
     """Marginals of the labels after mean-field inference.
@@ -65,8 +71,8 @@ def dense_crf(
         color_std: Standard deviation of its colours, on the scale of [0, 255].
         bilateral_weight: Its weight; 0 = off.
         least: Lower bound of probabilities, > 0.
-        ignored: Labels whose probability is below this in the whole photo are left out, and their
-            marginals are 0. With many labels and few in the photo this saves most of the time.
+        negligible: Labels that are nowhere more probable than this are not filtered, for speed:
+            their energies keep their unary part only. 0 = filter all. Not with ``pydensecrf``.
         backend: One of ``BACKENDS``. ``exact`` is quadratic in the number of pixels.
 
     Returns:
@@ -83,38 +89,68 @@ def dense_crf(
         (bilateral_weight, bilateral_std, color_std),
     ]
     terms = [term for term in terms if term[0]]
-    marginals = torch.zeros_like(probabilities, dtype=torch.float32)
+    marginals = torch.empty_like(probabilities, dtype=torch.float32)
     for out, prior, photo in zip(marginals, probabilities, photos, strict=True):
-        highest = prior.flatten(1).amax(1)
-        kept = (highest >= min(ignored, float(highest.max()))).nonzero()[:, 0]
-        unary = -prior[kept].float().clamp(min=least).log()
+        unary = -prior.float().clamp(min=least).log()
         if backend == "pydensecrf":
-            out[kept] = _by_pydensecrf(unary, photo, terms, iterations)
+            out[:] = _by_pydensecrf(unary, photo, terms, iterations)
             continue
-        kernels = [(term[0], _kernel(photo, *term[1:], backend)) for term in terms]
-        rows = mean_field(unary.flatten(1).T.contiguous(), kernels, iterations)
-        out[kept] = rows.T.view_as(unary)
+        kernels = [(weight, _kernel(photo, std, own, backend)) for weight, std, own in terms]
+        filtered = prior.flatten(1).amax(1) > negligible
+        rows = mean_field(unary.flatten(1).T, kernels, iterations, filtered)
+        out[:] = rows.T.view_as(out)
     return marginals
 
 
-def mean_field(unary: Tensor, kernels: list[tuple[float, Kernel]], iterations: int) -> Tensor:
+def mean_field(
+    unary: Tensor,
+    kernels: list[tuple[float, Kernel]],
+    iterations: int,
+    filtered: Tensor | None = None,
+) -> Tensor:
     """Mean-field marginals under a Potts model.
 
     Args:
         unary: Energy of each label, ``(N, L)``.
         kernels: Weight of each kernel, and a function that applies it to ``(N, L)``.
         iterations: Synchronous updates of all pixels.
+        filtered: Labels that the kernels are applied to, ``(L,)`` bool; the others get no messages.
+            None = all.
 
     Returns:
         ``(N, L)``, rows sum to 1.
     """
-    marginals = (-unary).softmax(-1)
+    if filtered is None or filtered.all():
+        return _mean_field(unary.contiguous(), kernels, iterations)
+    # The others are one label without messages: their ratios stay those of the unary energies.
+    others = -(-unary[:, ~filtered]).logsumexp(1, keepdim=True)
+    merged = _mean_field(torch.cat([unary[:, filtered], others], 1), kernels, iterations, silent=1)
+    marginals = torch.empty_like(unary)
+    marginals[:, filtered] = merged[:, :-1]
+    marginals[:, ~filtered] = merged[:, -1:] * (others - unary[:, ~filtered]).exp()
+    return marginals
+
+
+def _mean_field(
+    unary: Tensor, kernels: list[tuple[float, Kernel]], iterations: int, silent: int = 0
+) -> Tensor:
+    """The same for contiguous energies, whose last ``silent`` labels get no messages."""
+    marginals = _softmax(-unary)
     for _ in range(iterations):
         energy = -unary
         for weight, kernel in kernels:
             energy.add_(kernel(marginals), alpha=weight)
-        marginals = energy.softmax(-1)
+        if silent:
+            energy[:, -silent:] = -unary[:, -silent:]
+        marginals = _softmax(energy)
     return marginals
+
+
+def _softmax(energy: Tensor) -> Tensor:
+    """Softmax over the labels of ``(N, L)``, in memory likewise."""
+    if energy.shape[1] >= VECTOR:
+        return energy.softmax(1)
+    return energy.T.softmax(0).T.contiguous()
 
 
 def crf_features(photo: Tensor, std: float, color_std: float | None = None) -> Tensor:
@@ -164,18 +200,19 @@ def _gauss(some: Tensor, others: Tensor) -> Tensor:
 
 
 def _kernel(photo: Tensor, std: float, color_std: float | None, backend: str) -> Kernel:
+    height, width = photo.shape[-2:]
     if backend == "exact":
         return partial(exact_kernel, crf_features(photo, std, color_std))
-    if color_std is None:
-        return _kernel_of_positions(photo.shape[-2], photo.shape[-1], std, photo.device)
+    if color_std is None and height * width <= KEPT_PIXELS:
+        return _kernel_of_positions(height, width, std, photo.device)
     return LatticeKernel(crf_features(photo, std, color_std))
 
 
 @lru_cache(maxsize=4)
-def _kernel_of_positions(height: int, width: int, std: float, device: torch.device) -> Kernel:
-    """The kernel without colours, the same for all photos of a size."""
-    with torch.inference_mode(False):
-        return LatticeKernel(crf_features(torch.empty(3, height, width, device=device), std))
+def _kernel_of_positions(
+    height: int, width: int, std: float, device: torch.device
+) -> LatticeKernel:
+    return LatticeKernel(crf_features(torch.empty(3, height, width, device=device), std))
 
 
 def _by_pydensecrf(unary: Tensor, photo: Tensor, terms: list[Term], iterations: int) -> Tensor:

@@ -160,16 +160,17 @@ def _neighbours(vertices: Tensor, steps: list[int]) -> list[tuple[Tensor, Tensor
     Returns:
         For each direction ``(M, 3)`` rows and ``(M, 3)`` weights.
     """
-    own = torch.arange(len(vertices), device=vertices.device, dtype=torch.int32)
+    count = len(vertices)
+    own = torch.arange(count, device=vertices.device, dtype=torch.int32)
     result = []
     for step in steps:
         neighbour = vertices + step
-        after = torch.searchsorted(vertices, neighbour).clamp_(max=len(vertices) - 1)
+        after = torch.searchsorted(vertices, neighbour).clamp_(max=count - 1)
         found = vertices[after] == neighbour
-        # The "before" relation is the inverse of "after".
-        before = own.clone()
-        before[after[found]] = own[found]
-        rows = torch.stack([own, after.int().where(found, own), before], 1)
+        # The "before" relation is the inverse of "after"; one more row takes what is not found.
+        before = torch.arange(count + 1, device=vertices.device, dtype=torch.int32)
+        before.scatter_(0, after.masked_fill(~found, count), own)
+        rows = torch.stack([own, after.int().where(found, own), before[:count]], 1)
         weights = torch.where(rows == own[:, None], 0.0, 0.5)
         weights[:, 0] = 1.0
         result.append((rows, weights))
