@@ -40,6 +40,8 @@ SETTINGS = {
     "method.variant": "M4",
     "model.name": "seam",
     "train.keep": "best",
+    # Several batches, so that each process has some.
+    "cam.batch_size": 3,
     "refine.steps": ["pamr"],
     "segment.rounds": 2,
     "segment.epochs": 1,
