@@ -33,9 +33,11 @@ from typing import Any, NamedTuple
 SIDES = ("old", "new")
 CODE = ("src", "recipes", ":(glob)benchmarks/*.py")
 _SPIN = "while True: pass"
-_ENVIRONMENT = (
-    "import json; from dscnet.run_folder import environment; print(json.dumps(environment(0)))"
-)
+_ENVIRONMENT = """
+import json, dscnet
+from dscnet.run_folder import environment
+print(json.dumps({"package": dscnet.__file__, "environment": environment(0)}))
+"""
 _POLICY = re.compile(r"(OMP|GOMP|KMP|MKL)_")
 
 
@@ -90,7 +92,10 @@ def refuse_changes(tree: Path) -> None:
 
 
 def describe(task: Comparison) -> dict[str, Any]:
-    """The comparison without its pairs: command, commits, machine."""
+    """The comparison without its pairs: command, commits, machine.
+
+    Exits if Python imports another package than that of the checkout.
+    """
     environments = {}
     for side, tree in task.trees.items():
         printed = subprocess.run(
@@ -100,7 +105,11 @@ def describe(task: Comparison) -> dict[str, Any]:
             capture_output=True,
             text=True,
         ).stdout
-        environments[side] = json.loads(printed.splitlines()[-1])
+        found = json.loads(printed.splitlines()[-1])
+        # Without a package at this place Python takes the installed one, of either side.
+        if Path(found["package"]).resolve() != tree / "src" / "dscnet" / "__init__.py":
+            sys.exit(f"{tree} is not the root of a checkout: {found['package']} is imported")
+        environments[side] = found["environment"]
     return {
         "command": ["python", *(without_folders(word) for word in task.words)],
         "metrics": task.metrics,

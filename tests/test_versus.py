@@ -65,6 +65,12 @@ def test_uncommitted_code_is_refused(versus, words, tmp_path):
     versus.main([*words, "--dirty", "--pairs", "1", "--", "-c", "pass"])
 
 
+def test_a_folder_inside_a_checkout_is_refused(versus, words, tmp_path):
+    words[1] += "/src"  # git finds the commit from there, Python another package
+    with pytest.raises(SystemExit, match="old/src is not the root of a checkout"):
+        versus.main([*words, "--pairs", "1", "--", "-c", "pass"])
+
+
 def test_a_failed_run_shows_what_it_printed(versus, words):
     with pytest.raises(SystemExit, match="(?s)old failed with 1.*ZeroDivisionError"):
         versus.main([*words, "--pairs", "1", "--", "-c", "1 / 0"])
