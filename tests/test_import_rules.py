@@ -269,6 +269,16 @@ def test_settings_and_command_line_do_not_import_torch(modules):
     assert result.stdout.split() == []
 
 
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["recipes"]])
+def test_help_imports_neither_torch_nor_numpy(words):
+    code = f"import sys, dscnet.cli as c; c.main({words}); print('!', *sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    imported = set(result.stdout.rpartition("!")[2].split())
+    assert "jsonargparse" in imported, "the verb has run"
+    assert imported & {*HEAVY, "numpy", "PIL", "scipy"} == set()
+
+
 @pytest.mark.parametrize("name", dscnet.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(dscnet, name) is not None

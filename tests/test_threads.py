@@ -31,6 +31,10 @@ VERBS = {
     "predict": ["x", "--model", "y", "--out", "z"],
     "sweep": ["--config", "demo", "--data", "x", "--out", "y"],
     "tables": ["IV", "--data", "x", "--out", "y"],
+    "check": ["x"],
+    "evaluate": ["--out", "y"],
+    "export": ["--model", "x", "--out", "y"],
+    "submit": ["voc2012", "--model", "x", "--images", "y", "--out", "z.tgz"],
 }
 
 
@@ -89,14 +93,22 @@ def test_less_than_one_thread_is_refused(capsys):
 
 
 def test_parallel_processes_share_the_cores_unless_the_user_chose(environ, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     assert [threads.threads_per_process(count) for count in (1, 3, 9)] == [8, 2, 1]
     for text, number in (("3", 3), ("5,2", 5), ("", 2), ("0", 2), ("many", 2)):
         environ["OMP_NUM_THREADS"] = text
         assert threads.threads_per_process(4) == number
 
 
-def test_every_verb_that_trains_or_predicts_has_the_option():
+def test_only_the_cores_of_this_process_count(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)
+    assert threads.usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert threads.usable_cores() == 64
+
+
+def test_every_verb_that_computes_with_torch_has_the_option():
     verbs = build_parser().verbs.items()
     having = {name for name, parser in verbs if "threads" in parser.option_names()}
     stages = {"cam", "refine", "label", "segment", "report"}

@@ -82,6 +82,7 @@ def build_parser(verb: str | None = None) -> Parser:
         help="data set: a folder, a COCO instances file, or a YAML file that names its parts",
     )
     _text(check, "--split", "check only this split")
+    _add_threads(check)
     _add_run_arguments(add("run", f"run all stages: {', '.join(STAGES)}"))
     for name, text in STAGE_VERBS.items():
         _add_run_arguments(
@@ -178,6 +179,7 @@ def _add_evaluate_arguments(evaluate: Parser) -> None:
     )
     _text(evaluate, "--json", "also write the results to this file")
     _text(evaluate, "--out", "evaluate this run folder instead")
+    _add_threads(evaluate)
 
 
 def _add_export_arguments(export: Parser) -> None:
@@ -205,6 +207,7 @@ def _add_export_arguments(export: Parser) -> None:
     export.add_argument(
         "--out", type=str, required=True, help="file (onnx, coco) or folder (safetensors) to write"
     )
+    _add_threads(export)
 
 
 def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
@@ -246,6 +249,7 @@ def _add_benchmark_verbs(add: Callable[[str, str], Parser]) -> None:
         help="comp5: trained on VOC only; comp6: on other data too, including ImageNet",
     )
     _text(submit, "--check", "check this archive instead of writing one")
+    _add_threads(submit)
 
 
 def _add_run_arguments(parser: Parser, force: str = DELETE) -> None:

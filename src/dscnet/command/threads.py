@@ -54,4 +54,11 @@ def threads_per_process(processes: int) -> int:
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if first.isdecimal() and int(first) > 0:
         return int(first)
-    return max(1, (os.cpu_count() or 1) // processes)
+    return max(1, usable_cores() // processes)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: in a container or under ``taskset`` fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
