@@ -46,7 +46,7 @@ def test_a_wrong_setting_names_the_right_one(argv, hint, capsys):
     ("argv", "missing"),
     [
         (["run"], "--out"),
-        (["predict", "--out", "x"], "photos, --model"),
+        (["predict", "--out", "x"], "--model"),
         (["data"], "action, name"),
     ],
 )

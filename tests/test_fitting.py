@@ -122,8 +122,11 @@ QUIRKS = {
 """Momentum and weight decay that come of a weight decay of 0.2."""
 
 
+RANKS = {"devices", "num_nodes"}  # see test_distributed.py
+
+
 def test_every_setting_of_the_optimiser_has_a_case():
-    assert {field.name for field in fields(TrainConfig)} == {*OPTIMISER, *QUIRKS, "keep"}
+    assert {field.name for field in fields(TrainConfig)} == {*OPTIMISER, *QUIRKS, "keep", *RANKS}
 
 
 @pytest.mark.parametrize("name", [*OPTIMISER, *QUIRKS])
@@ -179,6 +182,7 @@ def test_seed_and_workers_arrive_in_the_training(tmp_path, monkeypatch):
     assert (given["resume"], given["progress"]) == (True, False)
     assert given["callbacks"][0] == "callback"
     expected = {"seed": 11, "num_workers": 3, "shuffle": True, "drop_last": True}
+    expected |= {"rank": 0, "ranks": 1}
     assert loaders == [expected | {"batch_size": 5}], "no more than there are photos"
 
 

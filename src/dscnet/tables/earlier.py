@@ -16,7 +16,7 @@ from dscnet.config.settings import (
     replace_settings,
     to_dict,
 )
-from dscnet.tables.runs import identity
+from dscnet.tables.runs import WITHOUT_EFFECT, identity
 from dscnet.types import DscnetError
 
 
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
             settings["auxseg"] = defaults["auxseg"]
         # A run without a setting that exists now may have differed from its default.
         names = set(dotted_names({**settings, "extensions": {}}))  # any plugin may add some
-        if other := sorted(here.symmetric_difference(names)):
+        if other := sorted(here.symmetric_difference(names).difference(WITHOUT_EFFECT)):
             raise DscnetError(
                 f"{path}: made by another version of dscnet, whose settings differ in"
                 f" {', '.join(other[:5])}: run these cells again"

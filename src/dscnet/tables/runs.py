@@ -30,7 +30,8 @@ from dscnet.types import DscnetError
 PAPER_MEASURE = "segmenter.miou"
 """The paper's measure: mIoU of the segmentation network."""
 
-_WITHOUT_EFFECT = (
+
+WITHOUT_EFFECT = (
     "data",
     "augment.num_workers",
     "auxseg.affinity_rows",
@@ -200,7 +201,7 @@ def comparable(config: Config) -> dict[str, Any]:
     return {
         name: value
         for name, value in dotted_settings(to_dict(config)).items()
-        if name not in _WITHOUT_EFFECT and not name.startswith(unread)
+        if name not in WITHOUT_EFFECT and not name.startswith(unread)
     }
 
 
