@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from dscnet.refine import crf
-from dscnet.refine.crf import dense_crf
+from dscnet.refine.crf import dense_crf, mean_field
 
 HAS_PACKAGE = importlib.util.find_spec("pydensecrf") is not None
 SEAM = {"bilateral_std": 80.0, "color_std": 13.0}
@@ -130,6 +130,49 @@ def test_certain_labels_stay_where_nothing_speaks_against_them():
     probabilities = torch.zeros(1, 2, 20, 20)
     probabilities[:, 0, :, :10] = probabilities[:, 1, :, 10:] = 1
     assert torch.equal(dense_crf(probabilities, photo).argmax(1), probabilities.argmax(1))
+
+
+def mean_field_by_loops(unary, kernels, iterations, filtered):
+    """Mean field in float64; labels that are not filtered keep their unary energies."""
+    unary = unary.double().numpy()
+    q = np.exp(-unary) / np.exp(-unary).sum(1, keepdims=True)
+    for _ in range(iterations):
+        message = sum(weight * matrix.double().numpy() @ q for weight, matrix in kernels)
+        energy = np.exp(-unary + np.where(filtered, message, 0.0))
+        q = energy / energy.sum(1, keepdims=True)
+    return q
+
+
+@pytest.mark.parametrize("labels", [3, 20])
+@pytest.mark.parametrize("count", [1, 2])
+def test_labels_that_are_not_filtered_get_no_messages(labels, count, generator):
+    unary = torch.rand(7, labels, generator=generator) * 3
+    matrices = [torch.rand(7, 7, generator=generator) for _ in range(2)]
+    filtered = torch.arange(labels) >= count
+    kernels = [(0.7, matrices[0]), (0.4, matrices[1])]
+    result = mean_field(unary, [(w, m.matmul) for w, m in kernels], 3, filtered)
+    expected = mean_field_by_loops(unary, kernels, 3, filtered.numpy())
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_that_are_nowhere_likely_hardly_matter():
+    start, photo, _ = disk(labels=3)
+    unlikely = torch.rand(1, 4, 40, 50, generator=torch.Generator().manual_seed(1)) * 0.01
+    start = torch.cat([start * (1 - unlikely.sum(1, keepdim=True)), unlikely], 1)
+    exact = dense_crf(start, photo)
+    fast = dense_crf(start, photo, negligible=0.01)
+    assert not torch.equal(fast, exact)
+    torch.testing.assert_close(fast, exact, atol=2e-3, rtol=0)
+    torch.testing.assert_close(fast.sum(1), torch.ones(1, 40, 50))
+    assert torch.equal(dense_crf(start, photo, negligible=0.0), exact)
+
+
+def test_large_photos_and_others_have_the_same_kernel_of_positions(monkeypatch):
+    probabilities, photo = noise(3, 9, 7)
+    shared = [dense_crf(probabilities, photo, gaussian_std=std) for std in (2.0, 3.0, 2.0)]
+    assert torch.equal(shared[0], shared[2]) and not torch.equal(shared[0], shared[1])
+    monkeypatch.setattr("dscnet.refine.crf.KEPT_PIXELS", 62)
+    assert torch.equal(dense_crf(probabilities, photo, gaussian_std=2.0), shared[0])
 
 
 def test_kernels_of_weight_zero_are_left_out():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 from dscnet import predictor as module
 from dscnet.build import build_segmenter
 from dscnet.config import Config, ModelConfig, SegmentConfig
-from dscnet.data import open_photos
+from dscnet.data import open_photos, read_image
 from dscnet.data.scale import PhotoScale
 from dscnet.files.label_images import read_labels, write_label
 from dscnet.models.checkpoint import restore, store
@@ -294,6 +296,96 @@ def test_what_is_no_photo_is_told(tmp_path, run_of_brightness, caplog):
     Image.new("P", (4, 3)).save(tmp_path / "b.gif")
     assert module.predict(tmp_path, "run", tmp_path / "out") == []
     assert "are ignored (.gif): b.gif" in caplog.text
+
+
+def test_the_crf_can_be_turned_on_and_off_per_call(tmp_path, run_of_brightness, monkeypatch):
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    calls = []
+    monkeypatch.setattr(module, "dense_crf", lambda p, photos, **_: calls.append(1) or p)
+    for crf, expected in ((None, 0), (True, 1), (None, 2), (False, 2)):
+        assert module.predict(tmp_path / "a.png", "run", tmp_path / "out", crf=crf) == []
+        assert len(calls) == expected
+
+
+def test_photos_may_be_named_by_patterns_and_lists(tmp_path, run_of_brightness, caplog):
+    for name in ("a.png", "b.png", "c.jpg", "d.jpg"):
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'c.jpg'}\n")
+    with caplog.at_level("INFO", "dscnet"):
+        failures = module.predict(
+            tmp_path / "?.png", "run", tmp_path / "out", lists=[tmp_path / "list.txt"]
+        )
+    assert failures == []
+    masks = sorted(path.name for path in (tmp_path / "out" / "masks").iterdir())
+    assert masks == ["a.png", "b.png", "c.png"]
+    assert "3 photos in" in caplog.text
+    with pytest.raises(DscnetError, match="no photos are named"):
+        module.predict([], "run", tmp_path / "out")
+
+
+class Threads(Brightness):
+    """Notes how many photos are seen at a time, and the threads of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.most, self.threads = 0, 0, set()
+        self.lock = threading.Lock()
+
+    def forward(self, image, tags=None):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.threads.add(torch.get_num_threads())
+        time.sleep(0.05)
+        with self.lock:
+            self.now -= 1
+        return super().forward(image, tags)
+
+
+@pytest.mark.parametrize(
+    ("threads", "large", "at_a_time"), [(4, False, 4), (4, True, 1), (1, False, 1)]
+)
+def test_small_photos_are_processed_side_by_side(
+    tmp_path, monkeypatch, threads, large, at_a_time, generator
+):
+    for index in range(8):
+        pixels = torch.randint(0, 256, (5, 6, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{index}.png")
+    monkeypatch.setattr(module, "LARGE", 20 if large else 2**20)
+    before, network = torch.get_num_threads(), Threads()
+    net, done = Predictor(network, ("bright",), mean=HALF, std=HALF), []
+    try:
+        torch.set_num_threads(threads)
+        failures = net.write(open_photos(tmp_path), tmp_path / "m", done=lambda: done.append(1))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert (failures, len(done)) == ([], 8)
+    assert (network.most > 1, network.threads) == (at_a_time > 1, {1})
+    for index in range(8):
+        alone = net(read_image(tmp_path / f"{index}.png"))
+        assert (read_labels(tmp_path / "m" / f"{index}.png") == alone).all()
+
+
+def test_large_photos_and_their_mirror_images_are_seen_one_by_one(monkeypatch):
+    net = Predictor(Brightness(2.0), ("bright",), mean=HALF, std=HALF)
+    together = net.probabilities(photo())
+    sizes = []
+    monkeypatch.setattr(module, "LARGE", 23)
+    monkeypatch.setattr(net.model, "forward", _noting(net.model.forward, sizes))
+    torch.testing.assert_close(net.probabilities(photo()), together)
+    assert sizes == [1, 1]
+    monkeypatch.setattr(module, "LARGE", 24)
+    net.probabilities(photo())
+    assert sizes == [1, 1, 2]
+
+
+def _noting(forward, sizes):
+    def noted(image, tags=None):
+        sizes.append(len(image))
+        return forward(image, tags)
+
+    return noted
 
 
 def test_photos_are_not_replaced_by_predictions(tmp_path, run_of_brightness):
