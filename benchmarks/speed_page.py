@@ -20,14 +20,14 @@ def main() -> None:
 
 
 def page() -> str:
-    """The page with its tables as the result files have them; without a file there is no table."""
+    """The page with its tables as the result files have them; without a file "Not run."."""
     text = PAGE.read_text(encoding="utf-8")
     busy = [busy_table(read(path)) for path in sorted(RESULTS.glob("busy.json"))]
     versus = [versus_table(read(path)) for path in sorted(RESULTS.glob("versus_*.json"))]
     for name, tables in (("busy", busy), ("versus", versus)):
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, rest = text.split(begin)
-        lines = [line for each in tables for line in (*each, "")]
+        lines = [line for each in tables or [["Not run."]] for line in (*each, "")]
         text = "\n".join([before + begin, *lines[:-1], end]) + rest.split(end)[1]
     return text
 

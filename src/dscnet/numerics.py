@@ -81,8 +81,8 @@ def resize(
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge coarse maps ``(B, C, h, w)`` bilinearly with aligned corners, like :func:`resize`.
 
-    On CPUs as two matrix products, whose gradients take a third of the time of PyTorch's
-    interpolation for maps of about 14 x 14; not for large ones.
+    On CPUs as two matrix products, whose gradients take less time than PyTorch's interpolation
+    for maps of about 14 x 14; not for large ones.
 
     Args:
         maps: The maps.

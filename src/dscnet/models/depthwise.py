@@ -1,10 +1,10 @@
 """Depthwise convolution whose gradients are as fast as its forward pass on CPUs.
 
-PyTorch's CPU backend lacks two fast paths, which took half of a training step of EfficientNet-lite0
-at output stride 16:
+PyTorch's CPU backend lacks two fast paths, which matter most in a training step of
+EfficientNet-lite0 at output stride 16:
 
-- the weight gradient of kernels wider than three columns, six times as slow as narrower ones. It is
-  computed for at most three columns at a time;
+- the weight gradient of kernels wider than three columns, several times as slow as narrower ones.
+  It is computed for at most three columns at a time;
 - gradients of a dilated convolution. Pixels only interact within a phase (equal coordinates modulo
   the dilation), so the phases can be treated as a batch of smaller images under the same kernel
   without dilation. Where that leaves phases of a few pixels, the weight gradient is computed for
