@@ -38,6 +38,7 @@ from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.models.checkpoint import restore
+from dscnet.models.segmenter import Segmenter
 from dscnet.numerics import resize
 from dscnet.refine.crf import dense_crf
 from dscnet.report.overlay import overlay
@@ -379,6 +380,8 @@ def _load_network(config: Config, weights: Path, num_classes: int) -> nn.Module:
     if not config.own_branch:
         segmenter = build_segmenter(config, num_classes + 1, pretrained=False)
         restore(segmenter, weights)
+        if isinstance(segmenter, Segmenter):
+            segmenter.fuse()
         return segmenter
     network = build_model(config, num_classes, pretrained=False)
     restore(network, weights)

@@ -15,6 +15,7 @@ from dscnet.models.backbones import (
     scores_at_any_size,
 )
 from dscnet.models.convolutions import use_fast_convolutions
+from dscnet.models.inference import fused
 from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.weights import load_pretrained
@@ -90,6 +91,12 @@ class Segmenter(nn.Module):
         super().train(mode)
         freeze_batch_norm(self.backbone)
         return self
+
+    def fuse(self) -> None:
+        """Rewrite the network for inference, after which it cannot be trained or stored."""
+        net = self.net.eval()
+        net.encoder.model = fused(net.encoder.model)
+        net.decoder, net.segmentation_head = fused(net.decoder), fused(net.segmentation_head)
 
 
 def create_segmenter(
