@@ -38,6 +38,7 @@ from dscnet.labels.upsampled_argmax import label_at
 from dscnet.labels.windows import join_windows
 from dscnet.models import AuxSegNet, SegmentationPath
 from dscnet.models.checkpoint import restore
+from dscnet.models.segmenter import Segmenter
 from dscnet.numerics import resize
 from dscnet.refine.crf import dense_crf
 from dscnet.report.overlay import overlay
@@ -107,7 +108,7 @@ class Predictor:
         device: torch.device | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.model = model.to(self.device).eval()
+        self.model = self._network = model.to(self.device).eval()
         self.classes = classes
         self.mean, self.std = mean, std
         self.transform = build_eval_transform(mean, std)
@@ -143,13 +144,16 @@ class Predictor:
             card: Class names and photo normalisation, as in a run's ``model.json``.
         """
         classes = tuple(card["classes"])
-        return cls(
+        predictor = cls(
             _load_network(config, weights, len(classes)),
             classes,
             mean=tuple(card["mean"]),
             std=tuple(card["std"]),
             **inference_settings(config),
         )
+        if isinstance(predictor.model, Segmenter):
+            predictor._network = predictor.model.for_inference()
+        return predictor
 
     def __call__(self, image: Tensor) -> NDArray[np.uint8]:
         """The most probable label of each pixel of one photo.
@@ -224,10 +228,10 @@ class Predictor:
         size = (view.shape[-2], view.shape[-1])
         parts = windows(size, self.scale.tiles, self.scale.tile_overlap)
         if len(parts) == 1:
-            scores: Tensor = self.model(view).seg_logits.float()
+            scores: Tensor = self._network(view).seg_logits.float()
             return scores
         seen = [
-            {"seg": self.model(view[..., rows, columns]).seg_logits.float()}
+            {"seg": self._network(view[..., rows, columns]).seg_logits.float()}
             for rows, columns in parts
         ]
         return join_windows(seen, parts, size)["seg"]

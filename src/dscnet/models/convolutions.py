@@ -139,9 +139,9 @@ class PhasedInvertedResidual(InvertedResidual):
 def has_fast_gradients(image: Tensor) -> bool:
     """Whether gradients are needed, and computed by PyTorch's CPU backend without autocast."""
     return (
-        image.device.type == "cpu"
+        torch.is_grad_enabled()  # first: networks are traced without gradients
+        and image.device.type == "cpu"
         and image.requires_grad
-        and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from dscnet.models.backbones import (
     scores_at_any_size,
 )
 from dscnet.models.convolutions import use_fast_convolutions
+from dscnet.models.inference import fused
 from dscnet.models.photo_sizes import least_multiple, refuse_one_size
 from dscnet.models.resnet38 import NAME as RESNET38
 from dscnet.models.weights import load_pretrained
@@ -90,6 +93,14 @@ class Segmenter(nn.Module):
         super().train(mode)
         freeze_batch_norm(self.backbone)
         return self
+
+    def for_inference(self) -> Segmenter:
+        """Copy the network, rewritten for inference: the copy cannot be trained or stored."""
+        copied = deepcopy(self).eval()
+        net = copied.net
+        net.encoder.model = fused(net.encoder.model)
+        net.decoder, net.segmentation_head = fused(net.decoder), fused(net.segmentation_head)
+        return copied
 
 
 def create_segmenter(

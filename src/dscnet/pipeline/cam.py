@@ -7,7 +7,9 @@ import shutil
 from dscnet.build import build_model
 from dscnet.config import Config
 from dscnet.distributed.ranks import on_first
+from dscnet.models.backbones import Backbone
 from dscnet.models.checkpoint import restore
+from dscnet.models.inference import fused
 from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.stage import Stage, cam_settings, extension, network_code
@@ -21,6 +23,10 @@ def cam(job: Job, resume: bool) -> None:
         return
     model = build_model(job.config, job.train.num_classes, pretrained=False)
     restore(model, job.folder.weights)
+    model.eval()
+    for module in list(model.modules()):
+        if isinstance(module, Backbone):
+            module.net = fused(module.net)
     write_cams(job, model)
 
 
