@@ -31,7 +31,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
             f"{path}: contains the value {largest}, but labels go up to {IGNORE_INDEX} = ignore;"
             f" {PLANES['labels'][1]}"
         )
-    return values.astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
 
 
 def write_label(path: Path, labels: NDArray[np.uint8]) -> None:

@@ -17,8 +17,8 @@ from dscnet.types import IGNORE_INDEX
 
 Labels = NDArray[np.integer]
 
-BLOCK = 2**20
-"""Pixels counted at once, to limit memory."""
+BLOCK = 2**16
+"""Pixels counted at once: few enough for the processor's cache."""
 
 
 def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.int64]:
@@ -27,31 +27,38 @@ def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.in
     Args:
         pred: Predicted labels, any shape, in [0, num_labels) or 255.
         gt: Ground-truth labels, of the same shape, in [0, num_labels) or 255 = ignored.
-        num_labels: L, including background.
+        num_labels: L, including background, up to 255.
 
     Returns:
         ``(L, L + 1)``: row = ground truth, column = prediction; the last column is 255.
 
     Raises:
-        ValueError: If the shapes differ or a label is out of range.
+        ValueError: If the shapes differ, a label is out of range, or L is.
     """
+    if not 1 <= num_labels <= IGNORE_INDEX:
+        raise ValueError(f"num_labels must be in [1, {IGNORE_INDEX}], got {num_labels}")
     if pred.shape != gt.shape:
         raise ValueError(f"pred and gt must have the same shape, got {pred.shape} and {gt.shape}")
-    for name, labels in (("pred", pred), ("gt", gt)):
+    columns, rows = _codes("pred", pred, num_labels), _codes("gt", gt, num_labels)
+    codes = num_labels + 1
+    pairs = np.zeros(codes**2, dtype=np.int64)
+    for block in pixel_blocks(gt.size):
+        cells = np.multiply(rows[block], codes, dtype=np.uint16)
+        cells += columns[block]
+        pairs += np.bincount(cells, minlength=pairs.size)
+    # Code 0 is 255: its row is ignored, its column comes last.
+    return np.roll(pairs.reshape(codes, codes)[1:], -1, axis=1)
+
+
+def _codes(name: str, labels: Labels, num_labels: int) -> NDArray[np.uint8]:
+    """Labels plus 1 in 8 bits, flat: 255 becomes 0, so that a maximum finds invalid labels."""
+    codes = labels.ravel().astype(np.uint8, copy=False) + np.uint8(1)
+    if labels.dtype != np.uint8 or codes.max(initial=0) > num_labels:
         if (invalid := invalid_labels(labels, num_labels)).size:
             raise ValueError(
                 f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
             )
-    counts = np.zeros((num_labels, num_labels + 1), dtype=np.int64)
-    guessed, true = pred.ravel(), gt.ravel()
-    for block in pixel_blocks(gt.size):
-        counted = true[block] != IGNORE_INDEX
-        rows = true[block][counted].astype(np.int64)
-        columns = guessed[block][counted].astype(np.int64)
-        columns[columns == IGNORE_INDEX] = num_labels
-        cells = np.bincount(rows * (num_labels + 1) + columns, minlength=counts.size)
-        counts += cells.reshape(counts.shape)
-    return counts
+    return codes
 
 
 def pixel_blocks(count: int) -> Iterator[slice]:
@@ -63,6 +70,19 @@ def invalid_labels(labels: Labels, num_labels: int) -> NDArray[np.int64]:
     """Unique values that are neither in [0, num_labels) nor 255."""
     invalid = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_labels))
     return np.unique(labels[invalid]).astype(np.int64)
+
+
+def _eight_bits(name: str, labels: Labels, num_labels: int) -> NDArray[np.uint8]:
+    if labels.dtype != np.uint8:
+        _refuse(name, invalid_labels(labels, num_labels), num_labels)
+    return labels.astype(np.uint8, copy=False)
+
+
+def _refuse(name: str, invalid: NDArray[np.int64], num_labels: int) -> None:
+    if invalid.size:
+        raise ValueError(
+            f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
+        )
 
 
 class ConfusionMatrix:

@@ -186,20 +186,24 @@ def evaluate_folders(
     if missing := [i for i in ids if i not in predictions]:
         remedy = "predict those photos, or measure only the ones that have one"
         raise DataError(_missing(pred_dir, missing, len(ids), "prediction", remedy))
-    num_labels = len(classes) + 1
-    seen = np.zeros(256, dtype=bool)
-    paths = ((predictions[i], truths[i]) for i in ids)
-    pairs = (_noted(pair, seen) for pair in _readable_pairs(paths, num_labels, failures))
-    section = evaluate_pairs(pairs, classes, split=split)
-    if failures and not section["num_images"]:
+    names = label_names(classes)
+    matrix = ConfusionMatrix(len(names))
+    num_images = num_pixels = 0
+    for paths in ((predictions[i], truths[i]) for i in ids):
+        try:
+            pred, gt = _read_pair(*paths)
+        except DataError as error:
+            if failures is None:
+                raise
+            failures.append(str(error))
+            continue
+        _count_files(matrix, paths, pred, gt)
+        num_images += 1
+        num_pixels += gt.size
+    if failures and not num_images:
         raise DataError(f"no photo can be evaluated; the first error: {failures[0]}")
-    if seen[IGNORE_INDEX] and not seen[BACKGROUND + 1 : IGNORE_INDEX].any():
-        raise DataError(
-            f"{gt_dir}: no class in the masks; expected labels 1 to {len(classes)}, found only "
-            f"{' and '.join(str(label) for label in np.flatnonzero(seen))}, and {IGNORE_INDEX} "
-            "means ignore; recode 0/255 masks to label indices: 1 for the first class"
-        )
-    return section
+    _refuse_binary(matrix, num_pixels, gt_dir)
+    return _section(matrix, names, split=split, num_images=num_images, bg_score=None)
 
 
 def write_metrics(path: Path, sections: Mapping[str, Any]) -> None:
@@ -340,35 +344,33 @@ def _missing(folder: Path, missing: Sequence[str], total: int, what: str, remedy
     return f"{folder}: has no {what} for {len(missing)} of {total} photos ({shown}); {remedy}"
 
 
-def _noted(pair: tuple[Labels, Labels], seen: NDArray[np.bool_]) -> tuple[Labels, Labels]:
-    """Return the pair, and mark the labels of its ground truth as seen."""
-    seen[pair[1]] = True
-    return pair
+def _count_files(
+    matrix: ConfusionMatrix, paths: tuple[Path, Path], pred: Labels, gt: Labels
+) -> None:
+    """Count the labels of two files; an invalid label is an error that names its file."""
+    try:
+        matrix.update(pred, gt)
+    except ValueError:
+        # It points to a wrong class list: skipping the photo would hide that.
+        for path, labels in zip(paths, (pred, gt), strict=True):
+            if (invalid := invalid_labels(labels, matrix.num_labels)).size:
+                raise DataError(
+                    f"{path}: label {invalid[0]} is not among the {matrix.num_labels} labels"
+                    f" (0 = background, {IGNORE_INDEX} = ignore); check the list of classes, and"
+                    " how the file was made"
+                ) from None
+        raise
 
 
-def _readable_pairs(
-    paths: Iterable[tuple[Path, Path]], num_labels: int, failures: list[str] | None
-) -> Iterable[tuple[Labels, Labels]]:
-    """Prediction and ground truth of each photo; unreadable ones are added to ``failures``."""
-    for pred_path, gt_path in paths:
-        try:
-            pred, gt = _read_pair(pred_path, gt_path)
-        except DataError as error:
-            if failures is None:
-                raise
-            failures.append(str(error))
-            continue
-        # Invalid labels point to a wrong class list: skipping the photo would hide that.
-        _refuse_invalid(pred_path, pred, num_labels)
-        _refuse_invalid(gt_path, gt, num_labels)
-        yield pred, gt
-
-
-def _refuse_invalid(path: Path, labels: Labels, num_labels: int) -> None:
-    if (invalid := invalid_labels(labels, num_labels)).size:
+def _refuse_binary(matrix: ConfusionMatrix, num_pixels: int, gt_dir: Path) -> None:
+    """Refuse ground truth whose only labels are 255 and perhaps 0."""
+    background, *classes = matrix.counts.sum(axis=1).tolist()
+    if background + sum(classes) < num_pixels and not any(classes):
+        found = f"{BACKGROUND} and {IGNORE_INDEX}" if background else f"{IGNORE_INDEX}"
         raise DataError(
-            f"{path}: label {invalid[0]} is not among the {num_labels} labels (0 = background, "
-            f"{IGNORE_INDEX} = ignore); check the list of classes, and how the file was made"
+            f"{gt_dir}: no class in the masks; expected labels 1 to {len(classes)}, found only "
+            f"{found}, and {IGNORE_INDEX} "
+            "means ignore; recode 0/255 masks to label indices: 1 for the first class"
         )
 
 
