@@ -53,11 +53,11 @@ def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.in
 def _codes(name: str, labels: Labels, num_labels: int) -> NDArray[np.uint8]:
     """Labels plus 1 in 8 bits, flat: 255 becomes 0, so that a maximum finds invalid labels."""
     codes = labels.ravel().astype(np.uint8, copy=False) + np.uint8(1)
-    if labels.dtype != np.uint8 or codes.max(initial=0) > num_labels:
-        if (invalid := invalid_labels(labels, num_labels)).size:
-            raise ValueError(
-                f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
-            )
+    suspect = labels.dtype != np.uint8 or codes.max(initial=0) > num_labels
+    if suspect and (invalid := invalid_labels(labels, num_labels)).size:
+        raise ValueError(
+            f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
+        )
     return codes
 
 
