@@ -8,7 +8,9 @@ from dscnet.build import build_model
 from dscnet.config import Config
 from dscnet.models.checkpoint import restore
 from dscnet.pipeline.cam_maps import write_cams
+from dscnet.pipeline.counts_file import counts_file
 from dscnet.pipeline.job import Job
+from dscnet.pipeline.maps import score_counts, scored_by_saliency
 from dscnet.pipeline.stage import Stage, extension, network_code
 from dscnet.predictor import check_scales
 from dscnet.run_folder import fresh_folder
@@ -21,6 +23,13 @@ def cam(job: Job, resume: bool) -> None:
     model = build_model(job.config, job.train.num_classes, pretrained=False)
     restore(model, job.folder.weights)
     write_cams(job, model)
+    # Counted while the files are in memory: later stages read every CAM only for its own sake.
+    score_counts(
+        job.train,
+        job.folder.cams,
+        saliency=scored_by_saliency(job.config),
+        cache=counts_file(job.folder),
+    )
 
 
 def _copy_last_round(job: Job) -> bool:
