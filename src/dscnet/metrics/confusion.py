@@ -99,19 +99,6 @@ def invalid_labels(labels: Labels, num_labels: int) -> NDArray[np.int64]:
     return np.unique(labels[invalid]).astype(np.int64)
 
 
-def _eight_bits(name: str, labels: Labels, num_labels: int) -> NDArray[np.uint8]:
-    if labels.dtype != np.uint8:
-        _refuse(name, invalid_labels(labels, num_labels), num_labels)
-    return labels.astype(np.uint8, copy=False)
-
-
-def _refuse(name: str, invalid: NDArray[np.int64], num_labels: int) -> None:
-    if invalid.size:
-        raise ValueError(
-            f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
-        )
-
-
 class ConfusionMatrix:
     """A confusion matrix accumulated over photos.
 

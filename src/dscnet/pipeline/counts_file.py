@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dscnet.data import PhotoSet
-from dscnet.files.atomic import whole_file
 from dscnet.labels.thresholds import ScoreCounts
 from dscnet.pipeline.code_marks import code_marks
-from dscnet.run_folder import RunFolder, fingerprint
+from dscnet.run_folder import RunFolder, fingerprint, write_text
 
 _MARK = "fingerprint"
 
 
 def counts_file(folder: RunFolder) -> Path:
     """Where the statistics of a run or of a round are kept."""
-    return folder.root / "score_counts.npz"
+    return folder.root / "score_counts.json"
 
 
 def counts_mark(photos: PhotoSet, cams: Path, *, saliency: bool) -> str | None:
@@ -53,19 +51,23 @@ def _file_state(path: Path) -> tuple[int, ...]:
 def read_counts(path: Path, mark: str) -> ScoreCounts | None:
     """Statistics from a file; None if it is missing, damaged or has another fingerprint."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored[_MARK]) != mark:
-                return None
-            counts = ScoreCounts()
-            for name, value in vars(counts).items():
-                setattr(counts, name, bool(stored[name]) if value is True else stored[name])
-            return counts
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    if not isinstance(record, dict) or record.get(_MARK) != mark:
+        return None
+    counts = ScoreCounts()
+    for name, value in vars(counts).items():
+        stored = record[name]
+        # An empty array keeps its shape.
+        setattr(counts, name, stored if isinstance(value, bool) else np.array(stored or value))
+    return counts
 
 
 def write_counts(path: Path, mark: str, counts: ScoreCounts) -> None:
     """Write statistics and their fingerprint."""
-    arrays: dict[str, Any] = {_MARK: np.array(mark), **vars(counts)}
-    with whole_file(path) as file:
-        np.savez(file, **arrays)
+    values = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(counts).items()
+    }
+    write_text(path, json.dumps({_MARK: mark, **values}) + "\n")
