@@ -18,10 +18,14 @@ from dscnet.config import (
     ScaleConfig,
 )
 from dscnet.files.label_images import read_labels
+from dscnet.labels import cam_files
 from dscnet.labels.cam_files import write_cam
+from dscnet.labels.thresholds import CRITERIA, suggested_score
+from dscnet.pipeline.counts_file import counts_file
+from dscnet.pipeline.evaluate import measure
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.label import label
-from dscnet.pipeline.maps import background_score, load_map
+from dscnet.pipeline.maps import background_score, job_counts, load_map, score_counts
 from dscnet.pipeline.refine import STAGE, photo_steps
 from dscnet.pipeline.refinement.masks import check_mask_settings, open_masks
 from dscnet.run_folder import RunFolder
@@ -157,3 +161,106 @@ def test_the_score_of_finished_labels_is_read_and_not_recomputed(tmp_path):
     job.folder.start("label", "another")
     with pytest.raises(DataError, match="no such CAM file"):
         background_score(job)
+
+
+def with_maps(folder: Path, bg_score: float | str) -> Job:
+    """A job on four photos with CAMs before and after refinement, of which three have tags."""
+    made = photos(folder, [(6, 4)] * 4)
+    config = Config(label=LabelConfig(bg_score=bg_score), scale=ScaleConfig(side=16))
+    job = Job(config, RunFolder(folder / "run"), made, None)
+    rng = np.random.default_rng(0)
+    for sample in made.samples:
+        if sample.mask_path is not None:
+            Image.new("L", (6, 4), 1).save(sample.mask_path)
+        shape = (len(sample.tags or ()), 4, 6)
+        maps = {"cam": rng.random(shape), "refined": rng.random(shape)}
+        scales = np.zeros((2, shape[0], 1, 2), np.uint8)
+        write_cam(
+            job.folder.cams / f"{sample.image_id}.npz", maps, sample.tags or (), scales=scales
+        )
+    return job
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """Names of the CAM files that are opened."""
+    names: list[str] = []
+    read = cam_files._read_arrays
+
+    def counted(path, choose):
+        names.append(path.name)
+        return read(path, choose)
+
+    monkeypatch.setattr(cam_files, "_read_arrays", counted)
+    return names
+
+
+@pytest.mark.parametrize("bg_score", [0.4, "class_otsu"])
+def test_each_stage_opens_each_map_once(tmp_path, bg_score, opened):
+    job = with_maps(tmp_path, bg_score)
+    every_map = [f"{index}.npz" for index in range(4)]
+    job_counts(job)  # as stage cam does
+    assert opened == every_map
+    opened.clear()
+    label(job, False)
+    assert opened == every_map
+    for stage in ("cam", "label"):
+        job.folder.start(stage, "mark")
+        job.folder.finish(stage, "mark", 1.0)
+    opened.clear()
+    assert measure(job)["cam"]["num_images"] == 3
+    assert opened == every_map[1:], "the first photo has no mask"
+
+
+def test_kept_statistics_are_those_of_the_maps(tmp_path, opened):
+    job = with_maps(tmp_path, "class_otsu")
+    first, again = job_counts(job), job_counts(job)
+    assert len(opened) == 4
+    for name, value in vars(score_counts(job.train, job.folder.cams)).items():
+        for counts in (first, again):
+            assert type(getattr(counts, name)) is type(value)
+            np.testing.assert_array_equal(getattr(counts, name), value)
+    assert {suggested_score(first, name) for name in CRITERIA} == {
+        suggested_score(again, name) for name in CRITERIA
+    }
+
+
+def test_statistics_are_counted_again_if_anything_changes(tmp_path, opened):
+    job = with_maps(tmp_path, "class_otsu")
+    file = job.folder.cams / "1.npz"
+    job_counts(job)
+    write_cam(file, {"cam": np.ones((1, 4, 6))}, [0])
+    opened.clear()
+    assert job_counts(job).by_label[1, -1] == 24
+    assert len(opened) == 4
+    opened.clear()
+    fewer = replace(job, train=replace(job.train, samples=job.train.samples[:2]))
+    assert job_counts(fewer).foreground.sum() == 24
+    assert len(opened) == 2
+    counts_file(job.folder).write_bytes(b"damaged")
+    opened.clear()
+    job_counts(job)
+    assert len(opened) == 4
+    file.unlink()
+    with pytest.raises(DataError, match=r"1\.npz: no such CAM file"):
+        job_counts(job)
+
+
+def test_statistics_with_saliency_are_others(tmp_path, opened):
+    job = with_maps(tmp_path, "class_otsu")
+    job_counts(job)
+    Image.new("L", (6, 4), 255).save(tmp_path / "salient.png")
+    samples = tuple(
+        replace(sample, saliency_path=tmp_path / "salient.png") for sample in job.train.samples
+    )
+    salient = replace(
+        job,
+        train=replace(job.train, samples=samples),
+        config=replace(job.config, label=LabelConfig(bg_score="saliency")),
+    )
+    opened.clear()
+    assert job_counts(salient).salient[0].sum() == 2 * 24
+    assert len(opened) == 4
+    Image.new("L", (6, 4), 0).save(tmp_path / "other.png")
+    (tmp_path / "other.png").replace(tmp_path / "salient.png")
+    assert job_counts(salient).salient[0].sum() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def write_label(path: Path, labels: NDArray[np.uint8]) -> None:
     if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
         raise ValueError(f"labels must be (H, W) uint8, got {labels.dtype} {labels.shape}")
     image = Image.fromarray(labels)
-    image.putpalette(voc_palette())
+    image.putpalette(_palette_bytes())
     with whole_file(path) as file:
         image.save(file, format="PNG")
 
@@ -73,6 +74,11 @@ def voc_palette() -> list[int]:
         [128, 0, 0]
     """
     return [_spread_bits(label, channel) for label in range(256) for channel in range(3)]
+
+
+@cache
+def _palette_bytes() -> bytes:
+    return bytes(voc_palette())
 
 
 def _spread_bits(label: int, channel: int) -> int:

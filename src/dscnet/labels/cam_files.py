@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ SCALES = "scales"
 """Name of the optional array of coarse single-scale CAMs."""
 
 _REMEDY = "recreate it with `dscnet cam`, or fix the program that wrote it"
+
+Choice = Callable[[Sequence[str]], Iterable[str]]
 
 SCALE_STEP = 4
 """Stride of the coarse CAMs."""
@@ -81,8 +83,19 @@ def write_cam(
         np.savez(file, **arrays)
 
 
+class CamFile(NamedTuple):
+    """Content of a CAM file."""
+
+    maps: dict[str, NDArray[np.float32]]
+    """Named CAMs, ``(C', H, W)`` in [0, 1]."""
+    classes: NDArray[np.int64]
+    """Class indices, ``(C',)``."""
+    scales: NDArray[np.float32] | None
+    """Coarse single-scale CAMs, ``(S, C', h, w)`` in [0, 1]; None if not stored or not read."""
+
+
 def read_cam(path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
-    """Read a file from :func:`write_cam`, or an external file in this format.
+    """Read the CAMs of a file from :func:`write_cam`, or of an external file in this format.
 
     Args:
         path: An ``.npz`` with ``classes`` ``(C',)`` and one or more maps ``(C', H, W)`` in [0, 1].
@@ -93,13 +106,8 @@ def read_cam(path: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int
     Raises:
         DataError: If the file is missing, damaged, or has another format.
     """
-    arrays = _read_arrays(path)
-    arrays.pop(SCALES, None)
-    classes = arrays.pop(CLASSES, None)
-    fault = _fault(classes, arrays)
-    if classes is None or fault:
-        raise DataError(f"{path}: {fault}; {_REMEDY}")
-    return {name: a.astype(np.float32) for name, a in arrays.items()}, classes.astype(np.int64)
+    content = read_cam_file(path, lambda names: [name for name in names if name != SCALES])
+    return content.maps, content.classes
 
 
 def read_scales(path: Path) -> NDArray[np.float32] | None:
@@ -114,27 +122,62 @@ def read_scales(path: Path) -> NDArray[np.float32] | None:
     Raises:
         DataError: If the file is missing, damaged, or has another format.
     """
-    arrays = _read_arrays(path, only=(CLASSES, SCALES))
+    arrays = _read_arrays(path, lambda names: [SCALES])
+    return _scales_of(path, arrays, len(arrays.get(CLASSES, ())))
+
+
+def read_cam_file(path: Path, choose: Choice = lambda names: names) -> CamFile:
+    """Read a file, or some of its arrays, at once.
+
+    Args:
+        path: As for :func:`read_cam`.
+        choose: From the names of the arrays to those that are read besides ``classes``; at least
+            one CAM.
+
+    Raises:
+        DataError: If the file is missing, damaged, or has another format.
+    """
+    arrays = _read_arrays(path, choose)
+    classes = arrays.get(CLASSES)
+    maps = {name: a for name, a in arrays.items() if name not in (CLASSES, SCALES)}
+    fault = _fault(classes, maps)
+    floats = {} if fault else {name: _single(values) for name, values in maps.items()}
+    fault = fault or _range_fault(floats)
+    if classes is None or fault:
+        raise DataError(f"{path}: {fault}; {_REMEDY}")
+    return CamFile(floats, classes.astype(np.int64), _scales_of(path, arrays, len(classes)))
+
+
+def _scales_of(
+    path: Path, arrays: Mapping[str, NDArray[Any]], num_classes: int
+) -> NDArray[np.float32] | None:
     scales = arrays.get(SCALES)
     if scales is None:
         return None
-    if fault := _scales_fault(scales, len(arrays.get(CLASSES, ()))):
+    if fault := _scales_fault(scales, num_classes):
         raise DataError(f"{path}: {fault}; {_REMEDY}")
     values: NDArray[np.float32] = scales.astype(np.float32) / np.float32(255)
     return values
 
 
-def _read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+def _read_arrays(path: Path, choose: Choice) -> dict[str, NDArray[Any]]:
     try:
         # Our own handle, because NumPy leaves its handle open if the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files if only is None or name in only}
+            chosen = {CLASSES, *choose(stored.files)}
+            return {name: stored[name] for name in stored.files if name in chosen}
     except FileNotFoundError:
         raise DataError(f"{path}: no such CAM file; create it with `dscnet cam`") from None
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path}: not a readable .npz of plain arrays; recreate it with `dscnet cam`"
         ) from error
+
+
+def _single(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    if values.dtype == np.float16:  # several times faster than by NumPy
+        return torch.from_numpy(values).float().numpy()
+    return values.astype(np.float32, copy=False)
 
 
 def _scales_fault(scales: NDArray[Any], num_classes: int) -> str:
@@ -161,6 +204,11 @@ def _fault(classes: NDArray[Any] | None, maps: Mapping[str, NDArray[Any]]) -> st
         if values.dtype.kind != "f" or values.ndim != 3 or len(values) != len(classes):
             form = f"({len(classes)}, H, W) floats"
             return f"map {name!r} is {values.dtype} {values.shape}, not {form}"
+    return ""
+
+
+def _range_fault(maps: Mapping[str, NDArray[np.float32]]) -> str:
+    for name, values in maps.items():
         # Written so that NaN fails too.
         if values.size and not (values.min() >= 0 and values.max() <= 1):
             return f"map {name!r} has values outside [0, 1]"

@@ -41,24 +41,13 @@ def best_label(
         return empty, np.full(size, BACKGROUND, dtype=np.uint8)
     if indices.min() < 0 or indices.max() >= MAX_CLASSES:
         raise ValueError(f"classes must be in [0, {MAX_CLASSES - 1}], got {indices.tolist()}")
-    if size != cam.shape[1:]:
-        return _best_resized(cam, indices, size)
-    return cam.max(axis=0), (indices + 1).astype(np.uint8)[cam.argmax(axis=0)]
-
-
-def _best_resized(
-    cam: NDArray[np.floating], classes: NDArray[np.int64], size: tuple[int, int]
-) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-    best: NDArray[np.floating] | None = None
-    winner = np.full(size, classes[0] + 1, dtype=np.uint8)
-    for values, label in zip(cam, classes + 1, strict=True):
+    # One class at a time, which is much faster than a maximum along the first axis.
+    best: NDArray[np.floating] = np.array(resize_map(cam[0], size))
+    winner = np.full(size, indices[0] + 1, dtype=np.uint8)
+    for values, label in zip(cam[1:], indices[1:] + 1, strict=True):
         score = resize_map(values, size)
-        if best is None:
-            best = score
-            continue
         winner[score > best] = label
         np.maximum(best, score, out=best)
-    assert best is not None
     return best, winner
 
 

@@ -78,7 +78,8 @@ class ScoreCounts:
         missing = int(labels.max()) + 1 - len(self.by_label)
         self.by_label = np.pad(self.by_label, ((0, max(0, missing)), (0, 0)))
         size = self.by_label.size
-        photo = np.bincount(winner.astype(np.int64).ravel() * BINS + bins.ravel(), minlength=size)
+        cells = np.multiply(winner, BINS, dtype=np.uint16) + bins
+        photo = np.bincount(cells.ravel(), minlength=size)
         photo = photo.reshape(self.by_label.shape).astype(np.float64)
         self.by_label += photo
         self.entropy += _entropy(_areas(photo[labels]))
@@ -95,7 +96,7 @@ class ScoreCounts:
                 row += np.bincount(bins[where], minlength=BINS)
         self._add_scales([] if scales is None else [_bins(maps.max(0)) for maps in scales])
 
-    def _add_scales(self, bins: list[NDArray[np.int64]]) -> None:
+    def _add_scales(self, bins: list[NDArray[np.uint8]]) -> None:
         if not len(self.shared_scales):
             self.shared_scales = np.zeros((len(bins), len(bins), BINS))
         if not bins or len(bins) != len(self.shared_scales):
@@ -233,8 +234,8 @@ CRITERIA: dict[str, Callable[[ScoreCounts], float | None]] = {
 """Criteria by name."""
 
 
-def _bins(scores: NDArray[np.floating]) -> NDArray[np.int64]:
-    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+def _bins(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.minimum((scores * BINS).astype(np.uint8), np.uint8(BINS - 1))
 
 
 def _above(histogram: Counts) -> Counts:

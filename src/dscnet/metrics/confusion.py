@@ -35,26 +35,53 @@ def confusion_matrix(pred: Labels, gt: Labels, num_labels: int) -> NDArray[np.in
     Raises:
         ValueError: If the shapes differ, a label is out of range, or L is.
     """
+    counts = np.zeros((num_labels + 1) ** 2, dtype=np.int64)
+    for _, pairs in pair_codes(pred, gt, num_labels):
+        counts += np.bincount(pairs, minlength=counts.size)
+    return matrix_of_codes(counts, num_labels)
+
+
+def pair_codes(
+    pred: Labels, gt: Labels, num_labels: int
+) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
+    """Encode the pairs of labels of a photo, block by block.
+
+    A label has code ``label + 1``, and 255 code 0; a pair has ``gt code * (L + 1) + pred code``.
+
+    Args:
+        pred: As for :func:`confusion_matrix`.
+        gt: As for :func:`confusion_matrix`.
+        num_labels: L.
+
+    Yields:
+        Flat pixels, and the codes of their pairs.
+
+    Raises:
+        ValueError: As for :func:`confusion_matrix`.
+    """
     if not 1 <= num_labels <= IGNORE_INDEX:
         raise ValueError(f"num_labels must be in [1, {IGNORE_INDEX}], got {num_labels}")
     if pred.shape != gt.shape:
         raise ValueError(f"pred and gt must have the same shape, got {pred.shape} and {gt.shape}")
     columns, rows = _codes("pred", pred, num_labels), _codes("gt", gt, num_labels)
-    codes = num_labels + 1
-    pairs = np.zeros(codes**2, dtype=np.int64)
     for block in pixel_blocks(gt.size):
-        cells = np.multiply(rows[block], codes, dtype=np.uint16)
-        cells += columns[block]
-        pairs += np.bincount(cells, minlength=pairs.size)
-    # Code 0 is 255: its row is ignored, its column comes last.
-    return np.roll(pairs.reshape(codes, codes)[1:], -1, axis=1)
+        pairs = np.multiply(rows[block], num_labels + 1, dtype=np.uint16)
+        pairs += columns[block]
+        yield block, pairs
+
+
+def matrix_of_codes(counts: NDArray[np.int64], num_labels: int) -> NDArray[np.int64]:
+    """Confusion matrix ``(L, L + 1)`` from the number of pixels of each pair's code."""
+    square = counts.reshape(num_labels + 1, num_labels + 1)
+    # Without the row of code 0, which is 255; its column comes last.
+    return np.roll(square[1:], -1, axis=1)
 
 
 def _codes(name: str, labels: Labels, num_labels: int) -> NDArray[np.uint8]:
-    """Labels plus 1 in 8 bits, flat: 255 becomes 0, so that a maximum finds invalid labels."""
+    """Codes of labels, flat; the largest one shows whether all are valid."""
     codes = labels.ravel().astype(np.uint8, copy=False) + np.uint8(1)
-    plain = labels.dtype == np.uint8 and codes.max(initial=0) <= num_labels
-    if not plain and (invalid := invalid_labels(labels, num_labels)).size:
+    suspect = labels.dtype != np.uint8 or codes.max(initial=0) > num_labels
+    if suspect and (invalid := invalid_labels(labels, num_labels)).size:
         raise ValueError(
             f"{name} must be in [0, {num_labels}) or {IGNORE_INDEX}, got {invalid.tolist()}"
         )

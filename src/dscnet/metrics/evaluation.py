@@ -18,14 +18,8 @@ from dscnet.distributed.ranks import sum_over_ranks
 from dscnet.files.atomic import whole_file
 from dscnet.files.label_folders import label_files, left_out, shared_ids
 from dscnet.files.label_images import read_labels
-from dscnet.labels.pseudo_label import best_label
-from dscnet.metrics.confusion import (
-    ConfusionMatrix,
-    Labels,
-    confusion_matrix,
-    invalid_labels,
-    pixel_blocks,
-)
+from dscnet.metrics.confusion import ConfusionMatrix, Labels, confusion_matrix, invalid_labels
+from dscnet.metrics.sweep import SweepCounts
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, check_class_count
 
 SCHEMA = 1
@@ -44,6 +38,7 @@ __all__ = [
     "ConfusionMatrix",
     "confusion_matrix",
     "evaluate_cams",
+    "evaluate_each",
     "evaluate_folders",
     "evaluate_pairs",
     "label_files",
@@ -81,14 +76,45 @@ def evaluate_pairs(
     Raises:
         ValueError: If labels or shapes do not fit, or a class name occurs twice.
     """
+    items = (([pred], gt) for pred, gt in pairs)
+    (section,) = evaluate_each(items, classes, count=1, split=split, bg_score=bg_score)
+    return section
+
+
+def evaluate_each(
+    items: Iterable[tuple[Sequence[Labels], Labels]],
+    classes: Sequence[str],
+    *,
+    count: int,
+    split: str | None,
+    bg_score: float | None = None,
+) -> list[dict[str, Any]]:
+    """Compare several predictions of each photo with its ground truth, in one pass.
+
+    Args:
+        items: For each photo, ``count`` predictions and the ground truth, each ``(H, W)``; of
+            several ranks, each gives those of its own photos.
+        classes: Foreground class names.
+        count: Number of predictions of a photo.
+        split: Name of the split.
+        bg_score: Background threshold of the predictions; None if there is none.
+
+    Returns:
+        A section as of :func:`evaluate_pairs` for each prediction.
+
+    Raises:
+        ValueError: If labels, shapes or numbers do not fit, or a class name occurs twice.
+    """
     names = label_names(classes)
-    matrix = ConfusionMatrix(len(names))
+    matrices = [ConfusionMatrix(len(names)) for _ in range(count)]
     num_images = 0
-    for pred, gt in pairs:
-        matrix.update(pred, gt)
+    for predictions, gt in items:
+        for matrix, pred in zip(matrices, predictions, strict=True):
+            matrix.update(pred, gt)
         num_images += 1
-    num_images = _over_ranks(num_images, matrix.counts)
-    return _section(matrix, names, split=split, num_images=num_images, bg_score=bg_score)
+    num_images = _over_ranks(num_images, *(matrix.counts for matrix in matrices))
+    numbers: dict[str, Any] = {"split": split, "num_images": num_images, "bg_score": bg_score}
+    return [_section(matrix, names, **numbers) for matrix in matrices]
 
 
 def evaluate_cams(
@@ -122,21 +148,19 @@ def evaluate_cams(
     if not sweep:
         raise ValueError("sweep must contain at least one threshold")
     names = label_names(class_names)
-    scores = sorted(sweep)
-    fixed = ConfusionMatrix(len(names))
-    beaten = np.zeros((len(names), len(names), len(scores) + 1), dtype=np.int64)
+    counts = SweepCounts(len(names), {*sweep, bg_score})
     num_images = 0
     for cam, classes, gt in items:
-        best, winner = best_label(cam, classes, (gt.shape[0], gt.shape[1]))
-        fixed.update(np.where(best > bg_score, winner, BACKGROUND), gt)
-        beaten += _beaten_scores(best, winner, gt, scores, len(names))
+        counts.add(cam, classes, gt)
         num_images += 1
-    num_images = _over_ranks(num_images, fixed.counts, beaten)
+    num_images = _over_ranks(num_images, counts.counts)
+    matrices = counts.matrices()
+    fixed = matrices[bg_score]
     section = _section(fixed, names, split=split, num_images=num_images, bg_score=bg_score)
-    mious = [matrix.miou() for matrix in _matrices_of_sweep(beaten)]
-    if not math.isnan(mious[0]):  # the same pixels count at every threshold
-        best_at = int(np.argmax(mious))
-        section |= {"miou_best_bg": mious[best_at], "best_bg_score": scores[best_at]}
+    mious = {score: matrices[score].miou() for score in sorted(sweep)}
+    if not math.isnan(fixed.miou()):  # the same pixels count at every threshold
+        best_score = max(mious, key=mious.__getitem__)
+        section |= {"miou_best_bg": mious[best_score], "best_bg_score": best_score}
     return section
 
 
@@ -319,37 +343,6 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(_measured(values), indent=2, allow_nan=False, ensure_ascii=False)
     with whole_file(Path(path)) as file:
         file.write(text.encode() + b"\n")
-
-
-def _beaten_scores(
-    best: NDArray[np.floating],
-    winner: NDArray[np.uint8],
-    gt: Labels,
-    scores: Sequence[float],
-    num_labels: int,
-) -> NDArray[np.int64]:
-    """Count pixels by ground truth, strongest class and number of thresholds below its score."""
-    # Rounded to the type of the scores, so that ties fall as in a plain comparison.
-    bounds = np.asarray(scores, dtype=best.dtype)
-    bins = len(scores) + 1
-    cells = np.zeros((num_labels, num_labels, bins), dtype=np.int64)
-    for block in pixel_blocks(gt.size):
-        score, label, true = (values.ravel()[block] for values in (best, winner, gt))
-        counted = true != IGNORE_INDEX
-        wins = np.searchsorted(bounds, score[counted], side="left")
-        pair = true[counted].astype(np.int64) * num_labels + label[counted]
-        cells += np.bincount(pair * bins + wins, minlength=cells.size).reshape(cells.shape)
-    return cells
-
-
-def _matrices_of_sweep(beaten: NDArray[np.int64]) -> Iterable[ConfusionMatrix]:
-    """The confusion matrix at each threshold, from the counts of :func:`_beaten_scores`."""
-    num_labels, _, bins = beaten.shape
-    for at in range(bins - 1):
-        counts = np.zeros((num_labels, num_labels + 1), dtype=np.int64)
-        counts[:, :-1] = beaten[:, :, at + 1 :].sum(axis=2)
-        counts[:, BACKGROUND] += beaten[:, :, : at + 1].sum(axis=(1, 2))
-        yield ConfusionMatrix(num_labels, counts)
 
 
 def _missing(folder: Path, missing: Sequence[str], total: int, what: str, remedy: str) -> str:

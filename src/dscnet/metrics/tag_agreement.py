@@ -38,9 +38,10 @@ def tag_agreement(
         raise ValueError(f"shown must be in (0, 1], got {shown}")
     right = seen = tagged = 0
     for mask, tags in items:
-        labels, pixels = np.unique(mask[mask != IGNORE_INDEX], return_counts=True)
-        large = labels[pixels >= shown * pixels.sum()]
-        classes = {int(label) - 1 for label in large if label != BACKGROUND}
+        pixels = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+        pixels[IGNORE_INDEX] = 0
+        large = np.flatnonzero((pixels > 0) & (pixels >= shown * pixels.sum())).tolist()
+        classes = {label - 1 for label in large if label != BACKGROUND}
         right += len(classes & set(tags))
         seen += len(classes)
         tagged += len(tags)

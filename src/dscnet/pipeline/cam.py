@@ -11,7 +11,9 @@ from dscnet.models.backbones import Backbone
 from dscnet.models.checkpoint import restore
 from dscnet.models.inference import fused
 from dscnet.pipeline.cam_maps import write_cams
+from dscnet.pipeline.counts_file import counts_file
 from dscnet.pipeline.job import Job
+from dscnet.pipeline.maps import score_counts, scored_by_saliency
 from dscnet.pipeline.stage import Stage, cam_settings, extension, network_code
 from dscnet.predictor import check_scales
 from dscnet.run_folder import fresh_folder
@@ -28,6 +30,13 @@ def cam(job: Job, resume: bool) -> None:
         if isinstance(module, Backbone):
             module.net = fused(module.net)
     write_cams(job, model)
+    # Counted while the files are in memory: later stages read every CAM only for its own sake.
+    score_counts(
+        job.train,
+        job.folder.cams,
+        saliency=scored_by_saliency(job.config),
+        cache=counts_file(job.folder),
+    )
 
 
 def _copy_last_round(job: Job) -> bool:

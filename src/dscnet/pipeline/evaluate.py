@@ -27,7 +27,7 @@ from dscnet.pipeline.refine import own_background, refined_labels
 from dscnet.pipeline.stage import Stage
 from dscnet.pipeline.tag_validation import tag_map
 from dscnet.pipeline.timing import stage_times
-from dscnet.run_folder import read_record
+from dscnet.run_folder import RunFolder, read_record
 
 
 def evaluate(job: Job, resume: bool) -> None:
@@ -111,13 +111,13 @@ def tag_score(job: Job) -> float | None:
 def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any]:
     """Evaluate the labels before refinement and after each step: mIoU and seconds."""
     folder, classes = job.folder, job.train.classes
-    before = evaluation.evaluate_pairs(label_pairs(folder.unrefined, masks), classes, split=None)
     seconds = read_record(folder.refinement)
+    before, *after = evaluation.evaluate_each(
+        _refined_items(folder, masks), classes, count=1 + len(seconds), split=None
+    )
     steps = []
-    for index, (name, spent) in enumerate(seconds.items()):
-        pairs = _refined_pairs(folder.refined, masks, index)
-        after = evaluation.evaluate_pairs(pairs, classes, split=None)
-        step = {"step": name, "seconds": round(spent, 2), "miou": after["miou"]}
+    for (name, spent), section in zip(seconds.items(), after, strict=True):
+        step = {"step": name, "seconds": round(spent, 2), "miou": section["miou"]}
         training = folder.learned / name / "training.json"
         if training.exists():
             step |= read_record(training)
@@ -125,13 +125,15 @@ def refinement_section(job: Job, masks: list[tuple[str, Path]]) -> dict[str, Any
     return {"miou_before": before["miou"], "steps": steps}
 
 
-def _refined_pairs(
-    folder: Path, masks: list[tuple[str, Path]], step: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Labels after a refinement step, paired with the ground-truth masks, of this rank's photos."""
+def _refined_items(
+    folder: RunFolder, masks: list[tuple[str, Path]]
+) -> Iterator[tuple[list[NDArray[Any]], NDArray[Any]]]:
+    """Labels before refinement and after each step, and the mask, of each of this rank's photos."""
     for image_id, path in own_part(masks):
         true = read_mask(path).numpy()
-        yield refined_labels(folder, image_id, (true.shape[0], true.shape[1]))[step], true
+        before = read_labels(folder.unrefined / f"{image_id}.png")
+        after = refined_labels(folder.refined, image_id, (true.shape[0], true.shape[1]))
+        yield [before, *after], true
 
 
 STAGE = Stage(

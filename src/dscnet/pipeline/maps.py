@@ -19,9 +19,10 @@ from dscnet.data.scale import same_shape
 from dscnet.data.tag_files import first_few
 from dscnet.data.transforms import resize_photo
 from dscnet.distributed.ranks import on_first
-from dscnet.labels.cam_files import read_cam, read_scales
+from dscnet.labels.cam_files import read_cam_file
 from dscnet.labels.pseudo_label import resize_map
 from dscnet.labels.thresholds import ScoreCounts, suggested_score
+from dscnet.pipeline.counts_file import counts_file, counts_mark, read_counts, write_counts
 from dscnet.pipeline.job import Job
 from dscnet.run_folder import read_record
 from dscnet.types import DataError
@@ -50,7 +51,7 @@ def scored_by_saliency(config: Config) -> bool:
 
 def load_map(folder: Path, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """The CAM that labels are made from, and its classes."""
-    maps, classes = read_cam(folder / f"{image_id}.npz")
+    maps, classes, _ = read_cam_file(folder / f"{image_id}.npz", lambda names: [map_name(names)])
     return maps[map_name(maps)], classes
 
 
@@ -61,12 +62,34 @@ def map_folder(job: Job) -> Path:
 
 
 @on_first
-def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> ScoreCounts:
-    """Statistics of the CAMs of all photos, for the background threshold."""
+def score_counts(
+    photos: PhotoSet, cams: Path, *, saliency: bool = False, cache: Path | None = None
+) -> ScoreCounts:
+    """Statistics of the CAMs of all photos, for the background threshold.
+
+    Args:
+        photos: The photos.
+        cams: Folder of their CAMs.
+        saliency: Whether their saliency maps are counted too.
+        cache: File that keeps the statistics until CAMs or saliency maps change; None = none.
+
+    Raises:
+        DataError: If a CAM is missing or damaged.
+    """
+    mark = None if cache is None else counts_mark(photos, cams, saliency=saliency)
+    if cache is None or mark is None:
+        return _count_scores(photos, cams, saliency)
+    counts = read_counts(cache, mark)
+    if counts is None:
+        counts = _count_scores(photos, cams, saliency)
+        write_counts(cache, mark, counts)
+    return counts
+
+
+def _count_scores(photos: PhotoSet, cams: Path, saliency: bool) -> ScoreCounts:
     counts = ScoreCounts()
     for sample in photos.samples:
-        file = cams / f"{sample.image_id}.npz"
-        maps, classes = read_cam(file)
+        maps, classes, scales = read_cam_file(cams / f"{sample.image_id}.npz")
         refined = "refined" in maps and "cam" in maps
         path = sample.saliency_path if saliency else None
         counts.add(
@@ -74,7 +97,7 @@ def score_counts(photos: PhotoSet, cams: Path, *, saliency: bool = False) -> Sco
             classes,
             second=maps["cam"] if refined else None,
             saliency=None if path is None else _saliency_at(path, maps),
-            scales=read_scales(file),
+            scales=scales,
         )
     return counts
 
@@ -86,8 +109,9 @@ def _saliency_at(path: Path, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 
 
 def job_counts(job: Job) -> ScoreCounts:
-    """Statistics of the job's CAMs, with saliency maps if the threshold needs them."""
-    return score_counts(job.train, map_folder(job), saliency=scored_by_saliency(job.config))
+    """Statistics of the job's CAMs, with saliency maps if the threshold needs them; kept."""
+    saliency, cache = scored_by_saliency(job.config), counts_file(job.folder)
+    return score_counts(job.train, map_folder(job), saliency=saliency, cache=cache)
 
 
 def background_score(job: Job, counts: ScoreCounts | None = None) -> float:

@@ -47,10 +47,12 @@ def _measure_auxseg_round(job: Job, index: int, folder: RunFolder) -> dict[str, 
             bg_score=background_score(replace(job, folder=folder)),
         )
     if train_masks:
+        shares: list[float] = []
         row["pseudo_label"] = evaluation.evaluate_pairs(
-            _decided(label_pairs(folder.labels, train_masks)), classes, split=config.train_split
+            _decided(label_pairs(folder.labels, train_masks), shares),
+            classes,
+            split=config.train_split,
         )
-        shares = [(x == IGNORE_INDEX).mean() for x, _ in label_pairs(folder.labels, train_masks)]
         row["undecided"] = float(np.mean(gather_parts(shares)))
     if val_masks and folder.masks.exists():
         row["segmenter"] = evaluation.evaluate_pairs(
@@ -60,9 +62,11 @@ def _measure_auxseg_round(job: Job, index: int, folder: RunFolder) -> dict[str, 
 
 
 def _decided(
-    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]],
+    pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]], shares: list[float]
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Undecided pixels as background; their fraction of each photo is added to ``shares``."""
     for labels, true in pairs:
+        shares.append(float((labels == IGNORE_INDEX).mean()))
         yield np.where(labels == IGNORE_INDEX, BACKGROUND, labels), true
 
 

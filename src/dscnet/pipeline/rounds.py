@@ -40,6 +40,7 @@ from dscnet.models.checkpoint import restore
 from dscnet.objective import AuxSegObjective
 from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.cam_network import train_cam_network, training_settings
+from dscnet.pipeline.counts_file import counts_file
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import (
     FALLBACK,
@@ -313,7 +314,8 @@ def _cam_score(job: Job, cams: Path) -> float:
     score = job.config.auxseg.cam_score
     if score != "auto":
         return float(score)
-    return estimated_score(score_counts(job.train, cams), FALLBACK, cams)
+    counts = score_counts(job.train, cams, cache=counts_file(job.folder))
+    return estimated_score(counts, FALLBACK, cams)
 
 
 def _labels_of_maps(
