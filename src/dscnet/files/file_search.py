@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,24 +52,26 @@ def find_files(
     Raises:
         DataError: If a visible folder cannot be listed.
     """
+    files: tuple[list[Path], list[Path]] = ([], [])
+    for path, hidden in each_file(root, accept, apart_from):
+        files[hidden].append(path)
+    return Found(*(tuple(sorted(paths)) for paths in files))
+
+
+def each_file(
+    root: Path, accept: Callable[[Path], bool], apart_from: Collection[Path] = ()
+) -> Iterator[tuple[Path, bool]]:
+    """The files of :func:`find_files`, one by one, and whether each is left out."""
     search = _Search([_real(folder) for folder in apart_from if not _lies_in(root, folder)])
     # Links are followed after all real folders, hidden folders after everything else.
-    places = [root]
-    while places:
-        search.visit(places.pop(0), system=False)
-        places += search.links
-        search.links = []
-    while search.hidden:
-        search.visit(search.hidden.pop(0), system=True)
-    files, left_out = (
-        tuple(
-            sorted(
-                path for path in paths if accept(path.with_name(path.name.lstrip(".") or "hidden"))
-            )
-        )
-        for paths in (search.files, search.left_out)
-    )
-    return Found(files, left_out)
+    for places, system in (([root], False), (search.hidden, True)):
+        while places:
+            for path, hidden in search.visit(places.pop(0), system=system):
+                if accept(path.with_name(path.name.lstrip(".") or "hidden")):
+                    yield path, hidden
+            if not system:
+                places += search.links
+                search.links.clear()
 
 
 def left_out_notes(left_out: Sequence[Path], root: Path) -> list[str]:
@@ -85,18 +87,16 @@ def left_out_notes(left_out: Sequence[Path], root: Path) -> list[str]:
 
 
 class _Search:
-    """State of a search: what was found, and what is still to visit."""
+    """State of a search: the folders seen, and those still to visit."""
 
     def __init__(self, apart_from: Sequence[str]) -> None:
         self.apart_from = apart_from
         self.seen: set[str] = set()
-        self.files: list[Path] = []
-        self.left_out: list[Path] = []
         self.links: list[Path] = []
         self.hidden: list[Path] = []
 
-    def visit(self, folder: Path, *, system: bool) -> None:
-        """Collect the files of a folder and its subfolders; queue links to folders."""
+    def visit(self, folder: Path, *, system: bool) -> Iterator[tuple[Path, bool]]:
+        """Files of a folder and its subfolders, and whether hidden; links to folders wait."""
         real = _real(folder)
         if real in self.seen or any(_is_within(real, apart) for apart in self.apart_from):
             return
@@ -105,11 +105,11 @@ class _Search:
             path = folder / name
             if not path.is_dir():
                 if path.is_file() or path.is_symlink():
-                    (self.left_out if system or name.startswith(".") else self.files).append(path)
+                    yield path, system or name.startswith(".")
             elif is_system(name) and not system:
                 self.hidden += [] if path.is_symlink() else [path]
             elif not path.is_symlink():
-                self.visit(path, system=system)
+                yield from self.visit(path, system=system)
             elif not system:
                 self.links.append(path)
 

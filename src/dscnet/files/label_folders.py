@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dscnet.files.file_search import Found, find_files, left_out_notes
+from dscnet.files.file_search import Found, each_file, find_files, left_out_notes
 from dscnet.types import DataError
 
 
-def label_files(folder: Path) -> dict[str, Path]:
+class LabelFiles(Mapping[str, Path]):
+    """Label PNGs of a folder by id; holds their names alone.
+
+    Args:
+        folder: The folder.
+        endings: Ending of each file by its id, such as ``.png``.
+    """
+
+    def __init__(self, folder: Path, endings: dict[str, str]) -> None:
+        self.folder = folder
+        self._endings = endings
+
+    def __getitem__(self, image_id: str) -> Path:
+        return self.folder / f"{image_id}{self._endings[image_id]}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._endings)
+
+    def __len__(self) -> int:
+        return len(self._endings)
+
+
+def label_files(folder: Path) -> LabelFiles:
     """Label PNGs of a folder and its subfolders by id, links included, without hidden files.
 
     Raises:
         DataError: If two files have the same id.
     """
-    files: dict[str, Path] = {}
-    for path in _find_labels(folder).files:
+    endings: dict[str, str] = {}
+    for path, hidden in each_file(folder, _is_label) if folder.is_dir() else ():
+        if hidden:
+            continue
         image_id = path.relative_to(folder).with_suffix("").as_posix()
-        if image_id in files:
-            raise DataError(
-                f"{files[image_id]} and {path} are both masks of {image_id}; remove one"
-            )
-        files[image_id] = path
-    return files
+        if image_id in endings:
+            other, path = sorted((folder / f"{image_id}{endings[image_id]}", path))
+            raise DataError(f"{other} and {path} are both masks of {image_id}; remove one")
+        endings[image_id] = sys.intern(path.suffix)
+    return LabelFiles(folder, endings)
 
 
 def left_out(folder: Path) -> list[str]:
@@ -33,7 +58,11 @@ def left_out(folder: Path) -> list[str]:
 def _find_labels(folder: Path) -> Found:
     if not folder.is_dir():
         return Found((), ())
-    return find_files(folder, lambda path: path.suffix.lower() == ".png")
+    return find_files(folder, _is_label)
+
+
+def _is_label(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
 
 
 def shared_ids(pred_dir: Path, gt_dir: Path) -> tuple[list[str], int]:
