@@ -33,6 +33,8 @@ def _run(arguments: list[str]) -> int:
     parsed = parser.parse_args(words)
     verb = parsed.subcommand
     use_threads(parsed[verb].get("threads"))
+    if parsed[verb].get("cluster", "none") != "none":
+        return _on_cluster(arguments, parsed[verb])
     train = parsed[verb].get("train")
     if train is not None and train.devices * train.num_nodes > 1 and not is_launched():
         return launch(arguments, devices=train.devices, num_nodes=train.num_nodes)
@@ -144,6 +146,19 @@ def _do_sweep(parsed: Namespace) -> int:
         collect=parsed.collect,
     )
     return 1 if failures else 0
+
+
+def _on_cluster(arguments: list[str], parsed: Namespace) -> int:
+    from dscnet.experiments.cluster import read_options, run_on_cluster
+
+    failed = run_on_cluster(
+        arguments,
+        Path(parsed.out),
+        cluster=parsed.cluster,
+        jobs=parsed.cluster_jobs,
+        options=read_options(parsed.cluster_options),
+    )
+    return _run([*arguments, "--cluster", "none", "--collect"]) or int(failed > 0)
 
 
 def _shard_problem(text: str) -> str | None:

@@ -166,6 +166,15 @@ def _add_shard_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--collect", action="store_true", help="run nothing, collect finished runs only"
     )
+    text = "run the parts as jobs of Slurm, or as processes of this machine (extra 'cluster')"
+    parser.add_argument(
+        "--cluster", type=Literal["none", "slurm", "local"], default="none", help=text
+    )
+    parser.add_argument("--cluster_jobs", type=int, default=1, help="number of jobs")
+    text = "parameters of submitit's executor, e.g. slurm_partition=gpu timeout_min=600"
+    parser.add_argument(
+        "--cluster_options", type=str, nargs="+", default=[], metavar="NAME=VALUE", help=text
+    )
 
 
 def _add_evaluate_arguments(evaluate: Parser) -> None:
