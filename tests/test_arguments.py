@@ -11,7 +11,8 @@ from dscnet.command.arguments import (
     after_interrupt,
     build_parser,
 )
-from dscnet.command.option_parser import nearest_option, photo_size
+from dscnet.command.hints import nearest_options
+from dscnet.command.option_parser import photo_size
 
 
 @pytest.mark.parametrize(
@@ -19,12 +20,12 @@ from dscnet.command.option_parser import nearest_option, photo_size
     [
         ("unrecognized arguments: --train.epoch 3", "--train.epochs"),
         ("does not accept option 'resum'", "--resume"),
-        ("expected one argument", None),
-        ("unrecognized arguments: --zzz", None),
+        ("expected one argument", ""),
+        ("unrecognized arguments: --zzz", ""),
     ],
 )
 def test_the_nearest_option_of_an_error(message, option):
-    assert nearest_option(message, ["train.epochs", "resume", "out"]) == option
+    assert nearest_options(message, ["train.epochs", "resume", "out"]) == option
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_only_the_settings_of_the_verb_in_use_are_made():
 def test_the_command_line_makes_the_parser_of_its_verb(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(
-        "dscnet.cli.build_parser", lambda verb=None: asked.append(verb) or build_parser(verb)
+        "dscnet.cli.build_parser", lambda verb, **_: asked.append(verb) or build_parser(verb)
     )
     for argv in (["recipes"], ["--help"], []):
         main(argv)

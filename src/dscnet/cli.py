@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
 from io import StringIO, TextIOWrapper
@@ -12,29 +11,33 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from dscnet.command.arguments import STAGE_VERBS, after_interrupt, build_parser
+from dscnet.command.arguments import STAGE_VERBS, after_interrupt, build_parser, command_line
+from dscnet.command.shards import read_shard, shard_problem
 from dscnet.command.threads import spin_briefly, use_threads
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
-from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
+from dscnet.config.settings import current_arguments, dotted_settings, from_dict, to_dict
 from dscnet.distributed.launch import is_first, is_launched, launch
+from dscnet.files.similar_names import did_you_mean
 from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
-SHARD = re.compile(r"\d+/\d+")
-
 
 def _run(arguments: list[str]) -> int:
-    parser = build_parser(arguments[0] if arguments else "")
+    every = "--help-all" in arguments
+    parser = build_parser(arguments[0] if arguments else "", all_settings=every)
     if not arguments:
         parser.print_help()
         return 2
-    words = _with_config_file(arguments)
+    words = [*arguments[:1], "--help"] if every else _with_config_file(arguments)
     parsed = parser.parse_args(words)
     verb = parsed.subcommand
     use_threads(parsed[verb].get("threads"))
     if parsed[verb].get("cluster", "none") != "none":
-        return _on_cluster(arguments, parsed[verb])
+        from dscnet.experiments.cluster import run_parts
+
+        failed = run_parts(arguments, parsed[verb])
+        return _run([*arguments, "--cluster", "none", "--collect"]) or int(failed > 0)
     train = parsed[verb].get("train")
     if train is not None and train.devices * train.num_nodes > 1 and not is_launched():
         return launch(arguments, devices=train.devices, num_nodes=train.num_nodes)
@@ -125,13 +128,14 @@ def _do_sweep(parsed: Namespace) -> int:
 
     if parsed.grid is not None and parsed.variants is not None:
         return _usage_error("sweep", "give either --grid or --variants")
-    if problem := _shard_problem(parsed.shard):
+    if problem := shard_problem(parsed.shard):
         return _usage_error("sweep", problem)
     variants = VARIANTS if parsed.grid is None else read_variants(Path(parsed.grid))
     names = list(variants) if parsed.variants is None else parsed.variants
     if unknown := [name for name in names if name not in variants]:
+        words = f"{', '.join(unknown)}{did_you_mean(unknown[0], variants)}"
         known = ", ".join(variants)
-        return _usage_error("sweep", f"unknown variant {', '.join(unknown)}; choose from {known}")
+        return _usage_error("sweep", f"unknown variant {words}; choose from {known}")
     failures = sweep(
         _settings(parsed),
         Path(parsed.out),
@@ -141,33 +145,11 @@ def _do_sweep(parsed: Namespace) -> int:
         strict_masks=None if parsed.strict_masks is None else Path(parsed.strict_masks),
         jobs=parsed.jobs,
         json_path=None if parsed.json is None else Path(parsed.json),
-        command=_command_line(),
-        shard=_shard(parsed.shard),
+        command=command_line(),
+        shard=read_shard(parsed.shard),
         collect=parsed.collect,
     )
     return 1 if failures else 0
-
-
-def _on_cluster(arguments: list[str], parsed: Namespace) -> int:
-    from dscnet.experiments.cluster import read_options, run_on_cluster
-
-    failed = run_on_cluster(
-        arguments,
-        Path(parsed.out),
-        cluster=parsed.cluster,
-        jobs=parsed.cluster_jobs,
-        options=read_options(parsed.cluster_options),
-    )
-    return _run([*arguments, "--cluster", "none", "--collect"]) or int(failed > 0)
-
-
-def _shard_problem(text: str) -> str | None:
-    return None if SHARD.fullmatch(text) else f"--shard must be I/N, e.g. 1/4, got {text}"
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, count = text.split("/")
-    return int(index), int(count)
 
 
 def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
@@ -187,14 +169,14 @@ def _do_tables(parsed: Namespace, given: dict[str, Any]) -> int:
         out=Path(parsed.out),
         seeds=parsed.seeds,
         jobs=parsed.jobs,
-        shard=_shard(parsed.shard),
+        shard=read_shard(parsed.shard),
         collect=parsed.collect,
         variants=parsed.variants,
         measure=parsed.measure,
         weights=parsed.weights,
         photos=parsed.photos,
         earlier=read_runs(parsed.earlier),
-        command=_command_line(),
+        command=command_line(),
     )
     return 1 if make_table(request) else 0
 
@@ -204,19 +186,13 @@ def _tables_problem(parsed: Namespace) -> str | None:
     if parsed.name not in TABLES:
         return unknown_table(parsed.name)
     if unknown := [base for base in parsed.bases or () if base not in BASES]:
-        return f"unknown baseline {', '.join(unknown)}; choose from {', '.join(BASES)}"
-    if problem := _shard_problem(parsed.shard):
+        words = f"{', '.join(unknown)}{did_you_mean(unknown[0], BASES)}"
+        return f"unknown baseline {words}; choose from {', '.join(BASES)}"
+    if problem := shard_problem(parsed.shard):
         return problem
     if parsed.measure not in MEASURES:
         return f"--measure must be one of {', '.join(MEASURES)}, got {parsed.measure}"
     return None
-
-
-def _command_line() -> str:
-    """The command line, with paths shortened to their last part."""
-    return " ".join(
-        path_name(word) if "/" in word and not SHARD.fullmatch(word) else word for word in sys.argv
-    )
 
 
 def _do_check(parsed: Namespace) -> int:
@@ -353,6 +329,13 @@ def _do_recipes(parsed: Namespace) -> int:
     return 0
 
 
+def _do_settings(parsed: Namespace) -> int:
+    from dscnet.command.setting_texts import setting_texts
+
+    print(setting_texts(parsed.word))
+    return 0
+
+
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "demo": _do_demo,
     "sweep": _do_sweep,
@@ -365,6 +348,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "data": _do_data,
     "submit": _do_submit,
     "recipes": _do_recipes,
+    "settings": _do_settings,
     **{name: _do_stage(name) for name in STAGE_VERBS},
 }
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Literal
 
+from dscnet.command.often import OFTEN, show_often
 from dscnet.command.option_parser import Parser, SizeType
+from dscnet.command.shards import SHARD
 from dscnet.config import Config
+from dscnet.config.settings import path_name
 from dscnet.config.stages import STAGES
 from dscnet.tables.specs import BASES, TABLES, WEIGHTS
 
@@ -46,11 +50,19 @@ def after_interrupt(verb: str) -> str:
     return "interrupted"
 
 
-def build_parser(verb: str | None = None) -> Parser:
+def command_line() -> str:
+    """The command line, with paths shortened to their last part."""
+    return " ".join(
+        path_name(word) if "/" in word and not SHARD.fullmatch(word) else word for word in sys.argv
+    )
+
+
+def build_parser(verb: str | None = None, *, all_settings: bool = False) -> Parser:
     """The parser of every verb.
 
     Args:
         verb: The verb whose settings are included, as they take most of the time; None = of all.
+        all_settings: Whether the help shows every setting, not only those that matter most.
     """
     parser = Parser(
         prog="dscnet",
@@ -63,6 +75,7 @@ def build_parser(verb: str | None = None) -> Parser:
     def add(name: str, text: str) -> Parser:
         sub = Parser(description=f"{text[0].upper()}{text[1:]}.")
         sub.with_settings = verb in (None, name)
+        sub.often, sub.all_settings = OFTEN.get(name, ()), all_settings
         verbs.add_subcommand(name, sub, help=text)
         sub.prog = f"dscnet {name}"
         parser.verbs[name] = sub
@@ -102,6 +115,8 @@ def build_parser(verb: str | None = None) -> Parser:
     _add_export_arguments(add("export", "export a run's network or masks, and verify the result"))
     _add_benchmark_verbs(add)
     add("recipes", "list the packaged recipes")
+    settings = add("settings", "explain settings of a run, by a word of their name or meaning")
+    settings.add_argument("word", type=str, nargs="?", default="", metavar="WORD", help="a word")
     return parser
 
 
@@ -129,51 +144,61 @@ def _text(parser: Parser, option: str, text: str) -> None:
 
 def _add_threads(parser: Parser, each: str = "") -> None:
     """The number of CPU threads; no setting, as results do not depend on it."""
-    default = "OMP_NUM_THREADS, else all cores"
-    text = f"CPU threads{each} (default: {default}{', shared by the jobs' if each else ''})"
-    parser.add_argument("--threads", type=int, default=None, help=text)
+    text = f"CPU threads{each} (default: OMP_NUM_THREADS, else all)"
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help=text)
 
 
 def _add_sweep_arguments(sweep: Parser) -> None:
-    _add_settings(sweep, "folder of the runs, OUT/VARIANT-sSEED; finished runs are only read")
+    _add_settings(sweep, "folder of the runs, OUT/VARIANT-sSEED")
     sweep.add_argument(
         "--variants",
         type=str,
         nargs="+",
         default=None,
-        help="variants to run (default: all of --grid, or baseline M1 M2 M3 M4)",
+        metavar="NAME",
+        help="variants to run (default: all)",
     )
-    _text(sweep, "--grid", "YAML file of variants, NAME: {SETTING: VALUE}")
-    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds per variant")
+    _text(sweep, "--grid", "YAML file of variants (default: the paper's)")
+    _add_seeds(sweep)
     sweep.add_argument(
         "--stages",
         type=str,
         nargs="+",
         default=[stage for stage in STAGES if stage != "report"],
-        help="stages of each run",
+        metavar="STAGE",
+        help="stages of each run (default: all but report)",
     )
-    _text(sweep, "--strict_masks", "second folder of ground-truth masks to compare the CAMs with")
-    sweep.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
+    _text(sweep, "--strict_masks", "second folder of masks to compare the CAMs with")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel runs")
     _add_threads(sweep, " of each job")
     _text(sweep, "--json", "file of the results (default: OUT/sweep.json)")
     _add_shard_arguments(sweep)
 
 
+def _add_seeds(parser: Parser) -> None:
+    text = "seeds per variant"
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help=text)
+
+
 def _add_shard_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "--shard", type=str, default="1/1", help="I/N: run only the I-th of N parts of the runs"
+        "--shard",
+        type=str,
+        default="1/1",
+        metavar="I/N",
+        help="only the I-th of N parts (default: 1/1)",
     )
     parser.add_argument(
         "--collect", action="store_true", help="run nothing, collect finished runs only"
     )
-    text = "run the parts as jobs of Slurm, or as processes of this machine (extra 'cluster')"
+    text = "run the parts as jobs (extra 'cluster')"
     parser.add_argument(
         "--cluster", type=Literal["none", "slurm", "local"], default="none", help=text
     )
-    parser.add_argument("--cluster_jobs", type=int, default=1, help="number of jobs")
-    text = "parameters of submitit's executor, e.g. slurm_partition=gpu timeout_min=600"
+    parser.add_argument("--cluster_jobs", type=int, default=1, metavar="N", help="number of jobs")
+    text = "of submitit, e.g. slurm_partition=gpu"
     parser.add_argument(
-        "--cluster_options", type=str, nargs="+", default=[], metavar="NAME=VALUE", help=text
+        "--cluster_options", type=str, nargs="+", default=[], metavar="X=Y", help=text
     )
 
 
@@ -275,18 +300,19 @@ def _add_run_arguments(parser: Parser, force: str = DELETE) -> None:
 
 def _add_tables_arguments(parser: Parser) -> None:
     parser.add_argument("name", type=str, metavar="NAME", help=f"one of {', '.join(TABLES)}")
-    _add_settings(
-        parser, "folder of the runs, OUT/RECIPE/VARIANT-sSEED, and the results", before=" NAME"
-    )
+    _add_settings(parser, "folder of the runs and results", before=" NAME")
     for base, label in BASES.items():
-        _text(parser, f"--{base}", f"recipe for {label} (default: the paper's protocol)")
+        _text(parser, f"--{base}", f"recipe for {label} (default: the paper's)")
     parser.add_argument(
-        "--bases", type=str, nargs="+", default=None, help=f"baselines, of {', '.join(BASES)}"
+        "--bases",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="BASE",
+        help=f"baselines, of {', '.join(BASES)}",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds per variant")
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="number of parallel runs, spread over the GPUs"
-    )
+    _add_seeds(parser)
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel runs")
     _add_threads(parser, " of each job")
     _add_shard_arguments(parser)
     parser.add_argument(
@@ -294,18 +320,35 @@ def _add_tables_arguments(parser: Parser) -> None:
         type=str,
         nargs="+",
         default=[],
-        help="JSON files of earlier tables whose runs are reused",
+        metavar="FILE",
+        help="JSON of earlier tables whose runs are reused",
     )
     parser.add_argument(
-        "--variants", type=str, nargs="+", default=None, help="run only these, e.g. baseline M4"
+        "--variants",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="run only these, e.g. baseline M4",
     )
     parser.add_argument(
-        "--measure", type=str, default="segmenter.miou", help="SECTION.KEY of metrics.json"
+        "--measure",
+        type=str,
+        default="segmenter.miou",
+        metavar="X",
+        help="SECTION.KEY of metrics.json",
     )
     parser.add_argument(
-        "--weights", type=float, nargs="+", default=list(WEIGHTS), help="figure6: alpha and beta"
+        "--weights",
+        type=float,
+        nargs="+",
+        default=list(WEIGHTS),
+        metavar="X",
+        help="figure6: alpha and beta (default: from 0.2 to 1)",
     )
-    parser.add_argument("--photos", type=int, default=6, help="figure5: number of photos")
+    parser.add_argument(
+        "--photos", type=int, default=6, metavar="N", help="figure5: number of photos"
+    )
 
 
 def _add_settings(parser: Parser, out: str, after: str = "", *, before: str = "") -> None:
@@ -315,15 +358,21 @@ def _add_settings(parser: Parser, out: str, after: str = "", *, before: str = ""
         "--config", metavar="RECIPE", action="config", help="recipe name or YAML file of settings"
     )
     parser.add_argument("--out", type=str, required=True, help=out)
+    text = "show this help with every setting, and exit"
+    parser.add_argument("--help-all", action="store_true", help=text)
     if not parser.with_settings:
         return
+    options = len(parser._actions)
     parser.add_class_arguments(Config)
-    for action in parser._actions:
+    settings = parser._actions[options:]
+    for action in settings:
         if action.metavar == "CONFIG":
             action.help = "YAML file of this section's settings"
         action.help = (action.help or "").replace("``", "'")
     for group in parser._action_groups:
         group.title = (group.title or "").replace("``", "'")
+    if not parser.all_settings:
+        show_often(parser, settings, parser.prog.removeprefix("dscnet "))
 
 
 def _version() -> str:

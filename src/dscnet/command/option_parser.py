@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 from argparse import Action, ArgumentTypeError
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from dscnet.config.legacy import REMOVED
+from dscnet.command.hints import nearest_options, readable, removed_option
 from dscnet.config.settings import removed_setting
 
 
 class HelpFormatter(DefaultHelpFormatter):
     """Shows defaults that are informative, and no Python types."""
+
+    def __init__(self, prog: str) -> None:
+        # Room for the longest names, so that most options take one line.
+        super().__init__(prog, max_help_position=30)  # type: ignore[no-untyped-call]
 
     def _get_type_str(self, action: Action) -> str | None:
         return None
@@ -23,7 +26,8 @@ class HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: Action) -> str:
         text = str(super()._get_help_string(action))
         no_null = action.default is None and "null" not in (action.help or "")
-        if no_null or action.default == "" or action.nargs == 0:
+        said = "(default: " in (action.help or "")
+        if said or no_null or action.default in ("", []) or action.nargs == 0:
             text = text.replace(" (default: %(default)s)", "")
         return text
 
@@ -36,17 +40,19 @@ class Parser(ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         self.verbs: dict[str, Parser] = {}
         self.with_settings = True
+        self.often: tuple[str, ...] = ()
+        self.all_settings = True
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one readable line and exit with 2."""
         # Errors in a settings file come from the main parser and name the verb.
         named = re.search(r"Subcommand '(\w+)'", message)
         parser = self.verbs.get(named[1], self) if named else self
-        hint = nearest_option(message, parser.option_names())
+        hint = nearest_options(message, parser.option_names(), parser.often)
         hint = f" (did you mean {hint}?)" if hint else ""
         if "config" in parser.option_names() and (name := removed_option(message)):
             message, hint = removed_setting(name), ""
-        self.exit(2, f"{self.prog}: {self._as_typed(message)}{hint}\n")
+        self.exit(2, f"{self.prog}: {self._as_typed(readable(message))}{hint}\n")
 
     def _as_typed(self, message: str) -> str:
         """Name missing options as they are typed: the main parser says "run.out"."""
@@ -62,33 +68,6 @@ class Parser(ArgumentParser):
         """Names of the parser's options, without dashes."""
         options = (option for action in self._actions for option in action.option_strings)
         return [option.removeprefix("--") for option in options if option.startswith("--")]
-
-
-def nearest_option(message: str, names: Sequence[str]) -> str | None:
-    """The option nearest to the first unknown one of an error message.
-
-    Args:
-        message: Message of the parser.
-        names: Known options, without dashes.
-
-    Returns:
-        The option; None if none is similar, or the message is about something else.
-    """
-    unknown = _unknown_options(message)
-    nearest = get_close_matches(unknown[0], names, n=1) if unknown else []
-    return f"--{nearest[0]}" if nearest else None
-
-
-def removed_option(message: str) -> str | None:
-    """The first former setting among the unknown options of an error message."""
-    return next((name for name in _unknown_options(message) if name in REMOVED), None)
-
-
-def _unknown_options(message: str) -> list[str]:
-    # jsonargparse's wording for the command line and for a settings file.
-    if "unrecognized arguments:" in message:
-        return re.findall(r"--([\w.]+)", message)
-    return re.findall(r"not accept option '([\w.]+)'", message)
 
 
 def photo_size(text: str | Sequence[int]) -> tuple[int, int]:

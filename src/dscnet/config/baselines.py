@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dscnet.files.similar_names import did_you_mean
 from dscnet.plugins import VARIABLE, load_plugins
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def find_baseline(name: str) -> Baseline:
         load_plugins()
     if name not in _BASELINES:
         raise ValueError(
-            f"model name must be one of {_known()}, got {name!r} (a baseline of another package:"
+            f"model name must be one of {_known()}, got {name!r}{did_you_mean(name, _BASELINES)}"
+            " (a baseline of another package:"
             f" install that package, or name its module in {VARIABLE})"
         )
     return _BASELINES[name]

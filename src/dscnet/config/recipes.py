@@ -9,6 +9,7 @@ import yaml
 
 from dscnet.config import Config
 from dscnet.config.settings import current_settings, from_dict
+from dscnet.files.similar_names import did_you_mean, similar_path
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
@@ -33,7 +34,8 @@ def find_recipe(name: str) -> Path:
     recipes = list_recipes()
     if path.stem in recipes:
         return recipes[path.stem]
-    raise ValueError(f"{name} is neither a file nor a recipe; recipes: {', '.join(recipes)}")
+    hint = did_you_mean(name, recipes) or similar_path(path)
+    raise ValueError(f"{name} is neither a file nor a recipe{hint}; recipes: {', '.join(recipes)}")
 
 
 def read_config(path: Path, *, finished: bool = False) -> Config:

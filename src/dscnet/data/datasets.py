@@ -32,6 +32,7 @@ from dscnet.data.tag_files import (
     read_text,
 )
 from dscnet.files.file_search import find_files, left_out_notes
+from dscnet.files.similar_names import similar_path
 from dscnet.types import DataError
 
 
@@ -222,7 +223,7 @@ def _photos_at(
         yield root.stem, root
         return
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder or photo; check the path")
+        raise DataError(f"{root}: no such folder or photo{similar_path(root)}; check the path")
     found = find_files(root, is_photo, apart_from)
     skipped = left_out_notes(found.left_out, root)
     if not found.files:

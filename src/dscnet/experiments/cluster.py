@@ -16,6 +16,17 @@ from dscnet.types import DscnetError
 log = logging.getLogger("dscnet")
 
 
+def run_parts(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
+    """:func:`run_on_cluster` with the parsed options of ``dscnet sweep`` or ``tables``."""
+    return run_on_cluster(
+        arguments,
+        Path(options["out"]),
+        cluster=options["cluster"],
+        jobs=options["cluster_jobs"],
+        options=read_options(options["cluster_options"]),
+    )
+
+
 def run_on_cluster(
     arguments: Sequence[str],
     out: Path,

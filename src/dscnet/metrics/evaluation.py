@@ -18,6 +18,7 @@ from dscnet.distributed.ranks import sum_over_ranks
 from dscnet.files.atomic import whole_file
 from dscnet.files.label_folders import label_files, left_out, shared_ids
 from dscnet.files.label_images import read_labels
+from dscnet.files.similar_names import similar_path
 from dscnet.metrics.confusion import ConfusionMatrix, Labels, confusion_matrix, invalid_labels
 from dscnet.metrics.sweep import SweepCounts
 from dscnet.types import BACKGROUND, IGNORE_INDEX, DataError, check_class_count
@@ -197,7 +198,9 @@ def evaluate_folders(
     gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
     for folder in (pred_dir, gt_dir):
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; give a folder of label PNGs")
+            raise DataError(
+                f"{folder}: no such folder{similar_path(folder)}; give one of label PNGs"
+            )
     truths, predictions = label_files(gt_dir), label_files(pred_dir)
     for folder, files, what in (
         (gt_dir, truths, "ground truth"),

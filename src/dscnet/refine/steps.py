@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dscnet.files.similar_names import did_you_mean
 from dscnet.plugins import load_plugins
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -88,9 +89,11 @@ def find_steps(names: Iterable[str]) -> list[RefinementStep]:
     if set(chosen) - {*list_steps()}:
         load_plugins()
     if set(chosen) - {*list_steps()} or len(set(chosen)) < len(chosen):
-        known = ", ".join(list_steps())
+        known = list_steps()
+        hints = (did_you_mean(name, known) for name in chosen if name not in known)
         raise ValueError(
-            f"steps must be among {known}, none twice, got {chosen} (a step of another package:"
+            f"steps must be among {', '.join(known)}, none twice, got {chosen}"
+            f"{next(hints, '')} (a step of another package:"
             " install that package, or name its module in DSCNET_PLUGINS)"
         )
     return [_REGISTERED.get(name) or import_module(_HOMES[name]).STEP for name in chosen]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
+
+from dscnet.files.similar_names import did_you_mean
 
 BASES = {"seam": "SEAM", "auxsegnet": "AuxSegNet"}
 """``model.name`` -> name in the tables."""
@@ -93,9 +94,7 @@ def table_spec(name: str, weights: Sequence[float] = WEIGHTS) -> TableSpec:
 
 def unknown_table(name: str) -> str:
     """Error message for an unknown table, with the closest match."""
-    nearest = get_close_matches(name.lower(), [known.lower() for known in TABLES], n=1, cutoff=0.5)
-    hint = next((f" (did you mean {known}?)" for known in TABLES if known.lower() in nearest), "")
-    return f"no table {name}; there are {', '.join(TABLES)}{hint}"
+    return f"no table {name}{did_you_mean(name, TABLES)}; there are {', '.join(TABLES)}"
 
 
 def _variants(*names: str) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from dscnet.data.formats.layout import (
     split_files,
 )
 from dscnet.data.formats.voc import VOC_CLASSES
+from dscnet.files.similar_names import similar_path
 from dscnet.plugins import load_plugins
 from dscnet.types import DataError
 
@@ -85,7 +86,7 @@ def find_format(path: Path) -> Format:
         ValueError: If a plugin cannot be imported.
     """
     if not path.is_file() and not path.is_dir():
-        raise DataError(f"{path}: no such file or folder; check the path")
+        raise DataError(f"{path}: no such file or folder{similar_path(path)}; check the path")
     load_plugins()
     # Plugins first: `images/`, or any subfolder with photos, is enough for a built-in format to
     # claim a folder, so more specific ones would never be reached.
