@@ -147,6 +147,26 @@ def test_interrupted_work_of_other_settings_is_not_lost(copy, config):
     run(other, copy, stages=["train"], resume=True, progress=False)
 
 
+def test_weights_survive_a_restart_that_was_stopped_before_its_first_checkpoint(
+    copy, config, monkeypatch
+):
+    weights, folder = RunFolder(copy).weights, copy / "checkpoints"
+    before = weights.read_bytes()
+    (folder / "tags.json").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lightning.Trainer.fit", interrupt)
+        run(config, copy, resume=True, progress=False)
+    assert [path.name for path in folder.iterdir()] == [weights.name], "no checkpoint"
+    other = replace_settings(config, {"train.lr": 0.5})
+    with pytest.raises(DscnetError, match=r"training of the CAM.*train\.lr was .*now 0\.5"):
+        run(other, copy, resume=True, progress=False)
+    assert weights.read_bytes() == before
+
+
+def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("lost", ["cams", "labels", "masks", "threshold.json", "metrics.json"])
 def test_lost_files_come_back_as_they_were(copy, config, lost):
     before = times(copy)

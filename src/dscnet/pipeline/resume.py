@@ -39,13 +39,8 @@ def refuse_overwriting(job: Job, stages: Sequence[Stage]) -> None:
         for training in trainings:
             record = training.folder.record_of(training.record)
             mark = record.get("fingerprint") or record.get("started")
-            if mark not in expected and _has_results(training, record):
+            if mark not in expected and training.has_results():
                 raise DscnetError(_refusal(planned, stages, stage, training, record))
-
-
-def _has_results(training: Trained, record: Mapping[str, Any]) -> bool:
-    finished = bool(record.get("fingerprint")) or not record
-    return (finished and training.weights.exists()) or training.checkpoint.exists()
 
 
 def _refusal(

@@ -37,6 +37,10 @@ class Trained(NamedTuple):
     weights: Path
     checkpoint: Path
 
+    def has_results(self) -> bool:
+        """Whether it has finished, now or before a restart, or can be resumed."""
+        return self.weights.exists() or self.checkpoint.exists()
+
 
 @dataclass(frozen=True)
 class Stage:

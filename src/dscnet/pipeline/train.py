@@ -71,10 +71,11 @@ def _trained(job: Job) -> Iterator[Trained]:
     if job.config.has_rounds:
         from dscnet.pipeline.rounds import trained_rounds
 
-        yield from trained_rounds(job)
-        if job.folder.round(0).root.parent.exists():
+        rounds = trained_rounds(job)
+        yield from rounds
+        if any(one.has_results() for one in rounds):
             return
-        # With the folders of the rounds deleted, the run's own files are all that is left of them.
+        # With the networks of the rounds deleted, the run's own files are all that is left of them.
     folder = job.folder
     checkpoint = folder.checkpoints / "last.ckpt"
     yield Trained("the CAM network", folder, "train", STAGE.inputs(job), folder.weights, checkpoint)
