@@ -88,6 +88,7 @@ def run(
     on_first(folder.create)(resume=resume, force=force)
     for stage in chosen:
         run_stage(stage.name, job)
+    _record_place(job)
     return evaluation.read_metrics(folder.metrics) if folder.fingerprint_of("evaluate") else {}
 
 
@@ -127,7 +128,9 @@ def run_single(
         if force:
             for training in stage.trained(job):
                 on_first(training.folder.forget)(training.record)
-    return run_stage(name, job, again=force)
+    ran = run_stage(name, job, again=force)
+    _record_place(job)
+    return ran
 
 
 def _check_trainings(job: Job, stages: Sequence[Stage], *, force: bool) -> None:
@@ -171,6 +174,14 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     folder.finish(name, mark, clock.seconds, inputs=inputs, measured=clock.measured())
     log.info("%s: done in %.0f s", name, clock.seconds)
     return True
+
+
+def _record_place(job: Job) -> None:
+    """Let later verbs find a data set that has been moved, also if nothing had to run."""
+    stored = job.folder.read_config()
+    if stored.data != job.config.data:
+        stored.data = job.config.data
+        on_first(job.folder.write_config)(stored, runs=False)
 
 
 def _check_needs(stage: Stage, job: Job) -> None:
