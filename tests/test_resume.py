@@ -276,7 +276,11 @@ def interrupt(*args, **options):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("lost", ["cams", "labels", "masks", "threshold.json", "metrics.json"])
+@pytest.mark.parametrize(
+    "lost",
+    ["cams", "labels", "masks", "threshold.json", "metrics.json"]
+    + ["cams/scene_00002.npz", "labels/scene_00003.png", "masks/scene_00009.png"],
+)
 def test_lost_files_come_back_as_they_were(copy, config, lost):
     before = times(copy)
     path = copy / lost
@@ -286,6 +290,21 @@ def test_lost_files_come_back_as_they_were(copy, config, lost):
     for trained in ("checkpoints", "segmenter"):
         weights = str(copy / trained / "weights.safetensors")
         assert times(copy)[weights] == before[weights], "nothing was trained again"
+
+
+def test_a_missing_stage_is_named_with_its_command(config, tmp_path):
+    with pytest.raises(DscnetError, match=f"run `dscnet train --out {tmp_path}` first"):
+        run_single("cam", config, tmp_path, progress=False)
+
+
+def test_a_moved_data_set_can_be_evaluated(copy, scenes, tmp_path):
+    config = RunFolder(copy).read_config()
+    config.data = str(tmp_path / "gone")
+    RunFolder(copy).write_config(config)
+    (copy / "metrics.json").unlink()
+    assert main(["evaluate", "--out", str(copy)]) == 1
+    assert main(["evaluate", "--out", str(copy), "--data", str(scenes)]) == 0
+    assert main(["evaluate", "--out", str(copy)]) == 0
 
 
 def test_lost_weights_are_trained_again(copy, config):

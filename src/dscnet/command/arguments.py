@@ -179,6 +179,7 @@ def _add_evaluate_arguments(evaluate: Parser) -> None:
     )
     _text(evaluate, "--json", "also write the results to this file")
     _text(evaluate, "--out", "evaluate this run folder instead")
+    _text(evaluate, "--data", "data set of the run folder, if it has been moved")
     _add_threads(evaluate)
 
 

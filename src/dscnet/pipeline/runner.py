@@ -7,6 +7,7 @@ unchanged is skipped; an interrupted training continues from its last epoch.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     inputs = stage.inputs(job)
     mark = fingerprint(name, inputs)
     done = folder.is_done(name, mark)
-    if done and not again and all(path.exists() for path in stage.makes(job)):
+    if done and not again and _exist(stage.makes(job)):
         log.info("%s: up to date", name)
         return False
     # Lost files are recreated identically, so later stages stay up to date.
@@ -176,6 +177,15 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     return True
 
 
+def _exist(paths: Sequence[Path]) -> bool:
+    """Whether all files and folders exist; lists each folder once, as there are many photos."""
+    names = {
+        folder: {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+        for folder in {path.parent for path in paths}
+    }
+    return all(path.name in names[path.parent] for path in paths)
+
+
 def _record_place(job: Job) -> None:
     """Let later verbs find a data set that has been moved, also if nothing had to run."""
     stored = job.folder.read_config()
@@ -189,7 +199,7 @@ def _check_needs(stage: Stage, job: Job) -> None:
         if job.folder.fingerprint_of(need) is None:
             raise DscnetError(
                 f"'{stage.name}' needs the results of '{need}', which {job.folder.root} does not"
-                f" contain: run `dscnet {need}` first"
+                f" contain: run `dscnet {need} --out {shlex.quote(str(job.folder.root))}` first"
             )
 
 

@@ -47,6 +47,13 @@ def _check(job: Job) -> None:
         raise ValueError(
             f"model.classifier_gain must be at least 0, got {config.model.classifier_gain}"
         )
+    method = config.method
+    from_cam = method.variant != "baseline" and method.kmeans_init == "cam"
+    if from_cam and method.num_groups is not None:
+        raise ValueError(
+            "method.num_groups must be null with method.kmeans_init: cam, which has a group per"
+            f" label, got {method.num_groups}"
+        )
     if config.has_rounds:
         from dscnet.pipeline.rounds import check_rounds
 
