@@ -24,7 +24,8 @@ RESUMED = ("demo", "run", *STAGE_VERBS)
 """Verbs with ``--resume``."""
 
 DELETE = "delete an existing run folder first"
-"""What ``--force`` does, except for stages after ``train``."""
+AGAIN = "run even if up to date, and replace trainings"
+"""What ``--force`` does: for ``train`` and whole runs, and for the stages after ``train``."""
 
 REPEATED = ("data", "sweep", "tables")
 """Verbs that skip finished work when the same command is repeated."""
@@ -85,9 +86,7 @@ def build_parser(verb: str | None = None) -> Parser:
     _add_threads(check)
     _add_run_arguments(add("run", f"run all stages: {', '.join(STAGES)}"))
     for name, text in STAGE_VERBS.items():
-        _add_run_arguments(
-            add(name, text), DELETE if name == "train" else "run, and train, even if up to date"
-        )
+        _add_run_arguments(add(name, text), DELETE if name == "train" else AGAIN)
     _add_sweep_arguments(add("sweep", "run variants of a recipe with several seeds each"))
     _add_tables_arguments(add("tables", "reproduce a table or figure of the paper"))
     _add_evaluate_arguments(

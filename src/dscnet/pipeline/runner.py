@@ -105,8 +105,8 @@ def run_single(
 ) -> bool:
     """Run a single stage, on the results of earlier stages in the run folder.
 
-    With ``force`` it runs even if it is up to date, its trainings too, and ``train`` deletes the
-    run first.
+    With ``force`` trainings of other settings are overwritten, those of the same ones kept; a stage
+    that is up to date runs again with its trainings; and ``train`` deletes the run first.
 
     Returns:
         Whether it ran; False if it is up to date.
@@ -126,7 +126,7 @@ def run_single(
         on_first(folder.create)(resume=resume, force=force)
     else:
         on_first(folder.create)(resume=True)
-        if force:
+        if force and folder.is_done(name, stage.fingerprint(job)):
             for training in stage.trained(job):
                 on_first(training.folder.forget)(training.record)
     ran = run_stage(name, job, again=force)
