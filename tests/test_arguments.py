@@ -154,8 +154,8 @@ def test_a_size_is_height_and_width(text):
     [
         ("run", "delete an existing run folder first"),
         ("train", "delete an existing run folder first"),
-        ("segment", "run, and train, even if up to date"),
-        ("label", "run, and train, even if up to date"),
+        ("segment", "run even if up to date, and replace trainings"),
+        ("label", "run even if up to date, and replace trainings"),
     ],
 )
 def test_the_help_says_what_force_does(capsys, verb, effect):

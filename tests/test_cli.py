@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dscnet.cli import VERBS, _with_config_file, main, metrics_table
+from dscnet.command.arguments import build_parser
 
 
 def test_help_lists_every_verb_and_imports_only_the_command_line():
@@ -132,6 +133,21 @@ def test_a_run_folder_is_known_by_either_way_of_writing(tmp_path):
         assert _with_config_file(["cam", *words])[1:3] == stored
         assert _with_config_file(["run", "--resume", *words])[1:3] == stored
         assert "--config" not in _with_config_file(["run", *words])
+
+
+def test_a_file_given_beside_resume_overrides_the_settings_of_the_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: photos\nscale: {side: 64}\n")
+    (tmp_path / "mine.yaml").write_text("scale: {side: 96}\n")
+    stored, mine = (["--config", str(tmp_path / f"{name}.yaml")] for name in ("config", "mine"))
+    out = ["--out", str(tmp_path)]
+    for words in (["run", "--resume"], ["segment"], ["segment", "--force"]):
+        typed = _with_config_file([*words, *mine, *out])
+        assert typed[1:5] == [*stored, *mine]
+        parsed = build_parser().parse_args(typed)[words[0]]
+        assert (parsed.data, parsed.scale.side) == ("photos", 96)
+    for words in (["run", "--force", "--resume"], ["train", "--force"]):
+        assert _with_config_file([*words, *mine, *out])[1:3] == mine
+        assert stored[1] not in _with_config_file([*words, *mine, *out])
 
 
 def test_unexpected_failures_show_where_only_if_asked(monkeypatch, capsys):

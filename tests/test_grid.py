@@ -98,7 +98,7 @@ def test_runs_at_once_equal_runs_in_turn_and_a_failure_ends_none(scenes, tmp_pat
     assert rows[0] == rows[1]
     assert [row["variant"] for row in rows[0]] == list(variants)
     assert "lower the learning rate" in rows[0][1]["error"]
-    assert "needs starts='kmeans++'" in rows[0][2]["error"]
+    assert "must be null with method.kmeans_init: cam" in rows[0][2]["error"]
     assert "Difference from small steps, paired by seed" in capsys.readouterr().out
 
 

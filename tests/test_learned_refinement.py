@@ -112,6 +112,9 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(finished, scenes
     with stopped_in_the_second_epoch():
         run(config, out, stages=["refine"], progress=False)
     assert not (out / "affinity" / "affinity" / "weights.safetensors").exists()
+    spent = out / "affinity" / "affinity" / "training.json"
+    assert json.loads(spent.read_text())["training_seconds"] > 0
+    spent.write_text('{"training_seconds": 1000.0}')
     run(config, out, stages=["refine"], resume=True, progress=False)
     one, two = (
         load_file(root / "affinity" / "affinity" / "weights.safetensors")
@@ -120,6 +123,24 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(finished, scenes
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     lines = [(root / "affinity/affinity/metrics.csv").read_text() for root in (finished, out)]
     assert lines[0] == lines[1]
+    seconds = json.loads(spent.read_text())["training_seconds"]
+    assert 1000 < seconds < 1900, "with the time before the interruption"
+
+
+def test_other_settings_of_the_walk_train_nothing_and_force_does(finished, scenes, cams, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    config = settings(scenes, cams, "affinity", "irn")
+    weights = [out / "affinity" / name / "weights.safetensors" for name in ("affinity", "irn")]
+    before = [path.stat().st_mtime_ns for path in weights]
+    other = replace_settings(config, {"affinity.beta": 2.0, "irn.walk_radius": 2})
+    assert run_single("refine", other, out, progress=False)
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    other = replace_settings(other, {"irn.lr": 0.02})
+    assert run_single("refine", other, out, force=True, progress=False)
+    changed = [path.stat().st_mtime_ns > old for path, old in zip(weights, before, strict=True)]
+    assert changed == [False, True], "what fits is kept"
+    assert run_single("refine", other, out, force=True, progress=False)
+    assert all(path.stat().st_mtime_ns > old for path, old in zip(weights, before, strict=True))
 
 
 def test_training_starts_from_the_backbone_of_the_cam_network(scenes, cams, tmp_path, monkeypatch):

@@ -166,10 +166,10 @@ def test_a_file_of_before_is_read_by_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["--method.fusion", "groups"],
+        ["--method.fusion", "categories"],
         ["--method.fusion=categories"],
         ["--irn.lr_warmup", "0.1"],
-        ["--epochs", "3", "--train.momentum", "0.9"],
+        ["--epochs", "3", "--train.momentum", "0.5"],
     ],
 )
 @pytest.mark.parametrize("verb", ["run", "cam", "sweep"])
@@ -179,6 +179,21 @@ def test_the_command_line_refuses_a_former_setting(verb, words, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"dscnet {verb}: {name} is no longer a setting since version 0.1.0")
     assert "did you mean" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("method.embedding_dim", "128"), ("irn.lr_warmup", "0"), ("train.momentum", "9e-1")]
+    + [("method.fusion", "groups"), ("method.zero_init", "true"), ("irn.iterations", "null")],
+)
+def test_the_command_line_takes_a_former_setting_at_its_value_as_files_do(name, value, notes):
+    section, _, key = name.partition(".")
+    from_dict(Config, {section: {key: yaml.safe_load(value)}})
+    assert [name in text for text in notes()] == [True]
+    for words in ([f"--{name}", value], [f"--{name}={value}"]):
+        typed = _with_config_file(["run", *words, "--out", "x"])
+        assert typed == ["run", "--out", "x"]
+    assert [name in text for text in notes()] == [True, True], "noted once"
 
 
 def test_other_verbs_know_no_former_settings(capsys):

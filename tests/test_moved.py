@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from dscnet.deprecation import MOVED
+from dscnet.deprecation import MOVED, MOVED_NAMES
+from dscnet.experiments import IN_GRID
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
@@ -17,6 +18,26 @@ def test_old_paths_import_with_a_warning(old, new, monkeypatch):
     with pytest.warns(DeprecationWarning, match=rf"dscnet\.{old} has moved to dscnet\.{new}"):
         assert importlib.import_module(f"dscnet.{old}") is target
     assert (target.__name__, target.__spec__) == spec
+
+
+MOVED_APART = {
+    **MOVED_NAMES,
+    **{f"experiments.{name}": f"experiments.grid.{name}" for name in IN_GRID},
+}
+
+
+@pytest.mark.filterwarnings("ignore:dscnet.* has moved:DeprecationWarning")
+@pytest.mark.parametrize(("old", "new"), MOVED_APART.items())
+def test_old_names_of_split_modules_work_with_a_warning(old, new, monkeypatch):
+    module, _, name = f"dscnet.{old}".rpartition(".")
+    home, _, current = f"dscnet.{new}".rpartition(".")
+    monkeypatch.delitem(sys.modules, module, raising=False) if old in MOVED_NAMES else None
+    there = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{name} is deprecated, use {home}.{current}"):
+        value = getattr(there, name)
+    assert value is getattr(importlib.import_module(home), current)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        there.nothing  # noqa: B018
 
 
 def test_an_unknown_module_is_missing_as_before():

@@ -368,6 +368,7 @@ def test_the_last_network_is_not_overwritten_after_the_rounds_were_deleted(
 ):
     copy = Path(shutil.copytree(finished, tmp_path / "copy"))
     shutil.rmtree(copy / "rounds")
+    RunFolder(copy).round(0).start("round", "of a restart that was stopped at once")
     kept = copy / "checkpoints" / "weights.safetensors"
     before = kept.stat().st_mtime_ns
     with pytest.raises(DscnetError, match=r"finished training of the CAM.*train\.lr was 0\.002"):

@@ -48,16 +48,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:
-    """Replace recipe names by files; a single stage takes the settings of its run folder.
+    """Replace recipe names by files; a run that goes on has the settings of its folder.
 
-    Files come first, so that options override them wherever they stand.
+    Files override these settings, and options override files, wherever they stand.
     """
     verb, *words = arguments
-    named = ("--config=", "--out=")
     rest = [
         part
         for word in words
-        for part in (word.split("=", 1) if word.startswith(named) else [word])
+        for part in (word.split("=", 1) if word.startswith(("--config=", "--out=")) else [word])
     ]
     files = []
     while "--config" in rest[:-1]:
@@ -65,12 +64,14 @@ def _with_config_file(arguments: list[str]) -> list[str]:
         files += ["--config", as_current(find_recipe(rest[place + 1]))]
         del rest[place : place + 2]
     goes_on = verb in STAGE_VERBS or (verb == "run" and "--resume" in rest)
-    if goes_on and "--out" in rest[:-1]:
+    deletes = files and "--force" in rest and verb in ("run", "train")
+    if goes_on and not deletes and "--out" in rest[:-1]:
         stored = Path(rest[rest.index("--out") + 1]) / "config.yaml"
-        if stored.is_file() and not (files and "--force" in rest):
+        if stored.is_file():
             own = as_current(stored, finished=verb == "report", of_run=True)
-            files = files or ["--config", own]
-    return [verb, *files, *current_arguments(rest)]
+            files = ["--config", own, *files]
+    has_settings = verb in ("run", "sweep", "tables", *STAGE_VERBS)
+    return [verb, *files, *(current_arguments(rest) if has_settings else rest)]
 
 
 def _settings(parsed: Namespace) -> Config:
@@ -222,7 +223,9 @@ def _do_evaluate(parsed: Namespace) -> int:
         from dscnet.run_folder import RunFolder
 
         folder = RunFolder(Path(parsed.out))
-        run_single("evaluate", folder.read_config(), parsed.out)
+        config = folder.read_config()
+        config.data = parsed.data or config.data
+        run_single("evaluate", config, parsed.out)
         print(folder.metrics.read_text(encoding="utf-8"))
         return 0
     missing = [f"--{name}" for name in ("pred", "gt", "classes") if parsed[name] is None]

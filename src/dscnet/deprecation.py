@@ -36,6 +36,27 @@ def renamed_names(
     return lookup
 
 
+def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make a module ``__getattr__`` that serves names of other modules.
+
+    Args:
+        module: The module's name, for messages.
+        names: Old name -> new dotted name below ``dscnet``.
+
+    Returns:
+        A function from an attribute's name to its value.
+    """
+
+    def lookup(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, _, current = f"dscnet.{names[name]}".rpartition(".")
+        warn_renamed(f"{module}.{name}", f"{home}.{current}")
+        return getattr(import_module(home), current)
+
+    return lookup
+
+
 class RenamedAttribute:
     """Class attribute that serves another attribute of the instance under its old name.
 
@@ -122,6 +143,23 @@ MOVED = {
 """Old path -> new path, both below ``dscnet``."""
 
 
+MOVED_NAMES = {
+    "job.located": "pipeline.job.with_absolute_paths",
+    "labelling.FALLBACK": "pipeline.maps.FALLBACK",
+    "labelling.map_name": "pipeline.maps.map_name",
+    "labelling.photo_steps": "pipeline.refine.photo_steps",
+    "labelling.refinement_start": "pipeline.refine.refinement_start",
+    "labelling.score_counts": "pipeline.maps.score_counts",
+    "labels.refine.label_probabilities": "refine.probabilities.label_probabilities",
+    "labels.refine.label_scores": "refine.probabilities.label_scores",
+    "labels.refine.probable_label": "refine.probabilities.probable_label",
+    "labels.saliency.write_saliency": "files.label_images.write_saliency",
+    "measuring.truth": "pipeline.measuring.ground_truth_masks",
+    "stages.write_cams": "pipeline.cam_maps.write_cams",
+}
+"""Old name -> new name, both below ``dscnet``, where :data:`MOVED` leads to another module."""
+
+
 class MovedModules(MetaPathFinder, Loader):
     """Import hook that resolves the old path of a moved module to its new one."""
 
@@ -143,6 +181,14 @@ class MovedModules(MetaPathFinder, Loader):
         warnings.warn(f"{spec.name} has moved to {new}", DeprecationWarning, stacklevel=2)
         module = import_module(new)
         self._own_specs[new] = module.__spec__
+        prefix = spec.name.removeprefix("dscnet.") + "."
+        names = {
+            old.removeprefix(prefix): home
+            for old, home in MOVED_NAMES.items()
+            if old.startswith(prefix)
+        }
+        if names:
+            vars(module)["__getattr__"] = moved_names(new, names)
         return module
 
     def exec_module(self, module: ModuleType) -> None:

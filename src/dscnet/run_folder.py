@@ -180,8 +180,8 @@ class RunFolder:
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def write_config(self, config: Config) -> None:
-        """Write the complete settings and the environment.
+    def write_config(self, config: Config, *, runs: bool = True) -> None:
+        """Write the complete settings and, if a stage runs with them, the environment.
 
         Existing settings are kept if they contain former settings with other values than are used
         now, as nothing else records them.
@@ -190,7 +190,8 @@ class RunFolder:
         stored = read_mapping(self.config) if self.config.exists() else {}
         if not other_values(dotted_settings(stored)):
             write_text(self.config, text)
-        write_text(self.environment, json.dumps(environment(config.seed), indent=2) + "\n")
+        if runs:
+            write_text(self.environment, json.dumps(environment(config.seed), indent=2) + "\n")
 
     def read_config(self, *, finished: bool = True) -> Config:
         """Settings of the run.

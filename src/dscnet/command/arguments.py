@@ -28,7 +28,8 @@ RESUMED = ("demo", "run", *STAGE_VERBS)
 """Verbs with ``--resume``."""
 
 DELETE = "delete an existing run folder first"
-"""What ``--force`` does, except for stages after ``train``."""
+AGAIN = "run even if up to date, and replace trainings"
+"""What ``--force`` does: for ``train`` and whole runs, and for the stages after ``train``."""
 
 REPEATED = ("data", "sweep", "tables")
 """Verbs that skip finished work when the same command is repeated."""
@@ -98,9 +99,7 @@ def build_parser(verb: str | None = None, *, all_settings: bool = False) -> Pars
     _add_threads(check)
     _add_run_arguments(add("run", f"run all stages: {', '.join(STAGES)}"))
     for name, text in STAGE_VERBS.items():
-        _add_run_arguments(
-            add(name, text), DELETE if name == "train" else "run, and train, even if up to date"
-        )
+        _add_run_arguments(add(name, text), DELETE if name == "train" else AGAIN)
     _add_sweep_arguments(add("sweep", "run variants of a recipe with several seeds each"))
     _add_tables_arguments(add("tables", "reproduce a table or figure of the paper"))
     _add_evaluate_arguments(
@@ -213,6 +212,7 @@ def _add_evaluate_arguments(evaluate: Parser) -> None:
     )
     _text(evaluate, "--json", "also write the results to this file")
     _text(evaluate, "--out", "evaluate this run folder instead")
+    _text(evaluate, "--data", "data set of the run folder, if it has been moved")
     _add_threads(evaluate)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -193,7 +194,12 @@ def _current(old: Mapping[str, Any], source: str, finished: bool) -> dict[str, A
 
 
 def current_arguments(words: Sequence[str]) -> list[str]:
-    """Arguments of the command line, with renamed settings under their new names."""
+    """Arguments of the command line, with renamed settings under their new names.
+
+    Former settings at the values used now are dropped with a note, as in a file; other values are
+    left for the parser to refuse.
+    """
+    words = _without_former(words)
     current = list(words)
     for place, word in enumerate(words):
         old, equals, value = word.removeprefix("--").partition("=")
@@ -206,6 +212,29 @@ def current_arguments(words: Sequence[str]) -> list[str]:
         if not equals and place + 1 < len(words):
             current[place + 1] = current_value(name, words[place + 1])
     return current
+
+
+def _without_former(words: Sequence[str]) -> list[str]:
+    kept, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            value = rest[0] if rest else ""
+        if word.startswith("--") and name in REMOVED and _is_fixed(name, _typed(value)):
+            note(f"no longer a setting, and fixed at the value given: {name}")
+            del rest[: 0 if equals else 1]
+        else:
+            kept.append(word)
+    return kept
+
+
+def _typed(word: str) -> Any:
+    """A value of the command line; text if it is no number, truth value or null."""
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
 
 
 def current_value(name: str, value: Any) -> Any:

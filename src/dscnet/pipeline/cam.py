@@ -14,7 +14,7 @@ from dscnet.pipeline.cam_maps import write_cams
 from dscnet.pipeline.counts_file import counts_file
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import score_counts, scored_by_saliency
-from dscnet.pipeline.stage import Stage, cam_settings, extension, network_code
+from dscnet.pipeline.stage import Stage, cam_settings, extension, network_code, photo_files
 from dscnet.predictor import check_scales
 from dscnet.run_folder import fresh_folder
 
@@ -66,7 +66,7 @@ def _check(job: Job) -> None:
 STAGE = Stage(
     "cam",
     cam,
-    makes=lambda job: (job.folder.cams,),
+    makes=lambda job: photo_files(job.folder.cams, job.train, "npz"),
     needs=lambda config: ("train",),
     settings=lambda config: {
         **cam_settings(config),

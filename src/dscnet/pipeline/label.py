@@ -29,7 +29,7 @@ from dscnet.pipeline.maps import (
     scored_by_saliency,
 )
 from dscnet.pipeline.refine import refined_labels
-from dscnet.pipeline.stage import Stage
+from dscnet.pipeline.stage import Stage, photo_files
 from dscnet.run_folder import fresh_folder, write_text
 from dscnet.types import BACKGROUND, DscnetError
 
@@ -130,7 +130,10 @@ def _check_criterion(job: Job, criterion: str) -> None:
 STAGE = Stage(
     "label",
     label,
-    makes=lambda job: (job.folder.labels, job.folder.threshold),
+    makes=lambda job: (
+        *photo_files(job.folder.labels, job.train, "png"),
+        job.folder.threshold,
+    ),
     needs=_needs,
     settings=_settings,
     saliency=scored_by_saliency,

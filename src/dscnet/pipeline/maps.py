@@ -130,7 +130,8 @@ def background_score(job: Job, counts: ScoreCounts | None = None) -> float:
     if counts is None and (recorded := _recorded_score(job)) is not None:
         return recorded
     counts = counts or job_counts(job)
-    if job.config.label.bg_score == "auto" and suggested_score(counts, criterion) is None:
+    may_fall_back = job.config.label.bg_score == "auto" and criterion != FALLBACK
+    if may_fall_back and suggested_score(counts, criterion) is None:
         log.warning("criterion '%s' finds no background threshold: using '%s'", criterion, FALLBACK)
         criterion = FALLBACK
     return estimated_score(counts, criterion, map_folder(job))

@@ -24,7 +24,7 @@ from dscnet.labels.pseudo_label import pseudo_label
 from dscnet.pipeline.fitting import check_shares
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.maps import background_score, load_pair, maps_needs, scored_by_saliency
-from dscnet.pipeline.stage import Stage, Trained, extension
+from dscnet.pipeline.stage import Stage, Trained, extension, photo_files
 from dscnet.refine.probabilities import label_probabilities, label_scores, probable_label
 from dscnet.refine.steps import RefinementStep, Step, code_of_steps, find_steps, refine_labels
 from dscnet.run_folder import write_text
@@ -154,10 +154,17 @@ def _trained(job: Job) -> Iterator[Trained]:
         yield from step.trained(job)
 
 
+def _makes(job: Job) -> tuple[Path, ...]:
+    if not job.config.refine.steps:
+        return ()
+    before = photo_files(job.folder.unrefined, job.train, "png")
+    return (*photo_files(job.folder.refined, job.train, "npz"), *before, job.folder.refinement)
+
+
 STAGE = Stage(
     "refine",
     refine,
-    makes=lambda job: (job.folder.refined,) if job.config.refine.steps else (),
+    makes=_makes,
     needs=_needs,
     settings=_settings,
     code=lambda config: code_of_steps(config.refine.steps),

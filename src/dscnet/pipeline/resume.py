@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dscnet.config import Config
 from dscnet.config.settings import dotted_settings, to_dict
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.stage import Inputs, Stage, Trained
@@ -39,13 +40,8 @@ def refuse_overwriting(job: Job, stages: Sequence[Stage]) -> None:
         for training in trainings:
             record = training.folder.record_of(training.record)
             mark = record.get("fingerprint") or record.get("started")
-            if mark not in expected and _has_results(training, record):
+            if mark not in expected and training.has_results():
                 raise DscnetError(_refusal(planned, stages, stage, training, record))
-
-
-def _has_results(training: Trained, record: Mapping[str, Any]) -> bool:
-    finished = bool(record.get("fingerprint")) or not record
-    return (finished and training.weights.exists()) or training.checkpoint.exists()
 
 
 def _refusal(
@@ -84,11 +80,19 @@ def _commands(job: Job, stages: Sequence[Stage], stage: Stage) -> str:
 
 def _changed_options(job: Job) -> Iterator[str]:
     """The settings that differ from those stored in the run folder, as options."""
-    stored = dotted_settings(to_dict(job.folder.read_config()))
-    for name, value in dotted_settings(to_dict(job.config)).items():
-        if value != stored.get(name):
+    stored = job.folder.read_config() if job.folder.config.exists() else Config()
+    before = _by_option(stored)
+    for name, value in _by_option(job.config).items():
+        if value != before.get(name):
             yield f"--{name}"
             yield value if isinstance(value, str) else json.dumps(value)
+
+
+def _by_option(config: Config) -> dict[str, Any]:
+    """Settings by their option of the command line; those of plugins share one."""
+    values = to_dict(config)
+    extensions = values.pop("extensions")
+    return {**dotted_settings(values), "extensions": extensions}
 
 
 def differences(

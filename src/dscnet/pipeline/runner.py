@@ -7,6 +7,7 @@ unchanged is skipped; an interrupted training continues from its last epoch.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def run(
     on_first(folder.create)(resume=resume, force=force)
     for stage in chosen:
         run_stage(stage.name, job)
+    _record_place(job)
     return evaluation.read_metrics(folder.metrics) if folder.fingerprint_of("evaluate") else {}
 
 
@@ -103,8 +105,8 @@ def run_single(
 ) -> bool:
     """Run a single stage, on the results of earlier stages in the run folder.
 
-    With ``force`` it runs even if it is up to date, its trainings too, and ``train`` deletes the
-    run first.
+    With ``force`` trainings of other settings are overwritten, those of the same ones kept; a stage
+    that is up to date runs again with its trainings; and ``train`` deletes the run first.
 
     Returns:
         Whether it ran; False if it is up to date.
@@ -124,10 +126,12 @@ def run_single(
         on_first(folder.create)(resume=resume, force=force)
     else:
         on_first(folder.create)(resume=True)
-        if force:
+        if force and folder.is_done(name, stage.fingerprint(job)):
             for training in stage.trained(job):
                 on_first(training.folder.forget)(training.record)
-    return run_stage(name, job, again=force)
+    ran = run_stage(name, job, again=force)
+    _record_place(job)
+    return ran
 
 
 def _check_trainings(job: Job, stages: Sequence[Stage], *, force: bool) -> None:
@@ -154,7 +158,7 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     inputs = stage.inputs(job)
     mark = fingerprint(name, inputs)
     done = folder.is_done(name, mark)
-    if done and not again and all(path.exists() for path in stage.makes(job)):
+    if done and not again and _exist(stage.makes(job)):
         log.info("%s: up to date", name)
         return False
     # Lost files are recreated identically, so later stages stay up to date.
@@ -173,12 +177,29 @@ def run_stage(name: str, job: Job, *, again: bool = False) -> bool:
     return True
 
 
+def _exist(paths: Sequence[Path]) -> bool:
+    """Whether all files and folders exist; lists each folder once, as there are many photos."""
+    names = {
+        folder: {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+        for folder in {path.parent for path in paths}
+    }
+    return all(path.name in names[path.parent] for path in paths)
+
+
+def _record_place(job: Job) -> None:
+    """Let later verbs find a data set that has been moved, also if nothing had to run."""
+    stored = job.folder.read_config()
+    if stored.data != job.config.data:
+        stored.data = job.config.data
+        on_first(job.folder.write_config)(stored, runs=False)
+
+
 def _check_needs(stage: Stage, job: Job) -> None:
     for need in stage.needs(job.config):
         if job.folder.fingerprint_of(need) is None:
             raise DscnetError(
                 f"'{stage.name}' needs the results of '{need}', which {job.folder.root} does not"
-                f" contain: run `dscnet {need}` first"
+                f" contain: run `dscnet {need} --out {shlex.quote(str(job.folder.root))}` first"
             )
 
 

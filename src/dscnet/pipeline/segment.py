@@ -39,6 +39,7 @@ from dscnet.pipeline.stage import (
     Stage,
     Trained,
     learning_settings,
+    photo_files,
     without,
 )
 from dscnet.predictor import Predictor, check_scales, refuse_failures
@@ -193,7 +194,7 @@ def _trained(job: Job) -> Iterator[Trained]:
 
 
 def _makes(job: Job) -> tuple[Path, ...]:
-    masks = () if job.val is None else (job.folder.masks,)
+    masks = photo_files(job.folder.masks, job.val, "png")
     return masks if job.config.own_branch else (job.folder.segmenter_weights, *masks)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dscnet.config import Config
+from dscnet.data import PhotoSet
 from dscnet.pipeline.code_marks import code_marks
 from dscnet.pipeline.job import Job, data_mark
 from dscnet.run_folder import RunFolder, fingerprint
@@ -37,6 +38,10 @@ class Trained(NamedTuple):
     weights: Path
     checkpoint: Path
 
+    def has_results(self) -> bool:
+        """Whether it has finished, now or before a restart, or can be resumed."""
+        return self.weights.exists() or self.checkpoint.exists()
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,7 +50,7 @@ class Stage:
     Attributes:
         name: Verb of the command line and key of ``stages.json``.
         work: Runs it; the second argument says whether an interrupted attempt can be resumed.
-        makes: Files and folders that it writes; if one is missing, the stage runs again.
+        makes: Files or folders that it writes; if one is missing, the stage runs again.
         needs: Stages that must have run before, given the settings.
         settings: Settings that affect its results, by name.
         code: Modules used with these settings that its own module does not import.
@@ -125,6 +130,12 @@ def collect_inputs(
     # As read back from the record, e.g. with lists for tuples.
     as_recorded: Inputs = json.loads(json.dumps(inputs, default=str))
     return as_recorded
+
+
+def photo_files(folder: Path, photos: PhotoSet | None, ending: str) -> tuple[Path, ...]:
+    """The files of a folder with one per photo, ``ID.ending``; none without photos."""
+    samples = () if photos is None else photos.samples
+    return tuple(folder / f"{sample.image_id}.{ending}" for sample in samples)
 
 
 def extension(config: Config, name: str) -> dict[str, Any]:

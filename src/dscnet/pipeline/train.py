@@ -47,6 +47,13 @@ def _check(job: Job) -> None:
         raise ValueError(
             f"model.classifier_gain must be at least 0, got {config.model.classifier_gain}"
         )
+    method = config.method
+    from_cam = method.variant != "baseline" and method.kmeans_init == "cam"
+    if from_cam and method.num_groups is not None:
+        raise ValueError(
+            "method.num_groups must be null with method.kmeans_init: cam, which has a group per"
+            f" label, got {method.num_groups}"
+        )
     if config.has_rounds:
         from dscnet.pipeline.rounds import check_rounds
 
@@ -71,10 +78,11 @@ def _trained(job: Job) -> Iterator[Trained]:
     if job.config.has_rounds:
         from dscnet.pipeline.rounds import trained_rounds
 
-        yield from trained_rounds(job)
-        if job.folder.round(0).root.parent.exists():
+        rounds = trained_rounds(job)
+        yield from rounds
+        if any(one.has_results() for one in rounds):
             return
-        # With the folders of the rounds deleted, the run's own files are all that is left of them.
+        # With the networks of the rounds deleted, the run's own files are all that is left of them.
     folder = job.folder
     checkpoint = folder.checkpoints / "last.ckpt"
     yield Trained("the CAM network", folder, "train", STAGE.inputs(job), folder.weights, checkpoint)

@@ -24,7 +24,8 @@ from dscnet.config import AffinityConfig, Config, IrnConfig
 from dscnet.data import PhotoDataset, Sample
 from dscnet.data.scale import PhotoScale
 from dscnet.data.transforms import resize_photo
-from dscnet.distributed.ranks import on_first
+from dscnet.distributed.ranks import on_first, rank
+from dscnet.files.atomic import whole_file
 from dscnet.models.affinitynet import AffinityNet
 from dscnet.models.checkpoint import restore, store
 from dscnet.models.irn import BoundaryNet
@@ -40,7 +41,7 @@ from dscnet.pipeline.stage import (
 )
 from dscnet.refine.pairs import pair_offsets
 from dscnet.refine.steps import RefinementStep, Step
-from dscnet.run_folder import RunFolder, fingerprint, write_text
+from dscnet.run_folder import RunFolder, fingerprint, read_record
 
 PairNet = AffinityNet | BoundaryNet
 
@@ -141,11 +142,21 @@ class TrainedStep:
             net.backbone.load_state_dict(trained.backbone.state_dict())
         objective, losses = self.objective(job.config), folder / "metrics.csv"
         training = Training(net, objective, dataset, settings, folder, losses)
-        # A folder with other inputs has been deleted.
-        optimise(job, training, resume=True)
-        seconds = round(time.monotonic() - started, 1)
-        write_text(folder / "training.json", json.dumps({"training_seconds": seconds}) + "\n")
+        spent = folder / "training.json"
+        before = read_record(spent)["training_seconds"] if spent.exists() else 0.0
+        try:
+            # A folder with other inputs has been deleted.
+            optimise(job, training, resume=True)
+        finally:
+            _write_seconds(spent, before + time.monotonic() - started)
         on_first(store)(net, folder / "weights.safetensors")
+
+
+def _write_seconds(path: Path, seconds: float) -> None:
+    """Write the training time; without waiting for other ranks, which may have failed."""
+    if rank() == 0:
+        with whole_file(path) as file:
+            file.write(f"{json.dumps({'training_seconds': round(seconds, 1)})}\n".encode())
 
 
 def at_scale_one(step: Step, scale: PhotoScale) -> Step:
