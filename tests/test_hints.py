@@ -47,7 +47,10 @@ def test_every_setting_of_the_short_help_exists_and_has_a_meaning():
             "did you mean --train.epochs or --segment.epochs?",
         ),
         (["run", "--out", "x", "--lr", "1"], "did you mean --train.lr or --segment.lr?"),
-        (["run", "--out", "x", "--backbone", "a"], "did you mean --model.backbone or --segment.backbone?"),
+        (
+            ["run", "--out", "x", "--backbone", "a"],
+            "did you mean --model.backbone or --segment.backbone?",
+        ),
         (
             ["run", "--out", "x", "--scale.relative_to", "trainng"],
             "--scale.relative_to must be one of training, photo, got trainng"
