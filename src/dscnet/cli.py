@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from dscnet.command.arguments import STAGE_VERBS, after_interrupt, build_parser
-from dscnet.command.threads import spin_briefly, use_threads
+from dscnet.command.threads import spin_briefly, threads_per_process, use_threads
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, path_name, to_dict
@@ -24,7 +24,7 @@ from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_tab
 SHARD = re.compile(r"\d+/\d+")
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], debug: bool) -> int:
     parser = build_parser(arguments[0] if arguments else "")
     if not arguments:
         parser.print_help()
@@ -35,7 +35,8 @@ def _run(arguments: list[str]) -> int:
     use_threads(parsed[verb].get("threads"))
     train = parsed[verb].get("train")
     if train is not None and train.devices * train.num_nodes > 1 and not is_launched():
-        return launch(arguments, devices=train.devices, num_nodes=train.num_nodes)
+        words, threads = [*arguments, *["--debug"] * debug], threads_per_process(train.devices)
+        return launch(words, devices=train.devices, num_nodes=train.num_nodes, threads=threads)
     if verb == "tables":
         given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
         return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
@@ -374,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
-        return _run(words)
+        return _run(words, debug="--debug" in arguments)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2
     except KeyboardInterrupt:
