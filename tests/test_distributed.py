@@ -257,3 +257,21 @@ def test_launched_processes_print_once(capfd):
 def test_a_failed_process_fails_the_command(capfd):
     assert launch(["recipes", "--none"], devices=2, num_nodes=1) == 1
     assert "--none" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_launched_processes_get_debug_and_their_part_of_the_cores(
+    debug, scenes, tmp_path, monkeypatch
+):
+    started: list[tuple[list[str], int]] = []
+
+    def launched(arguments, *, devices, num_nodes, threads):
+        started.append((list(arguments), threads))
+        return 0
+
+    monkeypatch.setattr("dscnet.cli.launch", launched)
+    monkeypatch.setattr("dscnet.command.threads.usable_cores", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    words = ["run", "--data", str(scenes), "--out", str(tmp_path / "run"), "--train.devices", "2"]
+    assert main([*debug, *words]) == 0
+    assert started == [([*words, *debug], 3)]

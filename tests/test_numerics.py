@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dscnet.numerics import full_precision, unit
+from dscnet.numerics import full_precision, unit, upsample
 
 
 @full_precision
@@ -73,3 +73,14 @@ def test_what_is_not_half_precision_arrives_as_it_is():
 def test_vectors_lie_along_the_last_dimension(generator):
     vectors = torch.randn(2, 3, 4, generator=generator)
     torch.testing.assert_close(unit(vectors).norm(dim=-1), torch.ones(2, 3))
+
+
+def test_matrices_kept_from_inference_mode_are_used_in_training():
+    maps = torch.rand(1, 1, 3, 3)
+    with torch.inference_mode():
+        expected = upsample(maps, (19, 23)).clone()
+    maps.requires_grad_()
+    enlarged = upsample(maps, (19, 23))
+    enlarged.sum().backward()
+    assert torch.equal(enlarged.detach(), expected)
+    assert float(maps.grad.sum()) == pytest.approx(19 * 23)

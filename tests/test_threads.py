@@ -29,6 +29,7 @@ VERBS = {
     "train": ["--config", "demo", "--data", "x", "--out", "y"],
     "demo": ["--out", "y"],
     "predict": ["x", "--model", "y", "--out", "z"],
+    "saliency": ["x", "--out", "y"],
     "sweep": ["--config", "demo", "--data", "x", "--out", "y"],
     "tables": ["IV", "--data", "x", "--out", "y"],
     "check": ["x"],

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from dscnet.command.arguments import STAGE_VERBS, after_interrupt, build_parser, command_line
 from dscnet.command.shards import read_shard, shard_problem
-from dscnet.command.threads import spin_briefly, use_threads
+from dscnet.command.threads import spin_briefly, threads_per_process, use_threads
 from dscnet.config import Config
 from dscnet.config.recipes import as_current, find_recipe, list_recipes, summary
 from dscnet.config.settings import current_arguments, dotted_settings, from_dict, to_dict
@@ -23,7 +23,7 @@ from dscnet.metrics.summary import metrics_table
 from dscnet.tables.specs import BASES, MEASURES, TABLES, table_spec, unknown_table
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], debug: bool) -> int:
     every = "--help-all" in arguments
     parser = build_parser(arguments[0] if arguments else "", all_settings=every)
     if not arguments:
@@ -37,10 +37,11 @@ def _run(arguments: list[str]) -> int:
         from dscnet.experiments.cluster import run_parts
 
         failed = run_parts(arguments, parsed[verb])
-        return _run([*arguments, "--cluster", "none", "--collect"]) or int(failed > 0)
+        return _run([*arguments, "--cluster", "none", "--collect"], debug) or int(failed > 0)
     train = parsed[verb].get("train")
     if train is not None and train.devices * train.num_nodes > 1 and not is_launched():
-        return launch(arguments, devices=train.devices, num_nodes=train.num_nodes)
+        words, threads = [*arguments, *["--debug"] * debug], threads_per_process(train.devices)
+        return launch(words, devices=train.devices, num_nodes=train.num_nodes, threads=threads)
     if verb == "tables":
         given = parser.parse_args(words, defaults=False)[verb].clone(with_meta=False)
         return _do_tables(parsed[verb].clone(with_meta=False), _given_settings(given))
@@ -376,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dscnet").setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
-        return _run(words)
+        return _run(words, debug="--debug" in arguments)
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2
     except KeyboardInterrupt:

@@ -109,11 +109,20 @@ def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
         like: A tensor on the device of the result; its precision is the least of the result.
 
     Returns:
-        ``(target, source)``, at least float32.
+        ``(target, source)``, at least float32; kept for the next call, not to be changed.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    basis = torch.eye(source, dtype=dtype, device=like.device)[None]
-    return functional.interpolate(basis, target, mode="linear", align_corners=True)[0].mT
+    return _interpolation_matrix(source, target, dtype, like.device)
+
+
+@functools.lru_cache(maxsize=32)
+def _interpolation_matrix(
+    source: int, target: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    # A tensor made in inference mode could not be used in a later training step.
+    with torch.inference_mode(False), torch.no_grad():
+        basis = torch.eye(source, dtype=dtype, device=device)[None]
+        return functional.interpolate(basis, target, mode="linear", align_corners=True)[0].mT
 
 
 def _promote(value: object) -> object:

@@ -111,6 +111,7 @@ def build_parser(verb: str | None = None, *, all_settings: bool = False) -> Pars
     saliency.add_argument("photos", type=str, metavar="PHOTOS", help="folder of photos")
     saliency.add_argument("--out", type=str, required=True, help="folder for the saliency maps")
     saliency.add_argument("--model", type=str, default="u2net", help="rembg's name of the network")
+    _add_threads(saliency)
     _add_export_arguments(add("export", "export a run's network or masks, and verify the result"))
     _add_benchmark_verbs(add)
     add("recipes", "list the packaged recipes")

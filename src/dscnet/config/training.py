@@ -137,6 +137,8 @@ class TrainConfig(NetworkConfig):
         devices: Processes on each machine that share every stage, each with a GPU of its own or
             with a part of the cores; ``batch_size`` counts the photos of all.
         num_nodes: Machines; start one ``torchrun`` on each, see docs/devices.md.
+        compile: Compile the backbone by ``torch.compile``, which changes the speed only; ``auto`` =
+            if a compiler is found: C++ for CPUs, triton for CUDA.
     """
 
     usual_epochs: ClassVar[int] = 8
@@ -151,6 +153,7 @@ class TrainConfig(NetworkConfig):
     keep: Literal["last", "best"] = "last"
     devices: int = 1
     num_nodes: int = 1
+    compile: bool | Literal["auto"] = False
 
 
 @dataclass

@@ -17,13 +17,14 @@ def is_first() -> bool:
     return not is_launched() or int(os.environ.get("RANK", "0")) == 0
 
 
-def launch(arguments: Sequence[str], *, devices: int, num_nodes: int) -> int:
+def launch(arguments: Sequence[str], *, devices: int, num_nodes: int, threads: int = 1) -> int:
     """Run a dscnet command in several processes, by ``torchrun``.
 
     Args:
         arguments: The command line, from the verb on.
         devices: Processes on this machine.
         num_nodes: Machines.
+        threads: CPU threads of each process, unless ``OMP_NUM_THREADS`` is set.
 
     Returns:
         0, or 1 if a process failed, which has printed why.
@@ -43,7 +44,7 @@ def launch(arguments: Sequence[str], *, devices: int, num_nodes: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Otherwise every process would use all cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # Whether all parameters have a gradient depends on the step; torch warns if they do at first.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = LaunchConfig(

@@ -177,6 +177,8 @@ class FastReLU6(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Clamp to [0, 6]."""
+        if torch.compiler.is_compiling():
+            return functional.relu6(input)
         output: Tensor = _ReLU6.apply(input)
         return output
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from dscnet.build import device_of, optimiser_settings
 from dscnet.config import OptimiserConfig, TrainConfig
 from dscnet.data import PhotoDataset, make_loader
 from dscnet.distributed.ranks import on_first, rank, world_size
+from dscnet.models.compiled import CompiledForward, compiler_problem
 from dscnet.pipeline.allocator import fast_allocation
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.profiling import StepProfile
@@ -23,6 +25,8 @@ from dscnet.pipeline.timing import PhotoCount
 from dscnet.run_folder import write_text
 from dscnet.training import TrainingModule, fit
 from dscnet.types import DscnetError
+
+log = logging.getLogger("dscnet")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Training:
 
 def optimise(job: Job, training: Training, *, resume: bool) -> None:
     """Train; with ``resume`` from the checkpoint in the folder, if there is one."""
-    training = replace(training, callbacks=[*training.callbacks, *watchers(job, training.folder)])
+    watching = watchers(job, training.folder)
+    compiling = compilers(training.model, training.settings)
+    training = replace(training, callbacks=[*training.callbacks, *watching, *compiling])
     config, settings, dataset = job.config, training.settings, training.dataset
     if not resume:
         on_first((training.folder / "last.ckpt").unlink)(missing_ok=True)
@@ -94,6 +100,54 @@ def watchers(job: Job, folder: Path) -> list[Callback]:
     """Callbacks that only measure: the number of photos and, if asked for, a profile."""
     profiles = [] if job.profile is None else [StepProfile(job.profile, folder)]
     return [PhotoCount(job), *profiles]
+
+
+class CompiledSteps(Callback):
+    """Runs a module compiled in training steps, and as it is otherwise."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.forward = CompiledForward(module)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Use the compiled forward pass."""
+        self.forward.on()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Use the usual one, for scores between epochs too."""
+        self.forward.off()
+
+    def on_exception(self, *_: Any) -> None:
+        """The same after an interruption."""
+        self.forward.off()
+
+
+def compilers(model: nn.Module, settings: OptimiserConfig) -> list[Callback]:
+    """The callback that compiles the backbone, if ``train.compile`` says so."""
+    if not isinstance(settings, TrainConfig) or not check_compiler(settings):
+        return []
+    backbone = model.backbone
+    assert isinstance(backbone, nn.Module)
+    return [CompiledSteps(backbone)]
+
+
+def check_compiler(settings: TrainConfig) -> bool:
+    """Whether the training is compiled; warns if ``auto`` finds no compiler.
+
+    Raises:
+        ValueError: If there is none and ``train.compile`` is true.
+    """
+    if not settings.compile:
+        return False
+    problem = compiler_problem(device_of(settings.accelerator))
+    if problem is None:
+        return True
+    if settings.compile == "auto":
+        log.warning("train.compile: nothing is compiled: %s", problem)
+        return False
+    raise ValueError(
+        f"train.compile: PyTorch cannot compile here: {problem} (it needs a C++ compiler for CPUs,"
+        " triton for CUDA); use auto or false"
+    )
 
 
 def write_card(path: Path, job: Job, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

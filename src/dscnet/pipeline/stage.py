@@ -157,7 +157,7 @@ def learning_settings(config: Config) -> dict[str, Any]:
     return flat_settings(settings)
 
 
-_NO_EFFECT = ("augment.num_workers", "train.devices", "train.num_nodes")
+_NO_EFFECT = ("augment.num_workers", "train.devices", "train.num_nodes", "train.compile")
 """Settings that do not change the results of a stage."""
 
 _BACKBONE = ("backbone", "output_stride", "weights", "frozen_stages")

@@ -17,7 +17,7 @@ from dscnet.build import (
 )
 from dscnet.config import Config
 from dscnet.pipeline.cam_network import train_cam_network, training_settings
-from dscnet.pipeline.fitting import check_optimiser, check_shares
+from dscnet.pipeline.fitting import check_compiler, check_optimiser, check_shares
 from dscnet.pipeline.job import Job
 from dscnet.pipeline.stage import Stage, Trained, network_code
 
@@ -70,6 +70,7 @@ def _check_training(job: Job) -> None:
     model = job.config.model
     check_hardware("train", job.config.train)
     check_shares("train", job.config.train, len(job.train.samples))
+    check_compiler(job.config.train)
     if weights_are_here(model.backbone, model.weights):
         build_model(job.config, 1)
 
