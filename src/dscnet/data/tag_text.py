@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 # The last four are their full-width forms.
 _SEPARATORS = re.compile("[;|,\t\r\n\uff1b\uff5c\uff0c\u3001]")
@@ -14,6 +15,8 @@ _QUOTES = frozenset({"''", '""', "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u
 # A list as written by Python, pandas, NumPy or JSON; in round or curly brackets only with quotes.
 _LIST = re.compile(r"\[.*\]|[({]\s*(?:['\"].*)?[)}]", re.DOTALL)
 _NEXT_QUOTE = re.compile(r"(?<=['\"])\s+(?=['\"])")
+# Words between spaces, which need no further parsing: most rows of most files.
+_WORDS = re.compile(r"[\w .-]*", re.ASCII)
 # Zero-width characters. Joiners between non-ASCII letters are spelling (Persian, Hindi, emoji).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]"
@@ -25,6 +28,7 @@ _JOINTS = re.compile(r"[^\w\s'-]+|\band\b|\b\d+\b")
 _ABSENT = re.compile(r"(?:no|non|not|without)[ _-](.+)")
 
 
+@lru_cache(maxsize=1 << 14)
 def clean_name(text: str) -> str:
     """Normalise a class name for comparison and display.
 
@@ -42,6 +46,7 @@ def written_forms(name: str) -> tuple[str, ...]:
     return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
 
 
+@lru_cache(maxsize=1 << 14)
 def is_background(name: str) -> bool:
     """Whether a name is that of the background, ignoring case."""
     return clean_name(name).strip("_").casefold() == "background"
@@ -53,6 +58,7 @@ def foreground(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in cleaned if name and not is_background(name)))
 
 
+@lru_cache(maxsize=1 << 14)
 def says_none(name: str) -> bool:
     """Whether a word means "none of the classes": background, ``negative``, ``none``, ..."""
     return is_background(name) or clean_name(name).strip("_-<>").casefold() in _NONE
@@ -86,6 +92,40 @@ def split_tags(labels: str | Sequence[str], known: Collection[str] = ()) -> tupl
     else:
         parts = [_item(item, known) for item in labels]
     return without_none(parts, known)
+
+
+class TagParser:
+    """`split_tags` for many fields: each word is looked at once.
+
+    Args:
+        known: Cleaned class names.
+
+    Attributes:
+        delimited: Names that occurred between separators or in a list.
+    """
+
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self.known = known
+        self.delimited: set[str] = set()
+        self._words: dict[str, tuple[str, ...]] = {}
+
+    def __call__(self, labels: str | Sequence[str]) -> tuple[str, ...]:
+        """Arguments, result and errors of `split_tags`."""
+        if not isinstance(labels, str) or not _WORDS.fullmatch(labels):
+            names = split_tags(labels, self.known)
+            if is_separated(labels):
+                self.delimited.update(names)
+            return names
+        words = labels.split()
+        if len(words) > 1 and " ".join(words) in self.known:
+            return split_tags(labels, self.known)
+        return tuple(dict.fromkeys(name for word in words for name in self._names(word)))
+
+    def _names(self, word: str) -> tuple[str, ...]:
+        found = self._words.get(word)
+        if found is None:
+            found = self._words[word] = split_tags(word, self.known)
+        return found
 
 
 def is_separated(labels: str | Sequence[str]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dscnet.data.tag_files import TAG_SUFFIXES, TagEntry, files_ending, read_classes, read_text
 from dscnet.data.tag_text import written_forms
+from dscnet.files.folder_files import FolderFiles
 from dscnet.types import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -34,8 +37,8 @@ class Layout:
     """
 
     name: str
-    photos: dict[str, Path]
-    read_tags: Callable[[Collection[str]], list[TagEntry]]
+    photos: Mapping[str, Path]
+    read_tags: Callable[[Collection[str]], Sequence[TagEntry]]
     classes: tuple[str, ...] | None = None
     usual_classes: tuple[str, ...] = ()
     masks: dict[str, Path] = field(default_factory=dict)
@@ -92,15 +95,18 @@ def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for image_id, path in photos:
         if image_id in found:
-            raise DataError(
-                f"{path} and {found[image_id]} have the same image id {image_id!r}; "
-                "rename or remove one of them"
-            )
+            raise _same_id(path, found[image_id], image_id)
         found[image_id] = path
     return dict(sorted(found.items()))
 
 
-def photos_in(folder: Path) -> dict[str, Path]:
+def _same_id(path: Path, other: Path, image_id: str) -> DataError:
+    return DataError(
+        f"{path} and {other} have the same image id {image_id!r}; rename or remove one of them"
+    )
+
+
+def photos_in(folder: Path) -> FolderFiles:
     """Photos of a folder by id (file name without ending), without subfolders.
 
     Raises:
@@ -108,7 +114,18 @@ def photos_in(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder of photos")
-    return photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
+    names = sorted(
+        name
+        for name in os.listdir(folder)
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )
+    endings: dict[str, str] = {}
+    for name in names:
+        image_id, _, ending = name.rpartition(".")
+        if image_id in endings:
+            raise _same_id(folder / name, folder / f"{image_id}{endings[image_id]}", image_id)
+        endings[image_id] = sys.intern(f".{ending}")
+    return FolderFiles(folder, dict(sorted(endings.items())))
 
 
 def pngs_in(folder: Path) -> dict[str, Path]:
@@ -145,6 +162,8 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
     ``cat/a.jpg`` is the photo ``cat__a``.
     """
+    if "/" not in name and name in photos:
+        return name
     name = join_id(*name.split("/"))
     if (image_id := same_id(name, photos)) is not None:
         return image_id
