@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import json
 import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class _Reader(NamedTuple):
 
     rows: Callable[[Path], Iterator[_Row]]
     where: str
-    places: str | None = "Q"
+    places: str | None = "L"
 
 
 def read_tag_file(path: Path, known: Collection[str] = ()) -> TagTable:
@@ -214,8 +214,14 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: If the file is missing, unreadable or not UTF-8.
     """
-    try:
+    with _readable(path):
         return path.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -240,24 +246,25 @@ def files_ending(folder: Path, suffix: str) -> list[Path]:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    # From a stream: splitting lines first would drop line breaks within quoted fields.
-    lines = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True)
-    start = 1
-    try:
-        header = [cell.strip() for cell in next(lines, [])]
-        if header != _CSV_HEADER:
-            raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
-        for cells in lines:
-            start = lines.line_num + 1
-            if len(cells) == 2 and (image_id := cells[0].strip()):
-                yield image_id, cells[1], lines.line_num
-            elif any(cell.strip() for cell in cells):
-                raise DataError(f"{path}, line {lines.line_num}: {_wrong_cells(cells)}")
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {start}: invalid CSV ({error}); put quotes around a whole field or"
-            " remove them"
-        ) from error
+    with _readable(path), path.open(encoding="utf-8-sig") as file:
+        # From a stream: splitting lines first would drop line breaks within quoted fields.
+        lines = csv.reader(file, skipinitialspace=True, strict=True)
+        start = 1
+        try:
+            header = [cell.strip() for cell in next(lines, [])]
+            if header != _CSV_HEADER:
+                raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
+            for cells in lines:
+                start = lines.line_num + 1
+                if len(cells) == 2 and (image_id := cells[0].strip()):
+                    yield image_id, cells[1], start - 1
+                elif any(cell.strip() for cell in cells):
+                    raise DataError(f"{path}, line {start - 1}: {_wrong_cells(cells)}")
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {start}: invalid CSV ({error}); put quotes around a whole field or"
+                " remove them"
+            ) from error
 
 
 def _wrong_cells(cells: Sequence[str]) -> str:

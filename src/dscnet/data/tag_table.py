@@ -31,7 +31,7 @@ class TagTable(Sequence[TagEntry]):
 
     Args:
         where: From the place of a row to its file and line, for messages.
-        places: Empty container of the places: ``array("Q")`` for numbers, else a list.
+        places: Empty container of the places: ``array("L")`` for numbers, else a list.
 
     Attributes:
         ids: The photos' names as written.
@@ -45,7 +45,7 @@ class TagTable(Sequence[TagEntry]):
         self._where = where
         self._places: Any = [] if places is None else places
         self._code_of: dict[str, int] = {}
-        self._codes, self._ends = array("I"), array("Q")
+        self._codes, self._ends = array("I"), array("L")
 
     @classmethod
     def of(cls, entries: Iterable[TagEntry]) -> TagTable:
@@ -85,8 +85,10 @@ class TagTable(Sequence[TagEntry]):
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         class_of = np.array([index[name] for name in self.names], dtype=np.int32)
         values = class_of[np.array(self._codes, dtype=np.uint32)]
-        rows = np.repeat(np.arange(len(ends)), ends - starts)
-        return ClassLists(starts, ends, values[np.lexsort((values, rows))])
+        # Sorted within each row.
+        keys = np.repeat(np.arange(len(ends)) * len(classes), ends - starts) + values
+        keys.sort(kind="stable")
+        return ClassLists(starts, ends, (keys % max(1, len(classes))).astype(np.int32))
 
     def rows_with(self, names: set[str]) -> list[int]:
         """Rows that have one of the names, in order."""
@@ -135,10 +137,9 @@ class ClassLists(Sequence[tuple[int, ...]]):
     ) -> None:
         self.starts, self.ends, self.values = starts, ends, values
 
-    def take(self, rows: Sequence[int]) -> ClassLists:
+    def take(self, rows: NDArray[np.int64]) -> ClassLists:
         """The lists of some rows; -1 stands for an empty list."""
-        index = np.asarray(rows, dtype=np.int64)
-        starts, ends = (np.append(places, 0)[index] for places in (self.starts, self.ends))
+        starts, ends = (np.append(places, 0)[rows] for places in (self.starts, self.ends))
         return ClassLists(starts, ends, self.values)
 
     @property

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 
 # The last four are their full-width forms.
 _SEPARATORS = re.compile("[;|,\t\r\n\uff1b\uff5c\uff0c\u3001]")
@@ -107,7 +108,8 @@ class TagParser:
     def __init__(self, known: Collection[str] = ()) -> None:
         self.known = known
         self.delimited: set[str] = set()
-        self._words: dict[str, tuple[str, ...]] = {}
+        self._names = _Words(known)
+        self._phrases = {name for name in known if " " in name}
 
     def __call__(self, labels: str | Sequence[str]) -> tuple[str, ...]:
         """Arguments, result and errors of `split_tags`."""
@@ -117,15 +119,23 @@ class TagParser:
                 self.delimited.update(names)
             return names
         words = labels.split()
-        if len(words) > 1 and " ".join(words) in self.known:
+        if len(words) == 1:
+            return self._names[words[0]]
+        if self._phrases and " ".join(words) in self._phrases:
             return split_tags(labels, self.known)
-        return tuple(dict.fromkeys(name for word in words for name in self._names(word)))
+        return tuple(dict.fromkeys(chain.from_iterable(map(self._names.__getitem__, words))))
 
-    def _names(self, word: str) -> tuple[str, ...]:
-        found = self._words.get(word)
-        if found is None:
-            found = self._words[word] = split_tags(word, self.known)
-        return found
+
+class _Words(dict[str, tuple[str, ...]]):
+    """The names, one or none, that each word stands for."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        super().__init__()
+        self._known = known
+
+    def __missing__(self, word: str) -> tuple[str, ...]:
+        self[word] = names = split_tags(word, self._known)
+        return names
 
 
 def is_separated(labels: str | Sequence[str]) -> bool:

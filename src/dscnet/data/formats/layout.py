@@ -95,15 +95,12 @@ def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for image_id, path in photos:
         if image_id in found:
-            raise _same_id(path, found[image_id], image_id)
+            raise DataError(
+                f"{path} and {found[image_id]} have the same image id {image_id!r}; "
+                "rename or remove one of them"
+            )
         found[image_id] = path
     return dict(sorted(found.items()))
-
-
-def _same_id(path: Path, other: Path, image_id: str) -> DataError:
-    return DataError(
-        f"{path} and {other} have the same image id {image_id!r}; rename or remove one of them"
-    )
 
 
 def photos_in(folder: Path) -> FolderFiles:
@@ -114,18 +111,18 @@ def photos_in(folder: Path) -> FolderFiles:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder of photos")
-    names = sorted(
-        name
-        for name in os.listdir(folder)
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
     endings: dict[str, str] = {}
-    for name in names:
-        image_id, _, ending = name.rpartition(".")
-        if image_id in endings:
-            raise _same_id(folder / name, folder / f"{image_id}{endings[image_id]}", image_id)
-        endings[image_id] = sys.intern(f".{ending}")
-    return FolderFiles(folder, dict(sorted(endings.items())))
+    count = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                dot = name.rindex(".")
+                endings[name[:dot]] = sys.intern(name[dot:])
+                count += 1
+    if len(endings) < count:
+        photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
+    return FolderFiles(folder, {image_id: endings[image_id] for image_id in sorted(endings)})
 
 
 def pngs_in(folder: Path) -> dict[str, Path]:
@@ -162,7 +159,7 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
     ``cat/a.jpg`` is the photo ``cat__a``.
     """
-    if "/" not in name and name in photos:
+    if name in photos:
         return name
     name = join_id(*name.split("/"))
     if (image_id := same_id(name, photos)) is not None:
