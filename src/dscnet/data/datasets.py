@@ -37,6 +37,9 @@ from dscnet.data.tag_table import ClassLists, TagTable
 from dscnet.files.file_search import find_files, left_out_notes
 from dscnet.types import DataError
 
+MOST_RECORDS = 200_000
+"""Of more photos than this, records are made on demand: slower, but a fifth of the memory."""
+
 
 @dataclass(frozen=True)
 class PhotoSet:
@@ -96,10 +99,11 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
     rows = np.array([by_photo.get(image_id, -1) for image_id in ids])
     del by_photo  # a million take 75 MB
     tags = _class_lists(table, classes).take(rows)
-    samples = SampleTable(ids, tags, layout.photos, layout.masks, layout.saliency)
+    photos = SampleTable(ids, tags, layout.photos, layout.masks, layout.saliency)
+    samples = tuple(photos) if len(ids) <= MOST_RECORDS else photos
     untagged = [ids[index] for index in np.flatnonzero(rows < 0).tolist()]
     unread = (*unread_notes(layout), *unread_list_notes(Path(path), layout.splits.values()))
-    notes = (*layout.notes, *unread, *_notes(samples, classes, untagged))
+    notes = (*layout.notes, *unread, *_notes(photos, classes, untagged))
     if layout.classes is None and classes != layout.usual_classes and layout.masks:
         notes += ("classes.txt is missing: mask labels are taken to follow the sorted tags",)
     return PhotoSet(layout.name, classes, samples, notes, split if layout.splits else None)

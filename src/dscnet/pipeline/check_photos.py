@@ -15,18 +15,29 @@ from dscnet.types import DataError
 
 log = logging.getLogger("dscnet")
 
+OPENED_PHOTOS = 1000
+"""Maximum number of photos of a split to open before a training; reading reports the others."""
+
 
 def check_photos(job: Job) -> None:
-    """Reject photos that training or labelling cannot use, listing all of them."""
+    """Reject photos that training or labelling cannot use, listing all of them.
+
+    Of many photos, evenly spaced ones are opened.
+    """
     config = job.config
     stride = config.model.output_stride
-    report = check_dataset(job.train, min_size=stride, need_saliency=config.needs_saliency)
+    report = check_dataset(
+        job.train,
+        min_size=stride,
+        need_saliency=config.needs_saliency,
+        opened=OPENED_PHOTOS,
+    )
     if job.val is None:
         report.info += missing_split_notes(
             job.train.name, config.val_split, available_splits(config.data)
         )
     else:
-        report.add(check_dataset(job.val, min_size=stride))
+        report.add(check_dataset(job.val, min_size=stride, opened=OPENED_PHOTOS))
         compare_splits(job.train, job.val, report)
     for line in (*report.info, *report.warnings):
         log.info("data: %s", line)
