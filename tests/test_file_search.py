@@ -88,14 +88,14 @@ def test_folders_apart_are_not_searched_through_links_either(tmp_path):
 
 def test_a_folder_that_cannot_be_listed_is_an_error_unless_it_is_the_systems(tmp_path, monkeypatch):
     touch(tmp_path, "a.jpg", "closed/b.jpg", "lost+found/c.jpg")
-    listed = os.listdir
+    listed = os.scandir
 
     def refuse(folder):
         if os.path.basename(folder) in closed:
             raise PermissionError(13, "Permission denied")
         return listed(folder)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     closed = {"lost+found"}
     assert found(tmp_path)[0] == ["a.jpg", "closed/b.jpg"]
     closed = {"closed"}

@@ -168,7 +168,7 @@ def test_a_short_training_is_not_tried_first(job, monkeypatch, epochs, tried):
     measured = []
     needs = Needs((StageNeed("cam", 5e8, 90, "lower it"),), 2e9)
     monkeypatch.setattr(
-        "dscnet.pipeline.resources.measure_needs", lambda job: measured.append(job) or needs
+        "dscnet.pipeline.resources.measure_needs", lambda job, sizes: measured.append(job) or needs
     )
     job.config.train.epochs = epochs
     check_machine(job)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dscnet.data.check_report import CheckReport, PhotoFacts
-from dscnet.data.datasets import PhotoSet, Sample, available_splits, open_dataset, place_of
+from dscnet.data.datasets import (
+    PhotoSet,
+    Sample,
+    available_splits,
+    open_dataset,
+    place_of,
+    some_samples,
+)
 from dscnet.data.formats import split_home
 from dscnet.data.io import (
     LOSSES,
@@ -60,7 +68,11 @@ def check_path(path: str | Path, split: str | None = None) -> CheckReport:
 
 
 def check_dataset(
-    photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
+    photo_set: PhotoSet,
+    *,
+    min_size: int = 16,
+    need_saliency: bool = False,
+    opened: int | None = None,
 ) -> CheckReport:
     """Open all files of a data set, and report what cannot be used.
 
@@ -71,14 +83,18 @@ def check_dataset(
         photo_set: The data set; unknown tags are not checked.
         min_size: Minimum height and width of photos, pixels: the stride of the network.
         need_saliency: Whether a missing saliency map is an error.
+        opened: Maximum number of photos to open, evenly spaced; None = all.
     """
-    report = _check_files(photo_set, min_size=min_size, need_saliency=need_saliency)
+    report = _check_files(photo_set, min_size, need_saliency, opened)
     compare_masks(photo_set, report)
     return report
 
 
 def _check_files(
-    photo_set: PhotoSet, *, min_size: int = 16, need_saliency: bool = False
+    photo_set: PhotoSet,
+    min_size: int = 16,
+    need_saliency: bool = False,
+    opened: int | None = None,
 ) -> CheckReport:
     """Check all files, classes and tags, without comparing masks with tags."""
     report = CheckReport()
@@ -92,7 +108,8 @@ def _check_files(
     dark = []
     black = []
     brightest: list[float] = []
-    for sample in photo_set.samples:
+    samples = photo_set.samples if opened is None else some_samples(photo_set.samples, opened)
+    for sample in samples:
         try:
             size = image_size(sample.image_path)
             image = read_image(sample.image_path)
@@ -125,6 +142,11 @@ def _check_files(
             f"object: {first_few(black)}; recompute those maps if that is wrong"
         )
     report.info += _summary(photo_set, sizes)
+    if len(samples) < len(photo_set.samples):
+        report.info.append(
+            f"{len(samples)} of {len(photo_set.samples)} photos were opened, evenly spaced;"
+            " `dscnet check` opens all"
+        )
     _check_tags(photo_set, report)
     report.info += photo_set.notes
     for trait, ids in traits.items():
@@ -266,7 +288,8 @@ def _check_tags(photo_set: PhotoSet, report: CheckReport) -> None:
     tagged = [sample.tags for sample in photo_set.samples if sample.tags is not None]
     if not tagged:
         return
-    counts = [sum(index in tags for tags in tagged) for index in range(photo_set.num_classes)]
+    found = Counter(chain.from_iterable(map(set, tagged)))
+    counts = [found[index] for index in range(photo_set.num_classes)]
     trains = photo_set.split is None or photo_set.split.startswith("train")
     if trains:
         _check_absent(photo_set, _untagged_classes(photo_set), report)
@@ -303,11 +326,14 @@ def _check_absent(photo_set: PhotoSet, names: Sequence[str], report: CheckReport
 
 def _cooccurrence_warnings(classes: Sequence[str], tagged: Sequence[tuple[int, ...]]) -> list[str]:
     """A warning for each class that only occurs together with another one."""
+    together: dict[int, set[int]] = {}
+    everywhere = set(tagged[0]).intersection(*tagged)
+    for tags in tagged:
+        for index in tags:
+            together.setdefault(index, set(tags)).intersection_update(tags)
     warnings = []
     for index, name in enumerate(classes):
-        photos = [set(tags) for tags in tagged if index in tags]
-        shared = set.intersection(*photos) - {index} if photos else set()
-        others = [other for other in sorted(shared) if not all(other in tags for tags in tagged)]
+        others = sorted(together.get(index, set()) - everywhere - {index})
         if others:
             listed = " and ".join(repr(classes[other]) for other in others)
             warnings.append(

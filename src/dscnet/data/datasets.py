@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from dscnet.data.formats import (
     IMAGE_SUFFIXES,
@@ -18,41 +20,26 @@ from dscnet.data.formats import (
     join_id,
     match_id,
     photos_by_id,
-    same_id,
     split_home,
 )
 from dscnet.data.ignored_files import ending_notes, unread_notes
+from dscnet.data.samples import Sample as Sample
+from dscnet.data.samples import SampleTable
 from dscnet.data.split_lists import unread_list_notes
 from dscnet.data.tag_files import (
-    TagEntry,
     class_indices,
     clean_classes,
     first_few,
     ordered_classes,
     read_text,
 )
+from dscnet.data.tag_table import ClassLists, TagTable
 from dscnet.files.file_search import find_files, left_out_notes
 from dscnet.files.similar_names import similar_path
 from dscnet.types import DataError
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One photo with its tags and files.
-
-    Attributes:
-        image_id: Unique name, valid as a file name.
-        image_path: The photo.
-        tags: Sorted 0-based foreground classes; ``()`` for a negative photo, None if unknown.
-        mask_path: Pixel labels, for evaluation; None if there are none.
-        saliency_path: Saliency map; None if there is none.
-    """
-
-    image_id: str
-    image_path: Path
-    tags: tuple[int, ...] | None = None
-    mask_path: Path | None = None
-    saliency_path: Path | None = None
+MOST_RECORDS = 200_000
+"""Of more photos than this, records are made on demand: slower, but a fifth of the memory."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class PhotoSet:
 
     name: str
     classes: tuple[str, ...]
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     notes: tuple[str, ...] = ()
     split: str | None = None
 
@@ -106,25 +93,18 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
     if not layout.photos:
         endings = ", ".join(IMAGE_SUFFIXES)
         raise DataError(f"{path}: no photo found; photos are files ending in {endings}")
-    entries = layout.read_tags(layout.classes or ())
-    classes = layout.classes or _classes_from(entries, layout)
-    tags = {
-        image_id: class_indices(entry, classes)
-        for image_id, entry in _entries_by_photo(entries, layout).items()
-    }
-    samples = tuple(
-        Sample(
-            image_id=image_id,
-            image_path=layout.photos[image_id],
-            tags=tags.get(image_id, ()),
-            mask_path=_map_of(image_id, layout.masks),
-            saliency_path=_map_of(image_id, layout.saliency),
-        )
-        for image_id in _ids_of_split(layout, split, Path(path))
-    )
-    untagged = [sample.image_id for sample in samples if sample.image_id not in tags]
+    table = TagTable.of(layout.read_tags(layout.classes or ()))
+    classes = layout.classes or _classes_from(table, layout)
+    by_photo = _rows_by_photo(table, layout)
+    ids = _ids_of_split(layout, split, Path(path))
+    rows = np.array([by_photo.get(image_id, -1) for image_id in ids])
+    del by_photo  # a million take 75 MB
+    tags = _class_lists(table, classes).take(rows)
+    photos = SampleTable(ids, tags, layout.photos, layout.masks, layout.saliency)
+    samples = tuple(photos) if len(ids) <= MOST_RECORDS else photos
+    untagged = [ids[index] for index in np.flatnonzero(rows < 0).tolist()]
     unread = (*unread_notes(layout), *unread_list_notes(Path(path), layout.splits.values()))
-    notes = (*layout.notes, *unread, *_notes(samples, classes, untagged))
+    notes = (*layout.notes, *unread, *_notes(photos, classes, untagged))
     if layout.classes is None and classes != layout.usual_classes and layout.masks:
         notes += ("classes.txt is missing: mask labels are taken to follow the sorted tags",)
     return PhotoSet(layout.name, classes, samples, notes, split if layout.splits else None)
@@ -235,8 +215,8 @@ def _photos_at(
         yield join_id(*path.relative_to(root).with_suffix("").parts), path
 
 
-def _classes_from(entries: Sequence[TagEntry], layout: Layout) -> tuple[str, ...]:
-    names = {name for entry in entries for name in entry.names}
+def _classes_from(table: TagTable, layout: Layout) -> tuple[str, ...]:
+    names = set(table.names)
     if not names:
         raise DataError(f"{layout.name}: no photo has a tag; tag the photos first")
     if names <= set(layout.usual_classes):
@@ -244,33 +224,39 @@ def _classes_from(entries: Sequence[TagEntry], layout: Layout) -> tuple[str, ...
     return clean_classes(ordered_classes(names), layout.name)
 
 
-def _entries_by_photo(entries: Sequence[TagEntry], layout: Layout) -> dict[str, TagEntry]:
-    found: dict[str, TagEntry] = {}
+def _rows_by_photo(table: TagTable, layout: Layout) -> dict[str, int]:
+    """Row of each tagged photo by its id."""
+    found = dict(zip(table.ids, range(len(table)), strict=True))
+    if len(found) == len(table) and all(name in layout.photos for name in found):
+        return found
+    found = {}
     missing = []
-    for entry in entries:
-        image_id = match_id(entry.image_id, layout.photos)
+    for row, name in enumerate(table.ids):
+        image_id = match_id(name, layout.photos)
         if image_id is None:
-            missing.append(entry)
+            missing.append(row)
         elif image_id in found:
             raise DataError(
-                f"{entry.where}: photo {image_id!r} has tags already at {found[image_id].where}; "
-                "merge the two"
+                f"{table.where(row)}: photo {image_id!r} has tags already at "
+                f"{table.where(found[image_id])}; merge the two"
             )
         else:
-            found[image_id] = entry
+            found[image_id] = row
     if missing:
         raise DataError(
-            f"{missing[0].where}: tags without a photo for "
-            f"{first_few([entry.image_id for entry in missing])}; add the photos to "
+            f"{table.where(missing[0])}: tags without a photo for "
+            f"{first_few([table.ids[row] for row in missing])}; add the photos to "
             f"{_photo_folder(layout)} (files ending in {', '.join(IMAGE_SUFFIXES)}; subfolders "
             "are not searched) or remove their tags"
         )
     return found
 
 
-def _map_of(image_id: str, maps: Mapping[str, Path]) -> Path | None:
-    name = same_id(image_id, maps)
-    return None if name is None else maps[name]
+def _class_lists(table: TagTable, classes: Sequence[str]) -> ClassLists:
+    """Tags of each row."""
+    for row in table.rows_with(set(table.names).difference(classes)):
+        class_indices(table[row], classes)  # raises
+    return table.class_lists(classes)
 
 
 def _ids_of_split(layout: Layout, split: str | None, data_set: Path) -> list[str]:
@@ -309,10 +295,11 @@ def _photo_folder(layout: Layout) -> Path:
     return next(iter(layout.photos.values())).parent
 
 
-def _notes(samples: Sequence[Sample], classes: Sequence[str], untagged: Sequence[str]) -> list[str]:
+def _notes(samples: SampleTable, classes: Sequence[str], untagged: Sequence[str]) -> list[str]:
     notes = []
+    empty = [samples.ids[index] for index in np.flatnonzero(samples.tags.counts == 0).tolist()]
     without = set(untagged)
-    negatives = [s.image_id for s in samples if not s.tags and s.image_id not in without]
+    negatives = [image_id for image_id in empty if image_id not in without]
     if negatives:
         notes.append(f"{len(negatives)} photos have no tag (negatives): {first_few(negatives)}")
     if untagged:
@@ -320,7 +307,7 @@ def _notes(samples: Sequence[Sample], classes: Sequence[str], untagged: Sequence
             f"{len(untagged)} photos have no tag entry and count as negatives: "
             f"{first_few(untagged)}"
         )
-    present = {index for sample in samples for index in sample.tags or ()}
+    present = samples.tags.present()
     absent = [name for index, name in enumerate(classes) if index not in present]
     if absent:
         notes.append(f"no photo is tagged {first_few(absent, 10)}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from dscnet.data.formats import IMAGE_SUFFIXES, Layout, same_id
 from dscnet.data.tag_files import first_few
-from dscnet.files.file_search import find_files, left_out_notes
+from dscnet.files.file_search import Found, each_name, find_files, left_out_notes
 
 # Endings of files commonly kept next to photos.
 _COMPANIONS = frozenset(
@@ -37,18 +37,33 @@ def unread_notes(layout: Layout) -> list[str]:
 
 
 def _photo_notes(folders: Collection[Path], read: Collection[Path]) -> list[str]:
+    beside = {folder: _beside_photos(folder, read) for folder in folders}
+    notes = _ending_notes(path for found in beside.values() for path in found.files)
     nested: Counter[str] = Counter()
-    notes = ending_notes(folders, read)
-    for folder in folders:
-        found = find_files(folder, _ends_as_photo, read)
-        nested.update(str(path.parent) for path in found.files if path.parent != folder)
-        notes += left_out_notes(found.left_out, folder)
+    for folder, found in beside.items():
+        photos = (path for path in found.files if _ends_as_photo(path))
+        nested.update(str(path.parent) for path in photos if path.parent != folder)
+        notes += left_out_notes([path for path in found.left_out if _ends_as_photo(path)], folder)
     if nested:
         notes.append(
             f"{nested.total()} photos in subfolders of a photo folder are ignored: "
             f"{first_few(list(nested))}; move them up if they belong to it"
         )
     return notes
+
+
+def _beside_photos(folder: Path, apart_from: Collection[Path]) -> Found:
+    """Files of a folder and its subfolders, without the photos of the folder itself."""
+    own = str(folder)
+
+    def keep(at: str, name: str) -> bool:
+        # First, so that a million photos cost no path each.
+        return at != own or name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES)
+
+    files: tuple[list[Path], list[Path]] = ([], [])
+    for at, name, hidden in each_name(folder, keep, apart_from):
+        files[hidden].append(Path(at, name))
+    return Found(*(tuple(sorted(paths)) for paths in files))
 
 
 def ending_notes(folders: Collection[Path], apart_from: Collection[Path]) -> list[str]:
@@ -58,12 +73,12 @@ def ending_notes(folders: Collection[Path], apart_from: Collection[Path]) -> lis
         folders: The folders, searched recursively.
         apart_from: Folders to exclude.
     """
-    found = [
-        path
-        for folder in folders
-        for path in find_files(folder, _is_reported, apart_from).files
-        if not _ends_as_photo(path)
-    ]
+    found = (_beside_photos(folder, apart_from).files for folder in folders)
+    return _ending_notes(path for files in found for path in files)
+
+
+def _ending_notes(files: Iterable[Path]) -> list[str]:
+    found = [path for path in files if _is_reported(path) and not _ends_as_photo(path)]
     if not found:
         return []
     endings = ", ".join(sorted({path.suffix.lower() or "no ending" for path in found}))
@@ -101,7 +116,8 @@ def _orphans(what: str, maps: Mapping[str, Path], photos: Collection[str]) -> li
 
 
 def _ends_as_photo(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    # A hidden file counts by its name without the leading dots.
+    return Path(path.name.lstrip(".") or "hidden").suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_reported(path: Path) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from dscnet.data.formats import split_home
-from dscnet.data.tag_files import files_ending, first_few
+from dscnet.data.tag_files import first_few
 
 _ENDINGS = (".txt", ".lst", ".csv")
 _USUAL_NAMES = frozenset(
@@ -55,5 +56,13 @@ def _sub_folders(folder: Path) -> list[Path]:
 
 def _usual_lists(root: Path) -> Iterator[Path]:
     for folder in (root, *_sub_folders(root), *_sub_folders(root / "ImageSets")):
+        names = _usual_names_in(folder) if folder.is_dir() else []
         for ending in _ENDINGS:
-            yield from (p for p in files_ending(folder, ending) if p.stem in _USUAL_NAMES)
+            yield from (folder / name for name in names if name.lower().endswith(ending))
+
+
+def _usual_names_in(folder: Path) -> list[str]:
+    # One pass over names: a folder of photos may have a million.
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name.lower().endswith(_ENDINGS))
+        return sorted(name for name in names if name.rpartition(".")[0] in _USUAL_NAMES)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import json
+import os
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
-from dscnet.data.tag_text import clean_name, foreground, is_background, is_separated, split_tags
+from dscnet.data.tag_table import TagEntry as TagEntry
+from dscnet.data.tag_table import TagTable
+from dscnet.data.tag_text import (
+    TagParser,
+    clean_name,
+    foreground,
+    is_background,
+    says_none,
+)
 from dscnet.types import DataError, check_class_count
 
 TAG_SUFFIXES = (".csv", ".json", ".jsonl")
@@ -22,31 +33,25 @@ _CSV_HEADER = ["image_id", "labels"]
 _NUMBERED_BACKGROUND = re.compile(r"[\d\W_]*background[\d\W_]*", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class TagEntry:
-    """The tags of one photo.
+_Row = tuple[str, str | list[str], int | str]
+"""Image id, labels still as text or as a list, and the row's place in the file."""
+
+
+class _Reader(NamedTuple):
+    """Reader of the rows of one kind of tag file.
 
     Attributes:
-        image_id: The photo's name as written, with or without file ending.
-        names: Cleaned, unique class names in file order; empty for a negative photo.
-        where: File and line (or entry), for messages.
+        rows: Yields the rows of a file.
+        where: Message on a file and the place of a row, with two slots.
+        places: Type code of the places in an array; None for text.
     """
 
-    image_id: str
-    names: tuple[str, ...]
+    rows: Callable[[Path], Iterator[_Row]]
     where: str
+    places: str | None = "L"
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of a tag file, with its labels still as text or as a list."""
-
-    image_id: str
-    labels: str | list[str]
-    where: str
-
-
-def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
+def read_tag_file(path: Path, known: Collection[str] = ()) -> TagTable:
     """Read image-level tags from ``.csv``, ``.json`` or ``.jsonl``.
 
     CSV has the header ``image_id,labels``. JSON is ``{"id": ["cat", "dog"]}`` or a list of
@@ -61,15 +66,28 @@ def read_tag_file(path: Path, known: Collection[str] = ()) -> list[TagEntry]:
     Raises:
         DataError: If the file is missing or malformed.
     """
-    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in TAG_SUFFIXES:
         raise DataError(f"{path}: tags must be a file ending in {', '.join(TAG_SUFFIXES)}")
-    rows = reader(path)
     listed = {clean_name(name) for name in known}
-    seen = [name for row in rows if is_separated(row.labels) for name in _names(row, listed)]
-    names = listed.union(seen)
-    return [TagEntry(row.image_id, _names(row, names), row.where) for row in rows]
+    table, delimited = _read_rows(path, listed)
+    # Knowing a single word changes nothing, unless words like it are dropped.
+    if all(name.isalnum() and not says_none(name) for name in delimited - listed):
+        return table
+    return _read_rows(path, listed | delimited)[0]
+
+
+def _read_rows(path: Path, known: Collection[str]) -> tuple[TagTable, set[str]]:
+    """The rows, and the names that occur between separators or in a list."""
+    reader = _READERS[path.suffix.lower()]
+    where = partial(reader.where.format, path)
+    table = TagTable(where, array(reader.places) if reader.places else [])
+    parse = TagParser(known)
+    for image_id, labels, place in reader.rows(path):
+        try:
+            table.add(image_id, parse(labels), place)
+        except ValueError as error:
+            raise DataError(f"{where(place)}: {error}") from error
+    return table, parse.delimited
 
 
 def read_annotations(folder: Path, *, difficult: bool = True) -> list[TagEntry]:
@@ -196,8 +214,14 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: If the file is missing, unreadable or not UTF-8.
     """
-    try:
+    with _readable(path):
         return path.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -213,64 +237,65 @@ def files_ending(folder: Path, suffix: str) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() == suffix)
-    return sorted(path for path in found if not path.name.startswith("."))
+    # Names first: a folder of photos may have a million.
+    return [
+        folder / name
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(suffix) and not name.startswith(".")
+    ]
 
 
-def _names(row: _Row, known: Collection[str]) -> tuple[str, ...]:
-    try:
-        return split_tags(row.labels, known)
-    except ValueError as error:
-        raise DataError(f"{row.where}: {error}") from error
-
-
-def _csv_rows(path: Path) -> list[_Row]:
-    # From a stream: splitting lines first would drop line breaks within quoted fields.
-    lines = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True)
-    found, start, rows = [], 1, []
-    try:
-        header = [cell.strip() for cell in next(lines, [])]
-        if header != _CSV_HEADER:
-            raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
-        for cells in lines:
-            found.append((cells, f"{path}, line {lines.line_num}"))
-            start = lines.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {start}: invalid CSV ({error}); put quotes around a whole field or"
-            " remove them"
-        ) from error
-    for cells, where in found:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != 2:
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    with _readable(path), path.open(encoding="utf-8-sig") as file:
+        # From a stream: splitting lines first would drop line breaks within quoted fields.
+        lines = csv.reader(file, skipinitialspace=True, strict=True)
+        start = 1
+        try:
+            header = [cell.strip() for cell in next(lines, [])]
+            if header != _CSV_HEADER:
+                raise DataError(f"{path}, line 1: the header must be {','.join(_CSV_HEADER)!r}")
+            for cells in lines:
+                start = lines.line_num + 1
+                if len(cells) == 2 and (image_id := cells[0].strip()):
+                    yield image_id, cells[1], start - 1
+                elif any(cell.strip() for cell in cells):
+                    raise DataError(f"{path}, line {start - 1}: {_wrong_cells(cells)}")
+        except csv.Error as error:
             raise DataError(
-                f"{where}: expected an image id, one comma and the labels; separate several "
-                "labels by spaces, ';' or '|'"
-            )
-        if not cells[0].strip():
-            raise DataError(f"{where}: the image id is missing; add it or remove the line")
-        rows.append(_Row(cells[0].strip(), cells[1], where))
-    return rows
+                f"{path}, line {start}: invalid CSV ({error}); put quotes around a whole field or"
+                " remove them"
+            ) from error
 
 
-def _json_rows(path: Path) -> list[_Row]:
+def _wrong_cells(cells: Sequence[str]) -> str:
+    if len(cells) == 2:
+        return "the image id is missing; add it or remove the line"
+    return (
+        "expected an image id, one comma and the labels; separate several labels by spaces, ';' or"
+        " '|'"
+    )
+
+
+def _json_rows(path: Path) -> Iterator[_Row]:
     content = _parse_json(read_text(path), str(path))
     if isinstance(content, dict):
-        return [_row(key, value, f"{path}, entry {key!r}") for key, value in content.items()]
-    if isinstance(content, list):
-        return [_object_row(item, f"{path}, item {i}") for i, item in enumerate(content, 1)]
-    raise DataError(f"{path}: expected an object of id: labels, or a list of objects")
+        for key, value in content.items():
+            place = f"entry {key!r}"
+            yield _row(key, value, f"{path}, {place}", place)
+    elif isinstance(content, list):
+        for number, item in enumerate(content, 1):
+            place = f"item {number}"
+            yield _object_row(item, f"{path}, {place}", place)
+    else:
+        raise DataError(f"{path}: expected an object of id: labels, or a list of objects")
 
 
-def _jsonl_rows(path: Path) -> list[_Row]:
-    rows = []
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
     # Not splitlines(): other line separators may occur within JSON text.
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
-            rows.append(_object_row(_parse_json(line, where), where))
-    return rows
+            yield _object_row(_parse_json(line, where), where, number)
 
 
 def _parse_json(text: str, where: str) -> object:
@@ -289,16 +314,23 @@ def _parse_json(text: str, where: str) -> object:
     return content
 
 
-def _object_row(item: object, where: str) -> _Row:
+def _object_row(item: object, where: str, place: int | str) -> _Row:
     if not isinstance(item, dict) or set(item) != set(_CSV_HEADER):
         raise DataError(f"{where}: expected an object with the keys 'image_id' and 'labels'")
-    return _row(item["image_id"], item["labels"], where)
+    return _row(item["image_id"], item["labels"], where, place)
 
 
-def _row(image_id: object, labels: object, where: str) -> _Row:
+def _row(image_id: object, labels: object, where: str, place: int | str) -> _Row:
     if not isinstance(image_id, str) or not image_id.strip():
         raise DataError(f"{where}: the image id must be text, got {image_id!r}")
     labels = "" if labels is None else labels  # as pandas writes a missing value
     if not isinstance(labels, str | list) or not all(isinstance(name, str) for name in labels):
         raise DataError(f"{where}: labels must be text or a list of texts, got {labels!r}")
-    return _Row(image_id.strip(), labels, where)
+    return image_id.strip(), labels, place
+
+
+_READERS = {
+    ".csv": _Reader(_csv_rows, "{}, line {}"),
+    ".json": _Reader(_json_rows, "{}, {}", None),
+    ".jsonl": _Reader(_jsonl_rows, "{}, line {}"),
+}

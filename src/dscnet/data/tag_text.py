@@ -7,6 +7,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
 
 # The last four are their full-width forms.
 _SEPARATORS = re.compile("[;|,\t\r\n\uff1b\uff5c\uff0c\u3001]")
@@ -14,6 +16,8 @@ _QUOTES = frozenset({"''", '""', "``", "\u201c\u201d", "\u2018\u2019", "\u00ab\u
 # A list as written by Python, pandas, NumPy or JSON; in round or curly brackets only with quotes.
 _LIST = re.compile(r"\[.*\]|[({]\s*(?:['\"].*)?[)}]", re.DOTALL)
 _NEXT_QUOTE = re.compile(r"(?<=['\"])\s+(?=['\"])")
+# Words between spaces, which need no further parsing: most rows of most files.
+_WORDS = re.compile(r"[\w .-]*", re.ASCII)
 # Zero-width characters. Joiners between non-ASCII letters are spelling (Persian, Hindi, emoji).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]"
@@ -25,6 +29,7 @@ _JOINTS = re.compile(r"[^\w\s'-]+|\band\b|\b\d+\b")
 _ABSENT = re.compile(r"(?:no|non|not|without)[ _-](.+)")
 
 
+@lru_cache(maxsize=1 << 14)
 def clean_name(text: str) -> str:
     """Normalise a class name for comparison and display.
 
@@ -42,6 +47,7 @@ def written_forms(name: str) -> tuple[str, ...]:
     return (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
 
 
+@lru_cache(maxsize=1 << 14)
 def is_background(name: str) -> bool:
     """Whether a name is that of the background, ignoring case."""
     return clean_name(name).strip("_").casefold() == "background"
@@ -53,6 +59,7 @@ def foreground(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in cleaned if name and not is_background(name)))
 
 
+@lru_cache(maxsize=1 << 14)
 def says_none(name: str) -> bool:
     """Whether a word means "none of the classes": background, ``negative``, ``none``, ..."""
     return is_background(name) or clean_name(name).strip("_-<>").casefold() in _NONE
@@ -86,6 +93,49 @@ def split_tags(labels: str | Sequence[str], known: Collection[str] = ()) -> tupl
     else:
         parts = [_item(item, known) for item in labels]
     return without_none(parts, known)
+
+
+class TagParser:
+    """`split_tags` for many fields: each word is looked at once.
+
+    Args:
+        known: Cleaned class names.
+
+    Attributes:
+        delimited: Names that occurred between separators or in a list.
+    """
+
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self.known = known
+        self.delimited: set[str] = set()
+        self._names = _Words(known)
+        self._phrases = {name for name in known if " " in name}
+
+    def __call__(self, labels: str | Sequence[str]) -> tuple[str, ...]:
+        """Arguments, result and errors of `split_tags`."""
+        if not isinstance(labels, str) or not _WORDS.fullmatch(labels):
+            names = split_tags(labels, self.known)
+            if is_separated(labels):
+                self.delimited.update(names)
+            return names
+        words = labels.split()
+        if len(words) == 1:
+            return self._names[words[0]]
+        if self._phrases and " ".join(words) in self._phrases:
+            return split_tags(labels, self.known)
+        return tuple(dict.fromkeys(chain.from_iterable(map(self._names.__getitem__, words))))
+
+
+class _Words(dict[str, tuple[str, ...]]):
+    """The names, one or none, that each word stands for."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        super().__init__()
+        self._known = known
+
+    def __missing__(self, word: str) -> tuple[str, ...]:
+        self[word] = names = split_tags(word, self._known)
+        return names
 
 
 def is_separated(labels: str | Sequence[str]) -> bool:

@@ -62,13 +62,30 @@ def each_file(
     root: Path, accept: Callable[[Path], bool], apart_from: Collection[Path] = ()
 ) -> Iterator[tuple[Path, bool]]:
     """The files of :func:`find_files`, one by one, and whether each is left out."""
-    search = _Search([_real(folder) for folder in apart_from if not _lies_in(root, folder)])
+    for folder, name, hidden in each_name(root, lambda folder, name: True, apart_from):
+        path = Path(folder, name)
+        if accept(path.with_name(name.lstrip(".") or "hidden")):
+            yield path, hidden
+
+
+def each_name(
+    root: Path, keep: Callable[[str, str], bool], apart_from: Collection[Path] = ()
+) -> Iterator[tuple[str, str, bool]]:
+    """Folder and name of each file of :func:`find_files`, and whether it is left out.
+
+    Args:
+        root: As for :func:`find_files`.
+        keep: Selects files by folder and name, hidden ones with their leading dots.
+        apart_from: As for :func:`find_files`.
+
+    Raises:
+        DataError: As for :func:`find_files`.
+    """
+    search = _Search([_real(folder) for folder in apart_from if not _lies_in(root, folder)], keep)
     # Links are followed after all real folders, hidden folders after everything else.
-    for places, system in (([root], False), (search.hidden, True)):
+    for places, system in (([str(root)], False), (search.hidden, True)):
         while places:
-            for path, hidden in search.visit(places.pop(0), system=system):
-                if accept(path.with_name(path.name.lstrip(".") or "hidden")):
-                    yield path, hidden
+            yield from search.visit(places.pop(0), system=system)
             if not system:
                 places += search.links
                 search.links.clear()
@@ -89,43 +106,51 @@ def left_out_notes(left_out: Sequence[Path], root: Path) -> list[str]:
 class _Search:
     """State of a search: the folders seen, and those still to visit."""
 
-    def __init__(self, apart_from: Sequence[str]) -> None:
-        self.apart_from = apart_from
+    def __init__(self, apart_from: Sequence[str], keep: Callable[[str, str], bool]) -> None:
+        self.apart_from, self.keep = apart_from, keep
         self.seen: set[str] = set()
-        self.links: list[Path] = []
-        self.hidden: list[Path] = []
+        self.links: list[str] = []
+        self.hidden: list[str] = []
 
-    def visit(self, folder: Path, *, system: bool) -> Iterator[tuple[Path, bool]]:
+    def visit(self, folder: str, *, system: bool) -> Iterator[tuple[str, str, bool]]:
         """Files of a folder and its subfolders, and whether hidden; links to folders wait."""
         real = _real(folder)
         if real in self.seen or any(_is_within(real, apart) for apart in self.apart_from):
             return
         self.seen.add(real)
-        for name in _listed(folder, system):
-            path = folder / name
-            if not path.is_dir():
-                if path.is_file() or path.is_symlink():
-                    yield path, system or name.startswith(".")
-            elif is_system(name) and not system:
-                self.hidden += [] if path.is_symlink() else [path]
-            elif not path.is_symlink():
+        files, folders = self._listed(folder, system)
+        for name in files:
+            yield folder, name, system or name.startswith(".")
+        for name, is_link in folders:
+            path = os.path.join(folder, name)
+            if is_system(name) and not system:
+                self.hidden += [] if is_link else [path]
+            elif not is_link:
                 yield from self.visit(path, system=system)
             elif not system:
                 self.links.append(path)
 
+    def _listed(self, folder: str, system: bool) -> tuple[list[str], list[tuple[str, bool]]]:
+        """Names of the files kept, and of the folders with whether each is a link, sorted."""
+        files, folders = [], []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    is_link = entry.is_symlink()
+                    if os.path.isdir(entry.path) if is_link else entry.is_dir():
+                        folders.append((entry.name, is_link))
+                    elif (is_link or entry.is_file()) and self.keep(folder, entry.name):
+                        files.append(entry.name)
+        except OSError as error:
+            if not system:
+                raise DataError(
+                    f"{folder}: cannot be listed ({error.strerror}); check its permissions or move"
+                    " it away"
+                ) from error
+        return sorted(files), sorted(folders)
 
-def _listed(folder: Path, system: bool) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        if system:
-            return []
-        raise DataError(
-            f"{folder}: cannot be listed ({error.strerror}); check its permissions or move it away"
-        ) from error
 
-
-def _real(folder: Path) -> str:
+def _real(folder: Path | str) -> str:
     return os.path.realpath(folder)
 
 

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dscnet.files.file_search import Found, each_file, find_files, left_out_notes
+from dscnet.files.folder_files import FolderFiles
 from dscnet.types import DataError
 
 
-class LabelFiles(Mapping[str, Path]):
-    """Label PNGs of a folder by id; holds their names alone.
-
-    Args:
-        folder: The folder.
-        endings: Ending of each file by its id, such as ``.png``.
-    """
-
-    def __init__(self, folder: Path, endings: dict[str, str]) -> None:
-        self.folder = folder
-        self._endings = endings
-
-    def __getitem__(self, image_id: str) -> Path:
-        return self.folder / f"{image_id}{self._endings[image_id]}"
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._endings)
-
-    def __len__(self) -> int:
-        return len(self._endings)
-
-
-def label_files(folder: Path) -> LabelFiles:
+def label_files(folder: Path) -> FolderFiles:
     """Label PNGs of a folder and its subfolders by id, links included, without hidden files.
 
     Raises:
@@ -47,7 +25,7 @@ def label_files(folder: Path) -> LabelFiles:
             other, path = sorted((folder / f"{image_id}{endings[image_id]}", path))
             raise DataError(f"{other} and {path} are both masks of {image_id}; remove one")
         endings[image_id] = sys.intern(path.suffix)
-    return LabelFiles(folder, endings)
+    return FolderFiles(folder, endings)
 
 
 def left_out(folder: Path) -> list[str]:

@@ -17,10 +17,12 @@ def file_mark(path: Path) -> list[Any]:
     Size and hash of both ends: if the content of a compressed file changes, so does its end, and
     the EXIF orientation is at the start. For uncompressed files the modification time is added.
     """
-    with path.open("rb") as file:
+    # Unbuffered, as data sets have many files.
+    with path.open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        size = status.st_size
         ends = file.read(_END)
-        size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _END))
         ends += file.read()
     mark = [size, hashlib.sha256(ends).hexdigest()[:16]]
-    return [*mark, path.stat().st_mtime_ns] if path.suffix.lower() in _UNCOMPRESSED else mark
+    return [*mark, status.st_mtime_ns] if path.suffix.lower() in _UNCOMPRESSED else mark

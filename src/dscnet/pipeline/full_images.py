@@ -59,8 +59,11 @@ def photo_batches(
 def tag_matrix(photos: PhotoSet) -> torch.Tensor:
     """Tags of a photo set, ``(N, C)`` float in {0, 1}."""
     matrix = torch.zeros(len(photos.samples), photos.num_classes)
-    for row, sample in zip(matrix, photos.samples, strict=True):
-        row[list(sample.tags or ())] = 1
+    tags = [sample.tags or () for sample in photos.samples]
+    rows = torch.arange(len(tags)).repeat_interleave(
+        torch.tensor([len(own) for own in tags], dtype=torch.long)
+    )
+    matrix[rows, torch.tensor([index for own in tags for index in own], dtype=torch.long)] = 1
     return matrix
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def write_run_report(
     )
 
 
-def spread(samples: tuple[Sample, ...], count: int) -> list[Sample]:
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """At most ``count`` samples, evenly spaced over the set; deterministic."""
     chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return [samples[index] for index in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 import shutil
@@ -31,6 +32,9 @@ FEW_STEPS = 50
 
 LARGE_VIEW = 6_000_000
 """Inference batches of the CAM network with more pixels than this are always tried first."""
+
+SIZED_PHOTOS = 2000
+"""Of more photos than this, only some sizes are read."""
 
 _NUMBER = np.dtype(np.float16).itemsize
 
@@ -75,9 +79,14 @@ def needs_of(job: Job) -> str:
     return "\n".join([*size_notes(job), needs.text()])
 
 
-def measure_needs(job: Job) -> Needs:
-    """Try a step of each stage, and estimate the size of the files."""
-    sizes = _sizes(job)
+def measure_needs(job: Job, sizes: Sequence[Size] | None = None) -> Needs:
+    """Try a step of each stage, and estimate the size of the files.
+
+    Args:
+        job: The run.
+        sizes: Sizes of its photos, if known.
+    """
+    sizes = _sizes(job) if sizes is None else sizes
     base = memory_in_use(device_of(job.config.train.accelerator))
     return Needs(try_stages(job, sizes), _disk(job, sizes), base)
 
@@ -96,7 +105,7 @@ def check_machine(job: Job) -> None:
     train, photos = job.config.train, len(job.train.samples)
     steps = train.steps(photos // min(train.batch_size, photos))
     if steps >= FEW_STEPS or _largest_view(job, sizes) > LARGE_VIEW:
-        needs = measure_needs(job)
+        needs = measure_needs(job, sizes)
         log.info("%s", needs.text())
         check_fits(job, needs)
 
@@ -134,9 +143,24 @@ def check_disk_space(job: Job, needed: float) -> None:
 
 
 def _sizes(job: Job) -> list[Size]:
-    """Heights and widths of all photos: a single large one determines the peak."""
-    photos = (job.train,) if job.val is None else (job.train, job.val)
-    return [image_size(sample.image_path) for part in photos for sample in part.samples]
+    """Heights and widths of photos: a single large one determines the peak.
+
+    Of many, evenly spaced ones and those with the largest files.
+    """
+    parts = (job.train,) if job.val is None else (job.train, job.val)
+    paths = [sample.image_path for part in parts for sample in part.samples]
+    if len(paths) > SIZED_PHOTOS:
+        # Few of them, so that the mean stays that of the photos.
+        largest = heapq.nlargest(SIZED_PHOTOS // 50, paths, key=_file_bytes)
+        paths = [*paths[:: math.ceil(len(paths) / SIZED_PHOTOS)], *largest]
+    return [image_size(path) for path in paths]
+
+
+def _file_bytes(path: Path) -> float:
+    try:
+        return path.stat().st_size
+    except OSError:  # opening it says why
+        return math.inf
 
 
 def _disk(job: Job, sizes: Sequence[Size]) -> float:

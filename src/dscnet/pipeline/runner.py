@@ -221,6 +221,8 @@ def check_run_folder(job: Job, *, force: bool) -> None:
     root = job.folder.root.resolve()
     if root == Path(job.config.data).resolve():
         raise DscnetError(f"{root} is the data set: choose another folder for the run")
+    if not force:
+        return
     inside = [s.image_path for s in job.train.samples if root in s.image_path.resolve().parents]
-    if force and inside:
+    if inside:
         raise DscnetError(f"{root}: --force would delete photos of the data set, e.g. {inside[0]}")

@@ -100,7 +100,7 @@ class _Devkit:
     """An unpacked devkit with all files of its lists."""
 
     root: Path
-    photos: dict[str, Path]
+    photos: Mapping[str, Path]
     masks: dict[str, Path]
     tags: dict[str, tuple[str, ...]]
     splits: dict[str, tuple[str, ...]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dscnet.data.tag_files import TAG_SUFFIXES, TagEntry, files_ending, read_classes, read_text
 from dscnet.data.tag_text import written_forms
+from dscnet.files.folder_files import FolderFiles
 from dscnet.types import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -34,8 +37,8 @@ class Layout:
     """
 
     name: str
-    photos: dict[str, Path]
-    read_tags: Callable[[Collection[str]], list[TagEntry]]
+    photos: Mapping[str, Path]
+    read_tags: Callable[[Collection[str]], Sequence[TagEntry]]
     classes: tuple[str, ...] | None = None
     usual_classes: tuple[str, ...] = ()
     masks: dict[str, Path] = field(default_factory=dict)
@@ -100,7 +103,7 @@ def photos_by_id(photos: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def photos_in(folder: Path) -> dict[str, Path]:
+def photos_in(folder: Path) -> FolderFiles:
     """Photos of a folder by id (file name without ending), without subfolders.
 
     Raises:
@@ -108,7 +111,18 @@ def photos_in(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder of photos")
-    return photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
+    endings: dict[str, str] = {}
+    count = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                dot = name.rindex(".")
+                endings[name[:dot]] = sys.intern(name[dot:])
+                count += 1
+    if len(endings) < count:
+        photos_by_id((path.stem, path) for path in sorted(folder.iterdir()) if is_photo(path))
+    return FolderFiles(folder, {image_id: endings[image_id] for image_id in sorted(endings)})
 
 
 def pngs_in(folder: Path) -> dict[str, Path]:
@@ -145,6 +159,8 @@ def match_id(name: str, photos: Collection[str]) -> str | None:
 
     ``cat/a.jpg`` is the photo ``cat__a``.
     """
+    if name in photos:
+        return name
     name = join_id(*name.split("/"))
     if (image_id := same_id(name, photos)) is not None:
         return image_id

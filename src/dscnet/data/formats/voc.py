@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,9 @@ def _read(root: Path) -> Layout:
     tag_file = find_tag_file(root / "ImageSets", root)
     annotations = root / "Annotations"
     if tag_file is not None:
-        read_tags: Callable[[Collection[str]], list[TagEntry]] = partial(read_tag_file, tag_file)
+        read_tags: Callable[[Collection[str]], Sequence[TagEntry]] = partial(
+            read_tag_file, tag_file
+        )
     elif files_ending(annotations, ".xml"):
 
         def read_tags(known: Collection[str]) -> list[TagEntry]:
