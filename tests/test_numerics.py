@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dscnet.numerics import full_precision, unit, upsample
+from dscnet.numerics import full_precision, softmax_of_rows, unit, upsample
 
 
 @full_precision
@@ -84,3 +84,17 @@ def test_matrices_kept_from_inference_mode_are_used_in_training():
     enlarged.sum().backward()
     assert torch.equal(enlarged.detach(), expected)
     assert float(maps.grad.sum()) == pytest.approx(19 * 23)
+
+
+@pytest.mark.parametrize("columns", [1, 4, 15, 16, 21])
+def test_softmax_of_rows_of_any_length(columns, generator):
+    """Rows shorter than 16 take another way: findings/softmax_of_few_columns.sh."""
+    values = 5 * torch.randn(2, 7, columns, generator=generator)
+    values[0, 0, 0] = -torch.inf if columns > 1 else 0.0
+    own, plain = values.clone().requires_grad_(), values.clone().requires_grad_()
+    ours, expected = softmax_of_rows(own), plain.softmax(-1)
+    torch.testing.assert_close(ours, expected)
+    assert ours.is_contiguous()
+    ours.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(own.grad, plain.grad)

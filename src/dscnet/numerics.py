@@ -14,6 +14,9 @@ from torch.nn import functional
 P = ParamSpec("P")
 R = TypeVar("R")
 
+VECTOR = 16
+"""Columns from which PyTorch vectorises a softmax over them: those of AVX-512; 8 with AVX2."""
+
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function compute in float32 or better, even under autocast.
@@ -123,6 +126,23 @@ def _interpolation_matrix(
     with torch.inference_mode(False), torch.no_grad():
         basis = torch.eye(source, dtype=dtype, device=device)[None]
         return functional.interpolate(basis, target, mode="linear", align_corners=True)[0].mT
+
+
+def softmax_of_rows(values: Tensor) -> Tensor:
+    """Softmax over the last dimension, also fast for few columns.
+
+    PyTorch's takes several times as long on CPUs for rows shorter than a vector of the processor.
+
+    Args:
+        values: Floating, ``(..., L)``.
+
+    Returns:
+        The same shape, contiguous.
+    """
+    if values.shape[-1] >= VECTOR or values.device.type != "cpu":
+        return values.softmax(-1)
+    rows = values.reshape(-1, values.shape[-1])
+    return rows.T.softmax(0).T.contiguous().view(values.shape)
 
 
 def _promote(value: object) -> object:

@@ -23,7 +23,7 @@ from dscnet.context.pixel_groups import (
 from dscnet.context.semantic_graph import SemanticGraph, SemanticNodes
 from dscnet.context.shrinkage_lda import ShrinkageLDA
 from dscnet.deprecation import RenamedAttribute
-from dscnet.numerics import at_least_float32, full_precision, unit
+from dscnet.numerics import at_least_float32, full_precision, softmax_of_rows, unit
 
 FUSIONS = ("groups", "categories")
 """What a pixel attends to in Eq. (10): graph nodes of its groups, or of their categories."""
@@ -273,7 +273,7 @@ def normalise_rows(context: Tensor, valid: Tensor, row_norm: str, temperature: f
         entry is zero.
     """
     if row_norm == "softmax":
-        return (context / temperature).masked_fill(~valid[:, None], -torch.inf).softmax(-1)
+        return softmax_of_rows((context / temperature).masked_fill(~valid[:, None], -torch.inf))
     return F.normalize(context.relu() * valid[:, None], p=1, dim=-1)
 
 

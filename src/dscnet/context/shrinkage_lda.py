@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dscnet.numerics import full_precision, unit
+from dscnet.numerics import full_precision, softmax_of_rows, unit
 
 SHRINKAGE = 0.5
 """Shrinkage of the within-class scatter towards a multiple of the identity."""
@@ -107,7 +107,7 @@ class ShrinkageLDA(nn.Module):
         present = (present & known)[:, None]
         # Not -inf: a photo without any known label would become nan.
         lowest = torch.finfo(similarity.dtype).min
-        return similarity.masked_fill(~present, lowest).softmax(-1) * present
+        return softmax_of_rows(similarity.masked_fill(~present, lowest)) * present
 
     def _whitening(self, means: Tensor) -> Tensor:
         """``(E, E)``: makes the shrunk within-class scatter the identity."""

@@ -36,6 +36,9 @@ LARGE_VIEW = 6_000_000
 SIZED_PHOTOS = 2000
 """Of more photos than this, only some sizes are read."""
 
+LARGEST_FILES = 40
+"""Number of the largest files among those; few, so that the mean stays that of the photos."""
+
 _NUMBER = np.dtype(np.float16).itemsize
 
 
@@ -150,8 +153,7 @@ def _sizes(job: Job) -> list[Size]:
     parts = (job.train,) if job.val is None else (job.train, job.val)
     paths = [sample.image_path for part in parts for sample in part.samples]
     if len(paths) > SIZED_PHOTOS:
-        # Few of them, so that the mean stays that of the photos.
-        largest = heapq.nlargest(SIZED_PHOTOS // 50, paths, key=_file_bytes)
+        largest = heapq.nlargest(LARGEST_FILES, paths, key=_file_bytes)
         paths = [*paths[:: math.ceil(len(paths) / SIZED_PHOTOS)], *largest]
     return [image_size(path) for path in paths]
 

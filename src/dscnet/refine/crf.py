@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dscnet.numerics import softmax_of_rows
 from dscnet.refine.permutohedral import LatticeKernel
 from dscnet.refine.steps import RefinementStep, Step
 
@@ -27,9 +28,6 @@ LEAST = 1e-5
 
 KEPT_PIXELS = 2**19
 """Photos up to this size share the kernel of positions, which depends on their size only."""
-
-VECTOR = 16
-"""Labels from which torch vectorises a softmax over them."""
 
 BLOCK = 2**22
 """Entries of an exact kernel held in memory at once."""
@@ -135,22 +133,15 @@ def _mean_field(
     unary: Tensor, kernels: list[tuple[float, Kernel]], iterations: int, silent: int = 0
 ) -> Tensor:
     """The same for contiguous energies, whose last ``silent`` labels get no messages."""
-    marginals = _softmax(-unary)
+    marginals = softmax_of_rows(-unary)
     for _ in range(iterations):
         energy = -unary
         for weight, kernel in kernels:
             energy.add_(kernel(marginals), alpha=weight)
         if silent:
             energy[:, -silent:] = -unary[:, -silent:]
-        marginals = _softmax(energy)
+        marginals = softmax_of_rows(energy)
     return marginals
-
-
-def _softmax(energy: Tensor) -> Tensor:
-    """Softmax over the labels of ``(N, L)``, in memory likewise."""
-    if energy.shape[1] >= VECTOR:
-        return energy.softmax(1)
-    return energy.T.softmax(0).T.contiguous()
 
 
 def crf_features(photo: Tensor, std: float, color_std: float | None = None) -> Tensor:
