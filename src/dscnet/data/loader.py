@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dscnet.data.datasets import PhotoSet, Sample
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
 from dscnet.data.transforms import resize_labels, resize_photo
+from dscnet.files.archives import is_file
 from dscnet.types import IGNORE_INDEX, Batch, DataError
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -347,7 +348,7 @@ def _mask_path(sample: Sample, mask_dir: Path | None, use_masks: bool) -> Path |
     path = sample.mask_path if mask_dir is None else mask_dir / f"{sample.image_id}.png"
     if path is None:
         raise DataError(f"{sample.image_path}: has no mask; add one or use another split")
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no mask for photo {sample.image_path}; make the masks first")
     return path
 
@@ -356,6 +357,6 @@ def _saliency_path(sample: Sample, saliency_dir: Path | None) -> Path | None:
     if saliency_dir is None:
         return None
     path = saliency_dir / f"{sample.image_id}.png"
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no saliency map for photo {sample.image_path}; make it first")
     return path
