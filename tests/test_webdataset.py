@@ -293,10 +293,13 @@ def same(first, second):
 def test_a_run_over_shards_is_that_over_the_folder(shards, scenes, tmp_path, capsys):
     """All stages: checks, training, CAMs, refinement by the CRF, labels, network, report."""
     outs = {}
-    for name, data in (("plain", scenes), ("packed", shards)):
+    for name, data, photos in (
+        ("plain", scenes, scenes / "JPEGImages"),
+        ("packed", shards, shards),
+    ):
         out = outs[name] = tmp_path / name
         run(small_config(data, {"refine.steps": ["crf"]}), out, progress=False)
-        assert predict([str(data)], out, tmp_path / f"{name}_predicted", overlays=True) == []
+        assert predict([str(photos)], out, tmp_path / f"{name}_predicted") == []
     assert len(pixels(outs["plain"] / "labels")) == 8
     for part in ("labels", "masks"):
         assert same(pixels(outs["plain"] / part), pixels(outs["packed"] / part)), part
@@ -309,8 +312,9 @@ def test_a_run_over_shards_is_that_over_the_folder(shards, scenes, tmp_path, cap
     assert len(predicted[0]) == 11 and same(*predicted)
     assert len(list((tmp_path / "packed_predicted" / "overlays").glob("*.jpg"))) == 11
 
-    argv = ["export", "--format", "coco", str(outs["packed"]), "--out", str(tmp_path / "coco.json")]
+    coco = tmp_path / "coco.json"
+    argv = ["export", "--format", "coco", "--model", str(outs["packed"]), "--out", str(coco)]
     assert main(argv) == 0, capsys.readouterr().err
-    images = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))["images"]
+    images = json.loads(coco.read_text(encoding="utf-8"))["images"]
     assert {image["file_name"].split("/")[0] for image in images} <= {"000000.tar", "000001.tar"}
     assert main(["check", str(shards)]) == 0, capsys.readouterr().err

@@ -168,7 +168,6 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
     notes = [f"{folder} is skipped: maps, not photos, because of its name" for folder in maps]
     photos = photos_by_id(pair for root in roots for pair in _photos_at(root, left_out, notes))
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
-    notes += ending_notes([root for root in roots if root.is_dir()], left_out)
     return PhotoSet(roots[0].resolve().stem, (), samples, tuple(notes))
 
 
@@ -232,11 +231,12 @@ def _photos_at(
     skipped = left_out_notes(found.left_out, root)
     if not found.files and (shards := shards_at(root)):
         yield from photos_in_shards(shards).items()
-    elif not found.files:
+        return
+    if not found.files:
         raise DataError(
             "; ".join([f"{root}: no photo found; photos are files ending in {endings}", *skipped])
         )
-    notes += skipped
+    notes += (*skipped, *ending_notes([root], apart_from))
     for path in found.files:
         yield join_id(*path.relative_to(root).with_suffix("").parts), path
 

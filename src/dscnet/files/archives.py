@@ -153,7 +153,7 @@ def _scan(archive: Path, file: BinaryIO) -> _Index:
     file.seek(0)
     index: _Index = {}
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.TarFile(fileobj=file, encoding="utf-8") as tar:
             for name, member in _files(archive, tar, index):
                 if name in index:
                     raise DataError(f"{archive}: contains {name} twice; remove one of them")
