@@ -32,6 +32,8 @@ from dscnet.predictor import predict
 from dscnet.types import DataError
 from helpers import small_config
 
+PAGE = Path(__file__).parent.parent / "docs" / "data.md"
+
 
 def encoded(kind="JPEG", mode="RGB"):
     file = io.BytesIO()
@@ -233,9 +235,17 @@ def test_a_damaged_photo_is_named_with_its_shard(tmp_path):
     assert error.startswith(f"{tmp_path}/0.tar/a.jpg: cannot be decoded")
 
 
+def commands_for(photos):
+    """The commands of docs/data.md that make archives of a number of photos."""
+    section = PAGE.read_text(encoding="utf-8").split("(WebDataset)\n")[1]
+    one, many = section.split("```\n")[1].split("\n\n")
+    assert one.startswith("tar --sort=name -cf shards/000000.tar") and "5000" in many
+    return many.replace("5000", str(photos))
+
+
 @pytest.fixture(scope="module")
 def shards(scenes, tmp_path_factory) -> Path:
-    """The shared scenes in shards, made by the command of docs/data.md."""
+    """The shared scenes in shards, made by the commands of docs/data.md."""
     root = tmp_path_factory.mktemp("shards")
     folder = root / "members"
     folder.mkdir()
@@ -252,11 +262,8 @@ def shards(scenes, tmp_path_factory) -> Path:
         lines = (scenes / "ImageSets" / "Segmentation" / f"{split}.txt").read_text(encoding="utf-8")
         (out / "splits" / f"{split}.txt").write_text(lines, encoding="utf-8")
     (out / "classes.txt").write_bytes((scenes / "classes.txt").read_bytes())
-    keys = sorted({path.name.split(".")[0] for path in folder.iterdir()})
-    for number, part in enumerate((keys[:5], keys[5:])):
-        names = [path.name for path in folder.iterdir() if path.name.split(".")[0] in part]
-        argv = ["tar", "--sort=name", "-cf", out / f"{number:06}.tar", "-C", folder, *names]
-        subprocess.run(argv, check=True)
+    subprocess.run(["bash", "-ec", commands_for(photos=6)], check=True, cwd=root)
+    assert len(list(out.glob("*.tar"))) == 2
     return out
 
 
