@@ -2,8 +2,8 @@
 
 python benchmarks/loading.py --photos FOLDER --workers 2
 
-The last line is a JSON object, for ``benchmarks/versus.py``: ``cpu_seconds`` of all processes, and
-``pss_mib``, their memory, with what they share counted once.
+The last line is a JSON object, for ``benchmarks/versus.py``: ``epochs_cpu_seconds`` of all processes,
+and ``pss_mib``, their memory, with what they share counted once.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(photos: PhotoSet, workers: int, epochs: int) -> dict[str, float]:
                 pass
     memory = sum(map(pss_mib, (os.getpid(), *children())))
     del loader  # its workers count once they have ended
-    return {"cpu_seconds": round(cpu_seconds() - before, 3), "pss_mib": round(memory, 1)}
+    return {"epochs_cpu_seconds": round(cpu_seconds() - before, 3), "pss_mib": round(memory, 1)}
 
 
 def cpu_seconds() -> float:
