@@ -14,7 +14,7 @@ import os
 import resource
 import tempfile
 import warnings
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,19 +40,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [sample.image_path for sample in open_photos(options.photos).samples]
-        photos = stored(paths[: options.count], Path(folder), options.side)
+        photos = open_photos(options.photos)
+        photos = replace(photos, samples=photos.samples[: options.count])
+        if options.side is not None:
+            photos = enlarged(photos, Path(folder), options.side)
         print(json.dumps(measure(photos, options.workers, options.epochs)))
 
 
-def stored(paths: Iterable[Path], folder: Path, side: int | None) -> PhotoSet:
-    """JPEGs of the photos, enlarged if ``side`` is given."""
-    for number, path in enumerate(paths):
-        image = Image.open(path).convert("RGB")
-        if side is not None:
-            factor = side / max(image.size)
-            image = image.resize((round(image.width * factor), round(image.height * factor)))
-        image.save(folder / f"{number:05}.jpg", quality=92)
+def enlarged(photos: PhotoSet, folder: Path, side: int) -> PhotoSet:
+    """JPEGs of the photos at another longer side."""
+    for sample in photos.samples:
+        image = Image.open(sample.image_path).convert("RGB")
+        factor = side / max(image.size)
+        image = image.resize((round(image.width * factor), round(image.height * factor)))
+        image.save(folder / f"{sample.image_id}.jpg", quality=92)
     return open_photos(folder)
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,15 @@ def test_a_copy_for_another_process_is_empty():
     assert cache.get(0) is not None and copy.get(0) is None
     copy.put(1, item(1))
     assert same(copy.get(1), item(1)) and cache.get(1) is None
+
+
+def test_copies_divide_the_limit_among_the_workers(monkeypatch):
+    copy = pickle.loads(pickle.dumps(PhotoCache(3, 1, 128)))
+    worker = SimpleNamespace(num_workers=2)
+    monkeypatch.setattr("dscnet.data.photo_cache.get_worker_info", lambda: worker)
+    for index in range(3):
+        copy.put(index, (torch.zeros(32, dtype=torch.uint8),))
+    assert [copy.get(index) is not None for index in range(3)] == [True, True, False]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from dscnet.data.photo_places import photo_places
 from dscnet.pipeline.job import data_fingerprint
 from dscnet.pipeline.runner import run
 from dscnet.predictor import predict
-from dscnet.types import DataError
+from dscnet.types import DataError, DscnetError
 from helpers import small_config
 
 PAGE = Path(__file__).parent.parent / "docs" / "data.md"
@@ -190,6 +190,22 @@ def test_names_of_shards_tell_the_split(tmp_path, names):
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train.txt").write_text("b\n")
     assert [s.image_id for s in open_dataset(tmp_path, "train").samples] == ["b"]
+
+
+def test_a_pattern_may_span_folders(tmp_path):
+    for key, name in (("a", "train/0.tar"), ("b", "val/0.tar"), ("c", "other/0.tar")):
+        pack(tmp_path / name, **{f"{key},jpg": JPG, f"{key},cls": "0"})
+    (tmp_path / "classes.txt").write_text("cat\n")
+    pattern = tmp_path / "{train,val}" / "0.tar"
+    photos = open_dataset(pattern, "train")
+    assert photos.classes == ("cat",) and [s.image_id for s in photos.samples] == ["a"]
+    assert f"add it to {tmp_path}/splits: x.txt" in refusal(pattern, "x")
+
+
+def test_predictions_are_not_written_into_a_folder_of_archives(tmp_path):
+    pack(tmp_path / "0.tar", **{"a,jpg": JPG})
+    with pytest.raises(DscnetError, match=r"found a data set \(0\.tar\)"):
+        predict([str(tmp_path)], "run", tmp_path)
 
 
 def test_names_that_tell_a_split_only_for_some_shards_are_refused(tmp_path):

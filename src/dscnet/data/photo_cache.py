@@ -6,6 +6,7 @@ import math
 import mmap
 import multiprocessing
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,11 +32,12 @@ class PhotoCache:
         count: Number of items.
         planes: Number of tensors of each item.
         limit: Maximum number of bytes; 0 = nothing is kept.
+        shared: Whether workers share it; otherwise each has one of its own.
     """
 
-    def __init__(self, count: int, planes: int, limit: int) -> None:
+    def __init__(self, count: int, planes: int, limit: int, *, shared: bool = True) -> None:
         self._arguments = (count, planes, limit)
-        self._limit = limit
+        self._limit, self._shared = limit, shared
         self._lock = multiprocessing.Lock()
         # Not of /dev/shm, as torch's shared tensors are, which is small in containers.
         self._memory = mmap.mmap(-1, max(limit, 1))
@@ -45,7 +47,7 @@ class PhotoCache:
 
     def __reduce__(self) -> tuple[Callable[..., PhotoCache], tuple[int, ...]]:
         """A copy for a process that does not inherit the memory is empty."""
-        return _own_part, self._arguments
+        return partial(PhotoCache, shared=False), self._arguments
 
     def get(self, index: int) -> Planes | None:
         """The tensors of an item, not to be changed; None if it is not kept."""
@@ -58,7 +60,7 @@ class PhotoCache:
         sizes = [0 if plane is None else _padded(plane.nbytes) for plane in planes]
         with self._lock:
             start = int(self._used)
-            if self._rows[index].any() or start + sum(sizes) > self._limit:
+            if self._rows[index].any() or start + sum(sizes) > self._part():
                 return
             self._used += sum(sizes)
         rows = torch.zeros(len(planes), _ROW, dtype=torch.int64)
@@ -70,6 +72,11 @@ class PhotoCache:
         with self._lock:
             self._rows[index] = rows
 
+    def _part(self) -> int:
+        """The limit of this process."""
+        worker = None if self._shared else get_worker_info()
+        return self._limit // (1 if worker is None else worker.num_workers)
+
     def _tensor(self, row: Sequence[int]) -> Tensor | None:
         """The tensor in memory that a row describes."""
         kind, start, axes, *shape = row
@@ -80,11 +87,6 @@ class PhotoCache:
             return torch.empty(shape, dtype=dtype)
         count = math.prod(shape)
         return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=start).view(shape)
-
-
-def _own_part(count: int, planes: int, limit: int) -> PhotoCache:
-    worker = get_worker_info()
-    return PhotoCache(count, planes, limit // (worker.num_workers if worker else 1))
 
 
 def _row_of(plane: Tensor, start: int) -> list[int]:

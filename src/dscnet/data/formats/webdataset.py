@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -81,17 +82,9 @@ def read_shard(path: Path) -> Shard:
     """
     shard = Shard(path)
     for key, members in _by_key(path).items():
-        photos = [ending for ending in members if f".{ending}" in IMAGE_SUFFIXES]
+        photos = _photo_endings(path, members)
         tags = [ending for ending in TAG_ENDINGS if ending in members]
-        if "png" in photos and len(photos) > 1:
-            photos.remove("png")
-            if _MASK in members:
-                raise _twice_error(path, members["png"], members[_MASK], "masks")
-            members[_MASK] = members.pop("png")
-        if len(photos) > 1:
-            raise _twice_error(path, members[photos[0]], members[photos[1]], "photos")
-        maps = [ending for ending in (_MASK, _SALIENCY) if ending in members]
-        used = {*photos, *tags[:1], *maps}
+        used = {*photos, *tags[:1], *({_MASK, _SALIENCY} & members.keys())}
         shard.unread.update(f".{ending}" for ending in members if ending not in used)
         if not used:
             continue
@@ -101,18 +94,36 @@ def read_shard(path: Path) -> Shard:
                 f"{path}: {names} without a photo; add {key}.jpg (or another of"
                 f" {', '.join(IMAGE_SUFFIXES)}), or remove them"
             )
-        image_id = join_id(*key.split("/"))
-        if image_id in shard.photos:
-            raise _twice_error(path, shard.photos[image_id].name, members[photos[0]], "photos")
-        for found, endings in (
-            (shard.photos, photos),
-            (shard.tags, tags),
-            (shard.masks, [_MASK]),
-            (shard.saliency, [_SALIENCY]),
-        ):
-            if endings and endings[0] in members:
-                found[image_id] = path / members[endings[0]]
+        _add(shard, join_id(*key.split("/")), members, (*photos, *tags[:1]))
     return shard
+
+
+def _add(shard: Shard, image_id: str, members: Mapping[str, str], used: Sequence[str]) -> None:
+    """Add the members of a key; ``used``: the endings of its photo and, if any, of its tags."""
+    photo, *tags = used
+    if image_id in shard.photos:
+        raise _twice_error(shard.path, shard.photos[image_id].name, members[photo], "photos")
+    parts = [(shard.photos, photo), (shard.masks, _MASK), (shard.saliency, _SALIENCY)]
+    for found, ending in (*parts, *((shard.tags, ending) for ending in tags)):
+        if ending in members:
+            found[image_id] = shard.path / members[ending]
+
+
+def _photo_endings(path: Path, members: dict[str, str]) -> list[str]:
+    """The ending of the photo among the members of a key, if any; its mask gets its usual ending.
+
+    Raises:
+        DataError: If there are two photos or two masks.
+    """
+    photos = [ending for ending in members if f".{ending}" in IMAGE_SUFFIXES]
+    if "png" in photos and len(photos) > 1:
+        photos.remove("png")
+        if _MASK in members:
+            raise _twice_error(path, members["png"], members[_MASK], "masks")
+        members[_MASK] = members.pop("png")
+    if len(photos) > 1:
+        raise _twice_error(path, members[photos[0]], members[photos[1]], "photos")
+    return photos
 
 
 def photos_in_shards(shards: Iterable[Path]) -> dict[str, Path]:
@@ -148,11 +159,11 @@ def _by_key(path: Path) -> dict[str, dict[str, str]]:
 
 def _read(path: Path) -> Layout:
     shards = [read_shard(shard) for shard in shards_at(path)]
-    root = path if path.is_dir() else shards[0].path.parent
+    root = _root(path)
     photos = photos_by_id(item for shard in shards for item in shard.photos.items())
     splits = split_files(root / "splits")
     return Layout(
-        name=(path if path.is_dir() else root).resolve().name,
+        name=root.resolve().name,
         photos=photos,
         read_tags=_tag_reader(root, shards),
         classes=classes_of(root),
@@ -163,6 +174,13 @@ def _read(path: Path) -> Layout:
         map_folders=(root / "masks", root / "saliency"),
         notes=tuple(_notes(shards)),
     )
+
+
+def _root(path: Path) -> Path:
+    """Folder of the data set: the path itself, or the one that contains all archives it means."""
+    if path.is_dir():
+        return path
+    return Path(os.path.commonpath([shard.parent for shard in shards_at(path)]))
 
 
 def _maps(beside: Mapping[str, Path], inside: Iterable[Mapping[str, Path]]) -> dict[str, Path]:
@@ -241,4 +259,5 @@ FORMAT = Format(
     given_as="tar archives (.tar)",
     is_file=None,
     advice=_advice,
+    split_home=lambda path: str(_root(path) / "splits"),
 )
