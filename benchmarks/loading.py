@@ -2,8 +2,8 @@
 
 python benchmarks/loading.py --photos FOLDER --workers 2
 
-The last line is a JSON object, for ``benchmarks/versus.py``: ``epochs_cpu_seconds`` of all processes,
-and ``pss_mib``, their memory, with what they share counted once.
+The last line is a JSON object, for ``benchmarks/versus.py``: ``epochs_cpu_seconds`` of all
+processes, and ``pss_mib``, their memory, with what they share counted once.
 """
 
 from __future__ import annotations
