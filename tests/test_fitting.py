@@ -122,11 +122,16 @@ QUIRKS = {
 """Momentum and weight decay that come of a weight decay of 0.2."""
 
 
-RANKS = {"devices", "num_nodes"}  # see test_distributed.py
+ELSEWHERE = {"devices", "num_nodes", "compile"}  # see test_distributed.py and test_compiled.py
 
 
 def test_every_setting_of_the_optimiser_has_a_case():
-    assert {field.name for field in fields(TrainConfig)} == {*OPTIMISER, *QUIRKS, "keep", *RANKS}
+    assert {field.name for field in fields(TrainConfig)} == {
+        *OPTIMISER,
+        *QUIRKS,
+        "keep",
+        *ELSEWHERE,
+    }
 
 
 @pytest.mark.parametrize("name", [*OPTIMISER, *QUIRKS])

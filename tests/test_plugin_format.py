@@ -117,12 +117,12 @@ def test_messages_name_what_was_looked_for(tmp_path):
     (tmp_path / "a.zip").touch()
     folder = (
         f"{tmp_path}: no known layout. Looked for JPEGImages/ (VOC), for images/ with tags.csv,"
-        " .json or .jsonl, and for one subfolder of photos per class; or give a YAML file that"
-        f" names the parts ({YAML_KEYS})"
+        " .json or .jsonl, for one subfolder of photos per class, and for tar archives of photos"
+        f" and tags (WebDataset); or give a YAML file that names the parts ({YAML_KEYS})"
     )
     file = (
         f"{tmp_path / 'a.zip'}: not a data set; give a VOC folder, images/ with a tag file, one"
-        " subfolder per class, a COCO instances file (.json) or a YAML file"
+        " subfolder per class, a COCO instances file (.json), tar archives (.tar) or a YAML file"
     )
     assert said(tmp_path) == folder
     assert said(tmp_path / "a.zip") == file

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dscnet.config import Config
 from dscnet.data import Sample, available_splits, open_dataset, open_photos
+from dscnet.data.photo_places import is_there
 from dscnet.files.label_images import read_labels
 from dscnet.labels.coco import coco_annotations
 from dscnet.labels.contours import fill
@@ -209,7 +210,7 @@ def _classes_of_run(folder: RunFolder, config: Config) -> Sequence[str]:
     if folder.segmenter_card.exists() or folder.model_card.exists():
         names: Sequence[str] = folder.read_segmenter_card()["classes"]
         return names
-    if not config.data or not Path(config.data).exists():
+    if not config.data or not is_there(config.data):
         raise DscnetError(
             f"{folder.root}: expected class names in {folder.model_card}, in"
             f" {folder.segmenter_card} or in the run's data set, found none (data:"
@@ -232,7 +233,7 @@ def _decoded(content: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
 
 def _photos_of_run(config: Config) -> Sequence[Sample]:
     """The training and test photos of a run; empty if they no longer exist."""
-    if not config.data or not Path(config.data).exists():
+    if not config.data or not is_there(config.data):
         return ()
     # A data set without splits has training photos only.
     splits = {config.train_split} | ({config.val_split} & set(available_splits(config.data)))

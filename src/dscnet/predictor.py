@@ -359,6 +359,7 @@ def _refuse_data_set(out: Path) -> None:
     """Reject a data set: predictions would overwrite its ground-truth masks and class list."""
     parts = ("images", "JPEGImages", *(f"tags{suffix}" for suffix in TAG_SUFFIXES))
     found = [name for name in parts if (out / name).exists()]
+    found += [path.name for path in sorted(out.glob("*.tar"))[:1]]
     if found:
         raise DscnetError(
             f"{out}: expected a folder for predictions, found a data set ({', '.join(found)}),"

@@ -93,7 +93,8 @@ def build_parser(verb: str | None = None, *, all_settings: bool = False) -> Pars
         "data_set",
         type=str,
         metavar="DATA",
-        help="data set: a folder, a COCO instances file, or a YAML file that names its parts",
+        help="data set: a folder, a COCO instances file, tar archives, or a YAML file that names"
+        " its parts",
     )
     _text(check, "--split", "check only this split")
     _add_threads(check)

@@ -44,7 +44,8 @@ class Config:
     """Settings of a run, stored as ``config.yaml`` in its folder.
 
     Args:
-        data: Data set: a folder, a COCO instances file, or a YAML file that names its parts.
+        data: Data set: a folder, a COCO instances file, tar archives, or a YAML file that names
+            its parts.
         seed: Random seed.
         train_split: Split to train on and to make pseudo labels for.
         val_split: Split to evaluate the segmentation network on.

@@ -22,6 +22,7 @@ from dscnet.data.formats import (
     photos_by_id,
     split_home,
 )
+from dscnet.data.formats.webdataset import photos_in_shards, shards_at
 from dscnet.data.ignored_files import ending_notes, unread_notes
 from dscnet.data.samples import Sample as Sample
 from dscnet.data.samples import SampleTable
@@ -34,6 +35,7 @@ from dscnet.data.tag_files import (
     read_text,
 )
 from dscnet.data.tag_table import ClassLists, TagTable
+from dscnet.files.archives import is_archive, is_file
 from dscnet.files.file_search import find_files, left_out_notes
 from dscnet.files.similar_names import similar_path
 from dscnet.types import DataError
@@ -76,12 +78,12 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
 
     Supported layouts: VOC folders; ``images/`` with ``tags.csv`` (``.json``, ``.jsonl``); one
     subfolder per class (``background``, ``negatives`` or ``none`` for photos without a class); a
-    COCO instances file with its photos; a YAML file naming the parts; formats registered by
-    ``register_format``. Without a class list, the sorted tags are the classes. Photos without a tag
-    entry count as negatives, with a note.
+    COCO instances file with its photos; tar archives of photos and tags (WebDataset); a YAML file
+    naming the parts; formats registered by ``register_format``. Without a class list, the sorted
+    tags are the classes. Photos without a tag entry count as negatives, with a note.
 
     Args:
-        path: Folder, COCO instances file or YAML file.
+        path: Folder, COCO instances file, YAML file, archive or pattern of archives.
         split: Name of a split, or None for all photos. For a data set without splits,
             ``"train"`` means all photos.
 
@@ -107,7 +109,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> PhotoSet:
     notes = (*layout.notes, *unread, *_notes(photos, classes, untagged))
     if layout.classes is None and classes != layout.usual_classes and layout.masks:
         notes += ("classes.txt is missing: mask labels are taken to follow the sorted tags",)
-    return PhotoSet(layout.name, classes, samples, notes, split if layout.splits else None)
+    return PhotoSet(layout.name, classes, samples, notes, split if layout.split_names else None)
 
 
 def place_of(photo_set: PhotoSet) -> str:
@@ -121,7 +123,7 @@ def available_splits(path: str | Path) -> tuple[str, ...]:
     Raises:
         DataError: If the layout is unknown.
     """
-    return tuple(sorted(find_layout(Path(path)).splits))
+    return find_layout(Path(path)).split_names
 
 
 def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSet:
@@ -147,7 +149,6 @@ def open_photos(*places: str | Path, apart_from: Sequence[Path] = ()) -> PhotoSe
     notes = [f"{folder} is skipped: maps, not photos, because of its name" for folder in maps]
     photos = photos_by_id(pair for root in roots for pair in _photos_at(root, left_out, notes))
     samples = tuple(Sample(image_id, path) for image_id, path in photos.items())
-    notes += ending_notes([root for root in roots if root.is_dir()], left_out)
     return PhotoSet(roots[0].resolve().stem, (), samples, tuple(notes))
 
 
@@ -195,7 +196,10 @@ def _photos_at(
 ) -> Iterator[tuple[str, Path]]:
     """Ids and photos of a place; skipped files are added to the notes."""
     endings = ", ".join(IMAGE_SUFFIXES)
-    if root.is_file():
+    if is_archive(root):
+        yield from photos_in_shards(shards_at(root)).items()
+        return
+    if is_file(root):
         if not is_photo(root):
             raise DataError(
                 f"{root}: is not a photo; give a folder of photos or a file ending in {endings}"
@@ -206,11 +210,14 @@ def _photos_at(
         raise DataError(f"{root}: no such folder or photo{similar_path(root)}; check the path")
     found = find_files(root, is_photo, apart_from)
     skipped = left_out_notes(found.left_out, root)
+    if not found.files and (shards := shards_at(root)):
+        yield from photos_in_shards(shards).items()
+        return
     if not found.files:
         raise DataError(
             "; ".join([f"{root}: no photo found; photos are files ending in {endings}", *skipped])
         )
-    notes += skipped
+    notes += (*skipped, *ending_notes([root], apart_from))
     for path in found.files:
         yield join_id(*path.relative_to(root).with_suffix("").parts), path
 
@@ -260,10 +267,13 @@ def _class_lists(table: TagTable, classes: Sequence[str]) -> ClassLists:
 
 
 def _ids_of_split(layout: Layout, split: str | None, data_set: Path) -> list[str]:
-    if split is None or (not layout.splits and split == "train"):
+    if split is None or (not layout.split_names and split == "train"):
         return list(layout.photos)
+    if split in layout.split_ids:
+        return list(layout.split_ids[split])
     if split not in layout.splits:
-        has = f"its splits are {', '.join(sorted(layout.splits))}" if layout.splits else "no splits"
+        names = ", ".join(layout.split_names)
+        has = f"its splits are {names}" if names else "no splits"
         raise DataError(
             f"{layout.name}: there is no split {split!r} ({has}); choose another or add it to "
             f"{split_home(data_set)}: {split}.txt with one image id per line"

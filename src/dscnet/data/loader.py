@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dscnet.data.datasets import PhotoSet, Sample
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
+from dscnet.data.photo_cache import PhotoCache
 from dscnet.data.transforms import resize_labels, resize_photo
+from dscnet.files.archives import is_file
 from dscnet.types import IGNORE_INDEX, Batch, DataError
 
 Transform = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 CACHE_BYTES = 1 << 30
-"""Default cache size for decoded photos and maps, bytes per worker."""
+"""Default cache size for decoded photos and maps, bytes, of a loader and all its workers."""
 
 Planes = tuple[Tensor, Tensor | None, Tensor | None]
 """A photo, its mask, and its saliency map or other maps."""
@@ -62,7 +64,8 @@ class PhotoDataset(Dataset[Item]):
         maps: Maps that labels are derived from, instead of masks and saliency maps.
         long_side: Photos with a longer side, and their maps, are reduced to this; see ``read_side``
             of the transforms. None = never.
-        cache_bytes: Maximum size of decoded photos kept in memory, per worker; 0 = no cache.
+        cache_bytes: Maximum size of decoded photos kept in memory, by all workers together; 0 = no
+            cache.
 
     Raises:
         ValueError: If both sources of masks are given, maps beside masks or saliency maps, or
@@ -91,12 +94,10 @@ class PhotoDataset(Dataset[Item]):
         self.photo_set = photo_set
         self.transform = transform
         self.long_side = long_side
-        self.cache_bytes = cache_bytes
         self._masks = [_mask_path(sample, mask_dir, use_masks) for sample in photo_set.samples]
         self._maps = maps
         self._saliency = [_saliency_path(sample, saliency_dir) for sample in photo_set.samples]
-        self._cache: dict[int, Planes] = {}
-        self._cached_bytes = 0
+        self._cache = PhotoCache(len(photo_set.samples), 3, cache_bytes)
 
     def __len__(self) -> int:
         """Count the photos."""
@@ -149,8 +150,10 @@ class PhotoDataset(Dataset[Item]):
         return crop, self._maps.labels(varied), None
 
     def _read(self, index: int) -> Planes:
-        if index in self._cache:
-            return self._cache[index]
+        if (kept := self._cache.get(index)) is not None:
+            photo, *others = kept
+            assert photo is not None
+            return photo, others[0], others[1]
         path = self.photo_set.samples[index].image_path
         image, size = read_image(path, self.long_side), image_size(path)
         mask, maps = self._read_mask(index, size), self._read_maps(index, size)
@@ -159,12 +162,8 @@ class PhotoDataset(Dataset[Item]):
             mask = resize_labels(mask, reduced)
         if maps is not None and maps.shape[1:] != reduced:
             maps = resize_photo(maps, reduced).clamp(0, 1)
-        planes = (image, mask, maps)
-        taken = sum(tensor.nbytes for tensor in planes if tensor is not None)
-        if self._cached_bytes + taken <= self.cache_bytes:
-            self._cache[index] = planes
-            self._cached_bytes += taken
-        return planes
+        self._cache.put(index, (image, mask, maps))
+        return image, mask, maps
 
     def _read_maps(self, index: int, size: tuple[int, int]) -> Tensor | None:
         if self._maps is not None:
@@ -347,7 +346,7 @@ def _mask_path(sample: Sample, mask_dir: Path | None, use_masks: bool) -> Path |
     path = sample.mask_path if mask_dir is None else mask_dir / f"{sample.image_id}.png"
     if path is None:
         raise DataError(f"{sample.image_path}: has no mask; add one or use another split")
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no mask for photo {sample.image_path}; make the masks first")
     return path
 
@@ -356,6 +355,6 @@ def _saliency_path(sample: Sample, saliency_dir: Path | None) -> Path | None:
     if saliency_dir is None:
         return None
     path = saliency_dir / f"{sample.image_id}.png"
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no saliency map for photo {sample.image_path}; make it first")
     return path

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from dscnet.files.archives import open_file
 from dscnet.types import DataError
 
 LARGEST = 2**29
@@ -52,7 +53,7 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Not by path: Pillow would memory-map plain TIFFs and rotate them incorrectly.
-            with path.open("rb") as file, Image.open(file) as image:
+            with open_file(path) as file, Image.open(file) as image:
                 yield image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; add it or remove references to it") from error

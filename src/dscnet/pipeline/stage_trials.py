@@ -271,12 +271,12 @@ def _inference_remedy(
 
 
 def _cached(job: Job, sizes: Sequence[Size]) -> float:
-    """Bytes of decoded photos and labels cached in training, over all workers."""
+    """Bytes of decoded photos and labels cached in training, by all workers together."""
     nothing = (0.5, 0.5, 0.5)
     side = build_train_transform(job.config, nothing, nothing).read_side
     kept = [4 * math.prod(with_long_side(one, min(max(one), side or max(one)))) for one in sizes]
     whole = fmean(kept) * len(job.train.samples)
-    return max(1, job.config.augment.num_workers) * min(CACHE_BYTES, whole)
+    return min(CACHE_BYTES, whole)
 
 
 def _times(size: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -37,6 +37,7 @@ WITHOUT_EFFECT = (
     "auxseg.affinity_rows",
     "train.devices",
     "train.num_nodes",
+    "train.compile",
 )
 """Settings that do not affect results; ``data`` is the location of the photos."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dscnet.data.formats import class_folders, coco, images_folder, voc, yaml_parts
+from dscnet.data.formats import class_folders, coco, images_folder, voc, webdataset, yaml_parts
 from dscnet.data.formats.layout import (
     IMAGE_SUFFIXES,
     MAP_FOLDERS,
@@ -53,6 +53,7 @@ FORMATS: tuple[Format, ...] = (
     images_folder.FORMAT,
     class_folders.FORMAT,
     coco.FORMAT,
+    webdataset.FORMAT,
     yaml_parts.FORMAT,
 )
 """The built-in formats, in the order in which they are tried."""
@@ -79,21 +80,22 @@ def find_format(path: Path) -> Format:
     """Recognise the format of a data set.
 
     Args:
-        path: A folder, or a file such as a COCO instances file.
+        path: A folder, a file such as a COCO instances file, or a pattern of archives.
 
     Raises:
         DataError: If no format fits; the message says what was looked for.
         ValueError: If a plugin cannot be imported.
     """
-    if not path.is_file() and not path.is_dir():
-        raise DataError(f"{path}: no such file or folder{similar_path(path)}; check the path")
     load_plugins()
     # Plugins first: `images/`, or any subfolder with photos, is enough for a built-in format to
     # claim a folder, so more specific ones would never be reached.
     formats = (*_registered, *FORMATS)
     for format in formats:
-        if format.is_file == path.is_file() and format.recognises(path):
+        given = path.is_file() if format.is_file else path.is_dir()
+        if (given or format.is_file is None) and format.recognises(path):
             return format
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: no such file or folder{similar_path(path)}; check the path")
     raise DataError(_not_a_data_set(path, formats) if path.is_file() else _unknown(path, formats))
 
 

@@ -30,7 +30,8 @@ class Layout:
         usual_classes: Class names to use if ``classes`` is None and every tag is among them.
         masks: Available ground-truth masks by image id.
         saliency: Available saliency maps by image id.
-        splits: List file by split name; empty if the data set is not split.
+        splits: List file by split name; empty if there are no lists.
+        split_ids: Ids by split name, of formats that split a data set without lists.
         photo_folders: Folders whose photos are read, without subfolders.
         map_folders: Folders of masks and saliency maps; need not exist.
         notes: Notes for the user.
@@ -44,9 +45,15 @@ class Layout:
     masks: dict[str, Path] = field(default_factory=dict)
     saliency: dict[str, Path] = field(default_factory=dict)
     splits: dict[str, Path] = field(default_factory=dict)
+    split_ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
     photo_folders: tuple[Path, ...] = ()
     map_folders: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of the splits, sorted; empty if the data set is not split."""
+        return tuple(sorted({**self.splits, **self.split_ids}))
 
 
 def splits_folder(path: Path) -> str:
@@ -66,7 +73,8 @@ class Format:
         looked_for: What ``recognises`` looks for, named in the message when no format fits.
         given_as: A shorter name for the same, for the message about an invalid file; empty =
             ``looked_for``.
-        is_file: Whether the data set is given as a file; otherwise as a folder.
+        is_file: Whether the data set is given as a file; otherwise as a folder. None = either, or
+            as a pattern.
         advice: Advice for a folder that no format fits; may be empty.
         split_home: Where split lists belong, for messages.
     """
@@ -76,7 +84,7 @@ class Format:
     read: Callable[[Path], Layout]
     looked_for: str
     given_as: str = ""
-    is_file: bool = False
+    is_file: bool | None = False
     advice: Callable[[Path], str] = lambda path: ""
     split_home: Callable[[Path], str] = splits_folder
 
