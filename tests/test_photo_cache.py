@@ -14,7 +14,7 @@ from PIL import Image
 from dscnet.data import loader as loading
 from dscnet.data.datasets import PhotoSet, Sample
 from dscnet.data.loader import PhotoDataset, make_loader
-from dscnet.data.photo_cache import PhotoCache
+from dscnet.data.photo_cache import PhotoCache, SharedPhotoCache
 from dscnet.data.transforms import EvalTransform
 
 forked = pytest.mark.skipif(
@@ -37,8 +37,20 @@ def same(first, second):
     )
 
 
-def test_what_was_put_is_got():
-    cache = PhotoCache(4, 3, 1 << 20)
+@pytest.fixture(params=["private", "shared"])
+def new_cache(request):
+    """Makes a cache of some items of three tensors, within a limit."""
+    if request.param == "private":
+        return lambda count, limit: PhotoCache(limit)
+    return lambda count, limit: SharedPhotoCache(count, 3, limit)
+
+
+def flat(size, value=0):
+    return torch.full((size,), value, dtype=torch.uint8), None, None
+
+
+def test_what_was_put_is_got(new_cache):
+    cache = new_cache(4, 1 << 20)
     items = {
         2: item(0),
         0: item(1, mask=False),
@@ -52,24 +64,23 @@ def test_what_was_put_is_got():
     assert cache.get(1) is None
 
 
-def test_a_second_put_takes_no_room():
-    photo = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    cache = PhotoCache(2, 1, 2 * photo.nbytes)
+def test_a_second_put_takes_no_room(new_cache):
+    cache = new_cache(2, 2 * 48)
     for index in (0, 0, 1):
-        cache.put(index, (photo + index,))
-    assert same(cache.get(0), (photo,)) and same(cache.get(1), (photo + 1,))
+        cache.put(index, flat(48, index))
+    assert same(cache.get(0), flat(48, 0)) and same(cache.get(1), flat(48, 1))
 
 
-def test_an_item_beyond_the_limit_is_not_kept_and_a_smaller_one_is():
-    cache = PhotoCache(3, 1, 100)
+def test_an_item_beyond_the_limit_is_not_kept_and_a_smaller_one_is(new_cache):
+    cache = new_cache(3, 100)
     for index, size in enumerate((64, 64, 32)):
-        cache.put(index, (torch.full((size,), index, dtype=torch.uint8),))
+        cache.put(index, flat(size, index))
     assert [cache.get(index) is not None for index in range(3)] == [True, False, True]
-    assert cache.get(2)[0].tolist() == [2] * 32
+    assert same(cache.get(2), flat(32, 2))
 
 
-def test_a_copy_for_another_process_is_empty():
-    cache = PhotoCache(2, 3, 1000)
+def test_a_copy_for_another_process_is_private_and_empty():
+    cache = SharedPhotoCache(2, 3, 1000)
     cache.put(0, item(0))
     copy = pickle.loads(pickle.dumps(cache))
     assert cache.get(0) is not None and copy.get(0) is None
@@ -77,13 +88,13 @@ def test_a_copy_for_another_process_is_empty():
     assert same(copy.get(1), item(1)) and cache.get(1) is None
 
 
-def test_copies_divide_the_limit_among_the_workers(monkeypatch):
-    copy = pickle.loads(pickle.dumps(PhotoCache(3, 1, 128)))
+def test_private_caches_divide_the_limit_among_the_workers(monkeypatch):
+    cache = pickle.loads(pickle.dumps(SharedPhotoCache(3, 3, 128)))
     worker = SimpleNamespace(num_workers=2)
     monkeypatch.setattr("dscnet.data.photo_cache.get_worker_info", lambda: worker)
     for index in range(3):
-        copy.put(index, (torch.zeros(32, dtype=torch.uint8),))
-    assert [copy.get(index) is not None for index in range(3)] == [True, True, False]
+        cache.put(index, flat(32))
+    assert [cache.get(index) is not None for index in range(3)] == [True, True, False]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dscnet.data.datasets import PhotoSet, Sample
 from dscnet.data.io import image_size, read_image, read_mask, read_saliency
-from dscnet.data.photo_cache import PhotoCache
+from dscnet.data.photo_cache import PhotoCache, SharedPhotoCache
 from dscnet.data.transforms import resize_labels, resize_photo
 from dscnet.files.archives import is_file
 from dscnet.types import IGNORE_INDEX, Batch, DataError
@@ -97,11 +97,17 @@ class PhotoDataset(Dataset[Item]):
         self._masks = [_mask_path(sample, mask_dir, use_masks) for sample in photo_set.samples]
         self._maps = maps
         self._saliency = [_saliency_path(sample, saliency_dir) for sample in photo_set.samples]
-        self._cache = PhotoCache(len(photo_set.samples), 3, cache_bytes)
+        self.cache_bytes = cache_bytes
+        self._cache: PhotoCache | SharedPhotoCache = PhotoCache(cache_bytes)
 
     def __len__(self) -> int:
         """Count the photos."""
         return len(self.photo_set.samples)
+
+    def share_cache(self) -> None:
+        """Let worker processes that are started from now on share one cache."""
+        if not isinstance(self._cache, SharedPhotoCache):
+            self._cache = SharedPhotoCache(len(self), 3, self.cache_bytes)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         """Read and transform one photo.
@@ -320,6 +326,9 @@ def make_loader(
             f"{dataset.photo_set.name}: {len(dataset)} photos do not fill one batch of "
             f"{batch_size}; lower the batch size or add photos"
         )
+    if num_workers > 0:
+        # Without workers plain tensors are a little faster to write and read.
+        dataset.share_cache()
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_size=batch_size // ranks,

@@ -1,12 +1,11 @@
-"""Decoded photos in memory that a loader and all its workers share."""
+"""Decoded photos in memory, of one process or shared by all workers of a loader."""
 
 from __future__ import annotations
 
 import math
 import mmap
 import multiprocessing
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,22 +21,47 @@ Planes = tuple[Tensor | None, ...]
 
 
 class PhotoCache:
-    """Tensors by index, up to a number of bytes in all.
+    """Tensors by index, up to a number of bytes, in this process.
 
-    They are in anonymous shared memory, which is taken from the system as it is filled: worker
-    processes forked from this one read what the others wrote, and all stay within one limit. A
-    worker that is started otherwise (spawned) has a cache of its own, of its part of the limit.
+    Args:
+        limit: Maximum number of bytes; 0 = nothing is kept. In a worker process, of all workers
+            together: each takes its part.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: dict[int, Planes] = {}
+        self._used = 0
+
+    def get(self, index: int) -> Planes | None:
+        """The tensors of an item, not to be changed; None if it is not kept."""
+        return self._kept.get(index)
+
+    def put(self, index: int, planes: Planes) -> None:
+        """Keep the tensors of an item if there is room."""
+        worker = get_worker_info()
+        limit = self._limit // (1 if worker is None else worker.num_workers)
+        size = sum(plane.nbytes for plane in planes if plane is not None)
+        if index not in self._kept and self._used + size <= limit:
+            self._kept[index] = planes
+            self._used += size
+
+
+class SharedPhotoCache:
+    """The same, shared by a loader and all its workers within one limit.
+
+    It is in anonymous shared memory, which is taken from the system as it is filled: worker
+    processes forked from this one read what the others wrote. A worker that is started otherwise
+    (spawned) gets a ``PhotoCache`` of its own instead.
 
     Args:
         count: Number of items.
         planes: Number of tensors of each item.
         limit: Maximum number of bytes; 0 = nothing is kept.
-        shared: Whether workers share it; otherwise each has one of its own.
     """
 
-    def __init__(self, count: int, planes: int, limit: int, *, shared: bool = True) -> None:
-        self._arguments = (count, planes, limit)
-        self._limit, self._shared = limit, shared
+    def __init__(self, count: int, planes: int, limit: int) -> None:
+        self._limit = limit
         self._lock = multiprocessing.Lock()
         # Not of /dev/shm, as torch's shared tensors are, which is small in containers.
         self._memory = mmap.mmap(-1, max(limit, 1))
@@ -45,9 +69,9 @@ class PhotoCache:
         self._used, rows = torch.frombuffer(index, dtype=torch.int64).tensor_split([1])
         self._rows = rows.view(count, planes, _ROW)
 
-    def __reduce__(self) -> tuple[Callable[..., PhotoCache], tuple[int, ...]]:
-        """A copy for a process that does not inherit the memory is empty."""
-        return partial(PhotoCache, shared=False), self._arguments
+    def __reduce__(self) -> tuple[type[PhotoCache], tuple[int]]:
+        """What a process gets that does not inherit the memory."""
+        return PhotoCache, (self._limit,)
 
     def get(self, index: int) -> Planes | None:
         """The tensors of an item, not to be changed; None if it is not kept."""
@@ -60,7 +84,7 @@ class PhotoCache:
         sizes = [0 if plane is None else _padded(plane.nbytes) for plane in planes]
         with self._lock:
             start = int(self._used)
-            if self._rows[index].any() or start + sum(sizes) > self._part():
+            if self._rows[index].any() or start + sum(sizes) > self._limit:
                 return
             self._used += sum(sizes)
         rows = torch.zeros(len(planes), _ROW, dtype=torch.int64)
@@ -71,11 +95,6 @@ class PhotoCache:
                 start += size
         with self._lock:
             self._rows[index] = rows
-
-    def _part(self) -> int:
-        """The limit of this process."""
-        worker = None if self._shared else get_worker_info()
-        return self._limit // (1 if worker is None else worker.num_workers)
 
     def _tensor(self, row: Sequence[int]) -> Tensor | None:
         """The tensor in memory that a row describes."""
