@@ -1,8 +1,8 @@
 """Count the operations of a training step that a GPU would run as kernels, without a GPU.
 
 python benchmarks/kernels.py
-python benchmarks/versus.py --old CHECKOUT --pairs 1 --json benchmarks/results/versus_kernels.json \\
-    --metric SEAM --metric M4 -- benchmarks/kernels.py
+python benchmarks/versus.py --old CHECKOUT --pairs 1 --metric SEAM --metric M4 \\
+    --json benchmarks/results/versus_kernels.json -- $PWD/benchmarks/kernels.py
 
 Each kernel has a cost of its own however little it computes, which is what small networks wait for
 on a GPU. Counted are PyTorch's innermost operations of forward, losses and backward; those that
@@ -20,17 +20,17 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 
 from dscnet.config import Config
-from dscnet.config.recipes import find_recipe
+from dscnet.tables.step_time import random_batch, training_step
 
 try:
+    from dscnet.config.recipes import find_recipe
     from dscnet.config.settings import from_dict, replace_settings
     from dscnet.models import convolutions
-    from dscnet.tables.step_time import random_batch, training_step
-except ImportError:  # before these modules were split
-    from dscnet.config import from_dict, replace_settings  # type: ignore[attr-defined, no-redef]
-    from dscnet.step_time import (  # type: ignore[import-not-found, no-redef]
-        random_batch,
-        training_step,
+except ImportError:  # before these modules were moved
+    from dscnet.recipes import find_recipe  # type: ignore[import-not-found, no-redef]
+    from dscnet.settings import (  # type: ignore[import-not-found, no-redef]
+        from_dict,
+        replace_settings,
     )
 
     convolutions = None  # type: ignore[assignment]
@@ -55,6 +55,7 @@ def main() -> None:
     """Print the counts as JSON."""
     if convolutions is not None:
         convolutions.has_fast_gradients = lambda image: False
+        convolutions.folding_saves_time = lambda image: False
     recipe = from_dict(Config, yaml.safe_load(find_recipe("msrc_seam_dscnet").read_text()))
     recipe = replace_settings(recipe, {"train.accelerator": "cpu"})
     batch = random_batch(recipe, CLASSES)

@@ -10,6 +10,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dscnet.models import convolutions
 from dscnet.models.convolutions import (
     FastConv2d,
     FastReLU6,
@@ -186,3 +187,16 @@ def test_frozen_weights_and_frozen_images():
     net(image)[-1].sum().backward()
     assert image.grad is not None
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_on_other_devices_nothing_is_folded_and_the_result_is_the_same(pair, monkeypatch):
+    """A GPU would wait for the small operations of folding."""
+    _, plain, fast = pair
+    monkeypatch.setattr(convolutions, "has_fast_gradients", lambda image: False)
+    monkeypatch.setattr(convolutions, "folding_saves_time", lambda image: False)
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    theirs, ours = gradients(plain, image), gradients(fast, image)
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1])
+    monkeypatch.setattr(FastConv2d, "folded", lambda self: pytest.fail("folded"))
+    fast(image)

@@ -38,15 +38,24 @@ class FastConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(B, C, H, W)``, and normalise."""
-        weight, bias = self.folded()
+        folds = folding_saves_time(input)
+        weight, bias = self.folded() if folds else (self.weight, self.bias)
         padding = self.padding
         if self.same:
             input, weight, padding = self._pad_same(input, weight)
         if self.is_depthwise and has_fast_gradients(input):
             return self._depthwise(input, weight, bias, padding)  # type: ignore[arg-type]
-        return functional.conv2d(
+        output = functional.conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups
         )
+        return output if folds else self._normalised(output)
+
+    def _normalised(self, output: Tensor) -> Tensor:
+        norm = self.norm
+        if norm is None:
+            return output
+        statistics = (norm.running_mean, norm.running_var)
+        return functional.batch_norm(output, *statistics, norm.weight, norm.bias, eps=norm.eps)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias that include the batch normalisation."""
@@ -134,6 +143,11 @@ class PhasedInvertedResidual(InvertedResidual):
         hidden = self.bn2(conv.undilated(self.bn1(self.conv_pw(phases))))
         result = self.bn3(self.conv_pwl(hidden))
         return from_phases(result + phases if self.has_skip else result, dilation, size)
+
+
+def folding_saves_time(image: Tensor) -> bool:
+    """Whether passes over maps cost more than operations: on CPUs, and in compiled code."""
+    return image.device.type == "cpu" or torch.compiler.is_compiling()
 
 
 def has_fast_gradients(image: Tensor) -> bool:
