@@ -53,7 +53,7 @@ def versus_table(content: dict[str, Any]) -> list[str]:
         spread = f"{row['min']:.2f} to {row['max']:.2f}"
         label = MEASURES.get(name, f"`{name}`")
         lines.append(
-            row_of(label, f"{row['old']:.3g}", f"{row['new']:.3g}", f"{row['median']:.2f}", spread)
+            row_of(label, f"{row['old']:.4g}", f"{row['new']:.4g}", f"{row['median']:.2f}", spread)
         )
     old = content["commits"]["old"][:7]
     pairs, busy = len(content["pairs"]), content["busy"]
