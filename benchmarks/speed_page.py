@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from page_markdown import row_of, table_head
+from page_markdown import paragraph, row_of, table_head
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,7 +43,7 @@ def busy_table(content: dict[str, Any]) -> list[str]:
     for way, row in content["median_seconds"].items():
         cells = (f"{row['quiet']:.2f}", f"{row['busy']:.2f}", f"{row['ratio']:.1f}")
         lines.append(row_of(way, *cells))
-    return [*lines, "", f"`{content['command']}` ({made_by(content)})."]
+    return [*lines, "", *paragraph(f"`{content['command']}` ({made_by(content)}).")]
 
 
 def versus_table(content: dict[str, Any]) -> list[str]:
@@ -59,7 +59,11 @@ def versus_table(content: dict[str, Any]) -> list[str]:
     pairs, busy = len(content["pairs"]), content["busy"]
     beside = f" beside {busy} busy processes" if busy else ""
     command = " ".join(content["command"]).replace("\n", " ")
-    return [*lines, "", f"{pairs} pairs{beside}, against {old}: `{command}` ({made_by(content)})."]
+    return [
+        *lines,
+        "",
+        *paragraph(f"{pairs} pairs{beside}, against {old}: `{command}` ({made_by(content)})."),
+    ]
 
 
 def twin_table(content: dict[str, Any]) -> list[str]:
@@ -71,7 +75,11 @@ def twin_table(content: dict[str, Any]) -> list[str]:
         cells = [f"{value:.2f}" for value in seconds]
         lines.append(row_of(name, *cells, f"{row['ratio']['cpu']:.2f}", f"{worst:.0e}"))
     photos = f"{content['batch_size']} photos, crop {content['crop_size']}"
-    return [*lines, "", f"{photos}, median of {content['pairs']} pairs ({made_by(content)})."]
+    return [
+        *lines,
+        "",
+        *paragraph(f"{photos}, median of {content['pairs']} pairs ({made_by(content)})."),
+    ]
 
 
 def predict_table(content: dict[str, Any]) -> list[str]:
@@ -84,7 +92,7 @@ def predict_table(content: dict[str, Any]) -> list[str]:
         lines.append(row_of(label, f"{row['median']:.2f}", f"{row['min']:.2f} to {row['max']:.2f}"))
     equal = f"{100 * content['agreement']['pixels']:.3f} % of the pixels are labelled alike"
     what = f"{content['photos']} photos, CRF {content['crf']}; old: {content['old_revision'][:7]}"
-    return [*lines, "", f"{what}; {equal} ({made_by(content)})."]
+    return [*lines, "", *paragraph(f"{what}; {equal} ({made_by(content)}).")]
 
 
 def evaluation_table(content: dict[str, Any]) -> list[str]:
@@ -103,7 +111,7 @@ def evaluation_table(content: dict[str, Any]) -> list[str]:
     lines += [row_of(f"{int(n):,}", f"{size:.0f}") for n, size in content["peak_mib"].items()]
     photos = content["photos"]
     size = f"{photos['width']} x {photos['height']} pixels, {photos['labels']} labels"
-    return [*lines, "", f"{size} ({made_by(content)})."]
+    return [*lines, "", *paragraph(f"{size} ({made_by(content)}).")]
 
 
 def ranks_table(content: dict[str, Any]) -> list[str]:
@@ -111,7 +119,7 @@ def ranks_table(content: dict[str, Any]) -> list[str]:
     lines = table_head("clock", f"steps of {content['processes']} processes / of one")
     lines += [row_of(clock, f"{ratio:.2f}") for clock, ratio in content["ratio"].items()]
     what = f"{content['photos']} photos, crop {content['crop']}, {content['variant']}"
-    return [*lines, "", f"{what}, one thread each ({made_by(content)})."]
+    return [*lines, "", *paragraph(f"{what}, one thread each ({made_by(content)}).")]
 
 
 def made_by(content: dict[str, Any]) -> str:
