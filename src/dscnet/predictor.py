@@ -112,8 +112,7 @@ class Predictor:
         self.classes = classes
         self.mean, self.std = mean, std
         self.transform = build_eval_transform(mean, std)
-        self.scale, self.scales = scale, check_scales(scales)
-        self.flip, self.crf = flip, crf
+        self.scale, self.scales, self.flip, self.crf = scale, check_scales(scales), flip, crf
         self._one_large_photo = threading.Lock()
 
     @classmethod

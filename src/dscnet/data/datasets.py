@@ -41,7 +41,7 @@ from dscnet.files.similar_names import similar_path
 from dscnet.types import DataError
 
 MOST_RECORDS = 200_000
-"""Of more photos than this, records are made on demand: slower, but a fifth of the memory."""
+"""Of more photos than this, records are made on demand: slower, but in less memory."""
 
 
 @dataclass(frozen=True)

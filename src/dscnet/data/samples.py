@@ -31,7 +31,7 @@ class Sample:
 
 
 class SampleTable(Sequence[Sample]):
-    """Photos of a data set in columns, a fifth of the memory of records, which are made on demand.
+    """Photos of a data set in columns, as records take more memory; those are made on demand.
 
     Args:
         ids: Ids of the photos.

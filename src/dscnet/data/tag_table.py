@@ -1,4 +1,4 @@
-"""Tags of many photos in columns: a record for each row would take ten times the memory."""
+"""Tags of many photos in columns: a record for each row takes more memory."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def learning_settings(config: Config) -> dict[str, Any]:
     return flat_settings(settings)
 
 
-_NO_EFFECT = ("augment.num_workers", "train.devices", "train.num_nodes", "train.compile")
+NO_EFFECT = ("augment.num_workers", "train.devices", "train.num_nodes", "train.compile")
 """Settings that do not change the results of a stage."""
 
 _BACKBONE = ("backbone", "output_stride", "weights", "frozen_stages")
@@ -183,6 +183,6 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
             value = {field.name: getattr(value, field.name) for field in fields_of(value)}
         if isinstance(value, Mapping):
             flat |= flat_settings(value, f"{prefix}{name}.")
-        elif prefix + name not in _NO_EFFECT:
+        elif prefix + name not in NO_EFFECT:
             flat[prefix + name] = value
     return flat

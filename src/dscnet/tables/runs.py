@@ -23,6 +23,7 @@ from dscnet.experiments.comparison import lookup
 from dscnet.experiments.grid import GridRun, of_seed, shard_of
 from dscnet.metrics.evaluation import read_metrics
 from dscnet.pipeline.job import with_absolute_paths
+from dscnet.pipeline.stage import NO_EFFECT
 from dscnet.run_folder import RunFolder
 from dscnet.tables.specs import BASES, WEIGHTS, TableSpec, table_spec
 from dscnet.types import DscnetError
@@ -31,14 +32,7 @@ PAPER_MEASURE = "segmenter.miou"
 """The paper's measure: mIoU of the segmentation network."""
 
 
-WITHOUT_EFFECT = (
-    "data",
-    "augment.num_workers",
-    "auxseg.affinity_rows",
-    "train.devices",
-    "train.num_nodes",
-    "train.compile",
-)
+WITHOUT_EFFECT = ("data", "auxseg.affinity_rows", *NO_EFFECT)
 """Settings that do not affect results; ``data`` is the location of the photos."""
 
 
